@@ -1,0 +1,57 @@
+// The decision for one step, as a value. The planner writes it, the stepper obeys it, commit records what came out.
+#ifndef SPHERICAL_ENGINE_BATCH_STEP_PLAN_H_
+#define SPHERICAL_ENGINE_BATCH_STEP_PLAN_H_
+
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/time/time.h"
+#include "engine/intake/submission.h"
+#include "engine/kv/page_table.h"
+
+namespace spherical::engine {
+
+// Bounds of one step. kRowsMax rows of activations are allocated at start.
+inline constexpr int32_t kStepRowsMax = 512;
+inline constexpr int32_t kStepSequencesMax = 256;
+
+// One sequence's part of a step: some of its tokens enter the model, and perhaps the next one is chosen.
+// Pointers and spans stay valid until the step is committed.
+struct StepItem {
+  SequenceId sequence = 0;
+  std::span<const TokenId> tokens;         // enter the model now, at positions [position, position + size)
+  int32_t position = 0;
+  const PageTable* pages = nullptr;        // holds all positions up to and including the new ones
+  bool sample = false;                     // choose the token after the last of `tokens`
+  const SamplingParams* sampling = nullptr;
+  int32_t output_index = 0;                // which output token this will be: 0 for the first
+  std::span<const TokenId> prompt;         // history for penalties: prompt and output so far
+  std::span<const TokenId> output;
+  int32_t logprobs = -1;                   // as in Submission
+  int32_t prompt_logprobs = -1;            // >= 0: score `targets` too
+  std::span<const TokenId> targets;        // [size or size - 1]: the token that follows each of `tokens` in the prompt
+};
+
+struct StepPlan {
+  std::vector<StepItem> items;  // decoding sequences first, then chunks of prompts
+  int32_t rows = 0;             // sum of tokens, <= kStepRowsMax
+  absl::Duration cost;          // what the planner thinks the step takes
+};
+
+struct StepItemOutput {
+  std::optional<SampledToken> sampled;
+  std::vector<SampledToken> prompt_scores;  // one per target
+  bool finite = true;                       // false: NaN or infinity in this sequence's logits; `sampled` is empty
+};
+
+struct StepOutput {
+  std::vector<StepItemOutput> items;  // one per plan item, same order
+  absl::Duration elapsed;
+};
+
+}  // namespace spherical::engine
+
+#endif  // SPHERICAL_ENGINE_BATCH_STEP_PLAN_H_

@@ -1,0 +1,81 @@
+// Engine: continuous batching over one model, one pool, one device. Tick() is the whole story:
+//
+//   drain intake -> plan (pure function of const views) -> lend pages -> run the plan (the only device work) -> commit (the only writer)
+//
+// One thread calls Run (or Tick, in tests and simulation). Other threads reach the engine through IntakeQueue and TokenStream only, and read
+// statistics as a snapshot value.
+#ifndef SPHERICAL_ENGINE_ENGINE_H_
+#define SPHERICAL_ENGINE_ENGINE_H_
+
+#include <atomic>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "engine/budget/reservation_size.h"
+#include "engine/clock.h"
+#include "engine/intake/intake_queue.h"
+#include "engine/model/tokenizer.h"
+#include "engine/step/stepper.h"
+#include "kernels/base/units.h"
+
+namespace spherical::engine {
+
+struct EngineOptions {
+  KvShape kv;
+  PageCount pool_pages;
+  int32_t context_max = 0;
+  int32_t running_max = 64;                                  // sequences in the batch
+  int32_t waiting_max = 256;                                 // admitted later; beyond: refused (kQueueFull)
+  absl::Duration target_step = absl::Milliseconds(100);      // bound on a step's planned cost
+  absl::Duration stall_timeout = absl::Seconds(30);          // a reader that takes nothing for this long is cancelled
+};
+
+struct TenantStats {
+  std::string name;
+  ByteCount limit, reserved, held;
+  int64_t admitted = 0, refused = 0;
+};
+
+// A value, replaced once per tick.
+struct EngineStats {
+  absl::Time started;
+  int64_t ticks = 0, steps = 0;
+  int32_t running = 0, waiting = 0, paused = 0;   // sequences now
+  int64_t admitted = 0, finished = 0, cancelled = 0, refused = 0, failed = 0;   // sequences, ever
+  int64_t prompt_tokens = 0, generated_tokens = 0;   // ever
+  ByteCount pool, pool_reserved, pool_held;
+  ByteCount pool_held_peak;
+  absl::Duration step_last, step_mean, step_longest;
+  std::vector<TenantStats> tenants;
+};
+
+class Engine {
+ public:
+  Engine(EngineOptions options, const Tokenizer& tokenizer, Stepper& stepper, IntakeQueue& intake, const Clock& clock);
+  ~Engine();
+
+  // One turn. True: there is more to do now. False: nothing can move until something arrives (a submission, a cancel, room in a stream)
+  // or a deadline passes. An error: the device is lost.
+  absl::StatusOr<bool> Tick();
+
+  // Ticks until Stop. An idle engine waits on the intake queue; nothing spins. Ends early with an error when the device is lost.
+  absl::Status Run();
+
+  // From any thread. Drain: no new submissions; Run returns once the running and waiting are done, or at the deadline, when what is left is
+  // cancelled. Calling it again moves the deadline.
+  void Drain(absl::Time deadline);
+
+  // A copy of the newest snapshot. Any thread.
+  EngineStats Stats() const;
+
+ private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace spherical::engine
+
+#endif  // SPHERICAL_ENGINE_ENGINE_H_

@@ -1,0 +1,27 @@
+#ifndef SPHERICAL_ENGINE_STEP_CPU_STEPPER_H_
+#define SPHERICAL_ENGINE_STEP_CPU_STEPPER_H_
+
+#include <memory>
+
+#include "absl/status/statusor.h"
+#include "engine/model/transformer_spec.h"
+#include "engine/model/weights.h"
+#include "engine/step/stepper.h"
+#include "engine/step/thread_pool.h"
+#include "kernels/base/units.h"
+#include "kernels/dense/matmul.h"
+
+namespace spherical::engine {
+
+struct CpuStepperOptions {
+  kernels::ActivationType activations = kernels::ActivationType::kInt8;
+  PageCount pages;  // the KV arena, allocated and touched here, once
+};
+
+// Runs plans on the CPU. Owns the weights, the KV arena and all scratch; takes threads from `pool`, which outlives it.
+// ResourceExhausted when the arena cannot be had, with both numbers.
+absl::StatusOr<std::unique_ptr<Stepper>> MakeCpuStepper(TransformerSpec spec, Weights weights, ThreadPool& pool, CpuStepperOptions options);
+
+}  // namespace spherical::engine
+
+#endif  // SPHERICAL_ENGINE_STEP_CPU_STEPPER_H_

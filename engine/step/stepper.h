@@ -1,0 +1,25 @@
+#ifndef SPHERICAL_ENGINE_STEP_STEPPER_H_
+#define SPHERICAL_ENGINE_STEP_STEPPER_H_
+
+#include "absl/status/statusor.h"
+#include "engine/batch/step_plan.h"
+#include "engine/budget/reservation_size.h"
+
+namespace spherical::engine {
+
+// The seam for the machine: owns weights and the KV arena where they live, runs plans. One implementation per device
+// (cpu_stepper.h; CUDA later); tests bring FakeStepper, NullStepper and HeldStepper (tests/fakes/).
+//
+// Thread: Run by the engine thread only.
+class Stepper {
+ public:
+  virtual ~Stepper() = default;
+
+  // Runs every item of the plan. An error means that the device is lost: the process ends. What goes wrong with one sequence
+  // (NaN in its logits) is in its StepItemOutput.
+  virtual absl::StatusOr<StepOutput> Run(const StepPlan& plan) = 0;
+};
+
+}  // namespace spherical::engine
+
+#endif  // SPHERICAL_ENGINE_STEP_STEPPER_H_
