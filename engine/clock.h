@@ -1,7 +1,6 @@
 #ifndef SPHERICAL_ENGINE_CLOCK_H_
 #define SPHERICAL_ENGINE_CLOCK_H_
 
-#include "absl/time/clock.h"
 #include "absl/time/time.h"
 
 namespace spherical::engine {
@@ -14,7 +13,8 @@ class Clock {
   virtual absl::Time Now() const = 0;
 };
 
-// The machine's clock, made monotonic.
+// The wall clock as it was when the process started, advanced by the machine's steady clock: setting the wall clock moves no deadline.
+// Whoever hands the engine a time (arrival, deadline) takes it from here.
 Clock& SystemClock();
 
 }  // namespace spherical::engine

@@ -12,9 +12,9 @@ namespace spherical::engine {
 // What one tenant has of the pool, in pages. Sums over its sequences; the ledger never holds pages itself.
 struct TenantAccount {
   std::string name;       // as the door calls it: for messages and statistics
-  PageCount limit;        // reserved never exceeds it
-  PageCount reserved;
-  PageCount held;         // <= reserved
+  PageCount limit{};      // reserved never exceeds it
+  PageCount reserved{};
+  PageCount held{};       // <= reserved
   int64_t admitted = 0;   // sequences, ever
   int64_t refused = 0;
 };
@@ -24,9 +24,10 @@ struct TenantAccount {
 class TenantLedger {
  public:
   explicit TenantLedger(PageCount pool);
+  TenantId Add(std::string name, PageCount limit);
 
   bool CanReserve(TenantId tenant, PageCount pages) const;
-  void Reserve(TenantId tenant, PageCount pages);    // CanReserve was true (checked)
+  void Reserve(TenantId tenant, PageCount pages);    // admits one sequence; CanReserve was true (checked)
   void Acquire(TenantId tenant, PageCount pages);    // held += pages
   void Release(TenantId tenant, PageCount pages);    // held -= pages
   void Return(TenantId tenant, PageCount pages);     // reserved -= pages
@@ -36,7 +37,9 @@ class TenantLedger {
   const std::vector<TenantAccount>& accounts() const { return accounts_; }
 
  private:
-  std::vector<TenantAccount> accounts_;
+  TenantAccount& At(TenantId tenant);
+
+  std::vector<TenantAccount> accounts_;  // [tenant]
 };
 
 }  // namespace spherical::engine

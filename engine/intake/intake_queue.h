@@ -1,13 +1,13 @@
 #ifndef SPHERICAL_ENGINE_INTAKE_INTAKE_QUEUE_H_
 #define SPHERICAL_ENGINE_INTAKE_INTAKE_QUEUE_H_
 
-#include <atomic>
 #include <optional>
 #include <vector>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
+#include "absl/time/time.h"
 #include "engine/intake/submission.h"
+#include "engine/mutex.h"
 
 namespace spherical::engine {
 
@@ -34,7 +34,8 @@ class IntakeQueue {
   void Wake() ABSL_LOCKS_EXCLUDED(mutex_);
 
  private:
-  absl::Mutex mutex_;
+  Mutex mutex_;
+  Condition arrived_;
   std::vector<Intake> waiting_ ABSL_GUARDED_BY(mutex_);
   int32_t submissions_ ABSL_GUARDED_BY(mutex_) = 0;
   bool closed_ ABSL_GUARDED_BY(mutex_) = false;

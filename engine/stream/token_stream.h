@@ -6,8 +6,8 @@
 #include <optional>
 
 #include "absl/base/thread_annotations.h"
-#include "absl/synchronization/mutex.h"
 #include "engine/intake/submission.h"
+#include "engine/mutex.h"
 
 namespace spherical::engine {
 
@@ -21,7 +21,7 @@ namespace spherical::engine {
 // Both callbacks run without the lock held, on the thread that caused them; they must not block.
 class TokenStream {
  public:
-  // on_event: something can be taken. on_room: a full stream has room again, or was abandoned.
+  // capacity >= 2: the first token's tick may put two events. on_event: something can be taken. on_room: a full stream has room again, or was abandoned.
   TokenStream(int32_t capacity, std::function<void()> on_event, std::function<void()> on_room);
 
   // Engine side. The last event of a stream (Finished, Refusal, Failed) is always taken, even when full.
@@ -38,7 +38,7 @@ class TokenStream {
   const int32_t capacity_;
   const std::function<void()> on_event_;
   const std::function<void()> on_room_;
-  mutable absl::Mutex mutex_;
+  mutable Mutex mutex_;
   std::deque<TokenEvent> events_ ABSL_GUARDED_BY(mutex_);
   bool abandoned_ ABSL_GUARDED_BY(mutex_) = false;
 };
