@@ -1,0 +1,76 @@
+"""Which room may include which. Bazel's visibility stops targets, this stops #include lines.
+
+    server -> engine, proto      engine -> kernels      kernels -> nothing of ours      proto -> nothing      tests -> all
+
+Inside engine a folder includes only itself and what stands to its left in ENGINE_ORDER; engine.{h,cc} see everything. So a
+stage never calls the stage after it, and a change in one stage cannot reach back.
+"""
+import re
+
+from source_tree import CPP, ROOMS
+
+ALLOWED = {
+    "kernels": {"kernels"},
+    "engine": {"engine", "kernels"},
+    "server": {"server", "engine", "proto"},
+    "tests": {"tests", "server", "engine", "kernels", "proto"},
+}
+# Units reach the door too: bytes and counts are the words of its messages.
+SERVER_SEES_OF_KERNELS = "kernels/base/units.h"
+ENGINE_ORDER = ("intake", "kv", "budget", "batch", "model", "calibrate", "step", "stream")
+# Include nothing of ours; every stage may use them.
+ENGINE_SEAMS = ("engine/clock.h", "engine/mutex.h")
+
+# Foreign headers a room does without: kernels speak std and intrinsics; the engine knows no wire, no JSON, no flags.
+FORBIDDEN_FOREIGN = {
+    "kernels": re.compile(r"^(absl|spdlog|fmt|grpc|grpcpp|google|nlohmann|CLI|pcre2)\b"),
+    "engine": re.compile(r"^(grpc|grpcpp|google|nlohmann|CLI)\b"),
+}
+_INCLUDE = re.compile(r'^\s*#\s*include\s+[<"]([^>"]+)[>"]')
+
+
+def _engine_rank(path):
+    """Where an engine file stands; None for a folder that ENGINE_ORDER does not know."""
+    parts = path.split("/")
+    if len(parts) == 2:
+        return len(ENGINE_ORDER)  # engine.{h,cc}: the far right
+    return ENGINE_ORDER.index(parts[1]) if parts[1] in ENGINE_ORDER else None
+
+
+def _check_engine_edge(path, included):
+    if included in ENGINE_SEAMS:
+        return None
+    rank, included_rank = _engine_rank(path), _engine_rank(included)
+    if rank is None or included_rank is None:
+        return "unknown engine folder: give it its place in ENGINE_ORDER of tests/tidy/check_layers.py"
+    if included_rank > rank:
+        return f"a stage includes only what stands to its left in: {' '.join(ENGINE_ORDER)} engine.h"
+    return None
+
+
+def check_edge(path, included):
+    """Why the file `path` may not include `included`, or None."""
+    room, target = path.split("/")[0], included.split("/")[0]
+    if room in FORBIDDEN_FOREIGN and FORBIDDEN_FOREIGN[room].match(included):
+        return f"{room} does without it"
+    if included.endswith(".pb.h") and room not in ("server", "tests"):
+        return "wire types stop at the door: only server includes *.pb.h"
+    if target not in ROOMS or room not in ALLOWED:
+        return None
+    if room == "server" and included == SERVER_SEES_OF_KERNELS:
+        return None
+    if target not in ALLOWED[room]:
+        return f"{room} includes only {', '.join(sorted(ALLOWED[room]))}"
+    if room == target == "engine":
+        return _check_engine_edge(path, included)
+    return None
+
+
+def check(tree):
+    """Findings of the whole tree."""
+    for path in tree.with_suffix(*CPP):
+        for number, line in tree.lines(path):
+            match = _INCLUDE.match(line)
+            why = check_edge(path, match.group(1)) if match else None
+            if why:
+                yield f"{path}:{number}: includes {match.group(1)}: {why}"
