@@ -1,0 +1,7 @@
+#include "kernels/cuda/device_probe.h"
+
+namespace spherical::kernels {
+
+CudaProbe ProbeCudaDevices() { return {.devices = {}, .why_none = "built without CUDA; build with --config=cuda"}; }
+
+}  // namespace spherical::kernels
