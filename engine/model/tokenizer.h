@@ -23,10 +23,13 @@ class Tokenizer {
 
   virtual ~Tokenizer() = default;
 
-  // InvalidArgument when the text is not valid UTF-8, naming the byte offset.
+  // InvalidArgument when the text is not valid UTF-8, naming the byte offset. A byte that the vocabulary has no token for is left out,
+  // as it was in the model's training (SmolLM2: six control characters and unassigned planes): not every text comes back from its
+  // tokens, and a text that is not empty may have none.
   virtual absl::StatusOr<std::vector<TokenId>> Encode(std::string_view text, EncodeOptions options) const = 0;
 
-  // The bytes a token stands for; control tokens stand for nothing unless `with_special`. Not necessarily whole characters.
+  // The bytes a token stands for; not necessarily whole characters. Control tokens stand for nothing, and so do ids outside the
+  // vocabulary.
   virtual std::string_view Bytes(TokenId id) const = 0;
   virtual bool IsSpecial(TokenId id) const = 0;          // control token: never shown as text
   virtual std::string_view Piece(TokenId id) const = 0;  // as the file names it: for logprobs and people

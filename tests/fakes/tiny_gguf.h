@@ -1,0 +1,51 @@
+#ifndef SPHERICAL_TESTS_FAKES_TINY_GGUF_H_
+#define SPHERICAL_TESTS_FAKES_TINY_GGUF_H_
+
+#include <cstdint>
+#include <string>
+
+#include "kernels/dense/weight_format.h"
+#include "tests/fakes/gguf_builder.h"
+
+namespace spherical::testing {
+
+// A whole llama model that fits in a test: random weights of a sane size, real names, a byte-level vocabulary.
+struct TinyModelOptions {
+  int32_t layers = 2;
+  int32_t width = 128;      // heads * head_dim by default; Q4_K, Q5_K and Q6_K need a multiple of 256 (and so does ffn_width)
+  int32_t heads = 2;
+  int32_t kv_heads = 1;
+  int32_t head_dim = 64;    // written as llama.attention.key_length where it is not width / heads
+  int32_t ffn_width = 256;
+  int32_t context = 512;
+  kernels::WeightType type = kernels::WeightType::kF32;  // of matrices; norms are always F32
+  bool tied = true;         // no output.weight
+  uint64_t seed = 1;
+  bool chat = true;         // a ChatML template with the default system line kTinySystemLine
+};
+
+// Vocabulary of the tiny model. Ids: the three specials, the 256 bytes (token of byte b is kTinyFirstByte + its place in the usual
+// byte-level order), then one token per merge.
+inline constexpr int32_t kTinyEndOfText = 0;   // <|endoftext|>, end of generation
+inline constexpr int32_t kTinyImStart = 1;     // <|im_start|>, begin of sequence (add_bos_token is false)
+inline constexpr int32_t kTinyImEnd = 2;       // <|im_end|>, end of sequence
+inline constexpr int32_t kTinyFirstByte = 3;
+inline constexpr int32_t kTinyVocabulary = 3 + 256 + 14;
+inline constexpr char kTinySystemLine[] = "You are a tiny model.";
+
+// The file, ready to be changed further (remove a tensor, replace a key) before Build().
+GgufBuilder TinyModel(const TinyModelOptions& options = {});
+
+// The file on disk, in the test's temporary folder. Returns its path.
+std::string WriteTinyModel(const TinyModelOptions& options = {}, const std::string& name = "tiny.gguf");
+
+// Only the tokenizer.ggml.* keys of the tiny model, in front of which or behind which anything may be added.
+void AddTinyVocabulary(GgufBuilder& file);
+
+// `rows` rows of `columns` weights in the bytes of a format: random quants under scales that make the weights' deviation about
+// `deviation`. The same seed gives the same bytes.
+std::string RandomWeights(kernels::WeightType type, int64_t rows, int64_t columns, double deviation, uint64_t seed);
+
+}  // namespace spherical::testing
+
+#endif  // SPHERICAL_TESTS_FAKES_TINY_GGUF_H_
