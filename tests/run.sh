@@ -6,11 +6,12 @@
 #   tests/run.sh //tests/engine:kv_pool_test      some targets; any bazel option passes through
 #   tests/run.sh --test_filter='KvPool*'          some cases
 set -uo pipefail
-cd "$(dirname "$0")/.." || exit 1
+show_help() { awk 'NR > 1 && !/^#/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "$0"; }
 if [[ "${1:-}" == --help || "${1:-}" == -h ]]; then
-  sed -n '2,7s/^# \{0,1\}//p' tests/run.sh
+  show_help
   exit 0
 fi
+cd "$(dirname "$0")/.." || exit 1
 
 # Continuous integration may start us with next to no environment; the caches and @models live below HOME.
 export HOME="${HOME:-$(getent passwd "$(id -u)" | cut -d: -f6)}"
