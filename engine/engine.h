@@ -1,18 +1,21 @@
 // Engine: continuous batching over one model, one pool, one device. Tick() is the whole story:
 //
-//   drain intake -> plan (pure function of const views) -> lend pages -> run the plan (the only device work) -> commit (the only writer)
+//   drain intake -> plan (pure function of const views) -> lend pages -> run the plan (the only device work) -> commit
+//
+// Who has its last event finds its bytes given back in Stats().
 //
 // One thread calls Run (or Tick, in tests and simulation). Other threads reach the engine through IntakeQueue and TokenStream only, and read
 // statistics as a snapshot value.
 #ifndef SPHERICAL_ENGINE_ENGINE_H_
 #define SPHERICAL_ENGINE_ENGINE_H_
 
-#include <atomic>
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "engine/budget/reservation_size.h"
 #include "engine/clock.h"
@@ -28,7 +31,7 @@ struct EngineOptions {
   PageCount pool_pages;
   int32_t context_max = 0;
   int32_t running_max = 64;                                  // sequences in the batch
-  int32_t waiting_max = 256;                                 // admitted later; beyond: refused (kQueueFull)
+  int32_t waiting_max = 256;                                 // per tenant, admitted later; beyond: refused (kQueueFull)
   absl::Duration target_step = absl::Milliseconds(100);      // bound on a step's planned cost
   absl::Duration stall_timeout = absl::Seconds(30);          // a reader that takes nothing for this long is cancelled
 };
@@ -43,8 +46,9 @@ struct TenantStats {
 struct EngineStats {
   absl::Time started;
   int64_t ticks = 0, steps = 0;
-  int32_t running = 0, waiting = 0, paused = 0;   // sequences now
-  int64_t admitted = 0, finished = 0, cancelled = 0, refused = 0, failed = 0;   // sequences, ever
+  int32_t running = 0, waiting = 0, paused = 0;   // sequences now; the paused are among the running
+  // Sequences, ever. Cancelled: by the client, by a deadline, by stalling, or by draining.
+  int64_t admitted = 0, finished = 0, cancelled = 0, refused = 0, failed = 0;
   int64_t prompt_tokens = 0, generated_tokens = 0;   // ever
   ByteCount pool, pool_reserved, pool_held;
   ByteCount pool_held_peak;
@@ -61,7 +65,7 @@ class Engine {
   // or a deadline passes. An error: the device is lost.
   absl::StatusOr<bool> Tick();
 
-  // Ticks until Stop. An idle engine waits on the intake queue; nothing spins. Ends early with an error when the device is lost.
+  // Ticks until Drain is done. An idle engine waits on the intake queue; nothing spins. Ends early with an error when the device is lost.
   absl::Status Run();
 
   // From any thread. Drain: no new submissions; Run returns once the running and waiting are done, or at the deadline, when what is left is

@@ -21,7 +21,8 @@ namespace spherical::engine {
 // Both callbacks run without the lock held, on the thread that caused them; they must not block.
 class TokenStream {
  public:
-  // capacity >= 2: the first token's tick may put two events. on_event: something can be taken. on_room: a full stream has room again, or was abandoned.
+  // capacity >= 2: the tick of the first token may put two events.
+  // on_event: something can be taken. on_room: a full stream has room again, or was abandoned.
   TokenStream(int32_t capacity, std::function<void()> on_event, std::function<void()> on_room);
 
   // Engine side. The last event of a stream (Finished, Refusal, Failed) is always taken, even when full.

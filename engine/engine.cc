@@ -1,0 +1,445 @@
+#include "engine/engine.h"
+
+#include <algorithm>
+#include <atomic>
+#include <iterator>
+#include <optional>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "engine/batch/admission.h"
+#include "engine/batch/planner.h"
+#include "engine/batch/sequence.h"
+#include "engine/batch/step_cost.h"
+#include "engine/budget/lender.h"
+#include "engine/mutex.h"
+#include "engine/stream/reply.h"
+#include "engine/stream/token_stream.h"
+#include "kernels/base/check.h"
+
+namespace spherical::engine {
+namespace {
+
+// A sequence and the voice it answers with. Over: its pages are back and its last event is written; gone at the end of the phase.
+struct Live {
+  Sequence sequence;
+  Reply reply;
+  bool over = false;
+};
+
+absl::Duration Since(absl::Time from, absl::Time to) { return std::max(absl::ZeroDuration(), to - from); }
+
+}  // namespace
+
+struct Engine::State {
+  State(EngineOptions options, const Tokenizer& tokenizer, Stepper& stepper, IntakeQueue& intake, const Clock& clock);
+
+  // The phases of a tick, in order. The first three say whether anything moved.
+  bool EndWhatIsOver();
+  bool TakeIn();
+  bool AdmitWaiting();
+  StepPlan Plan() const;
+  void Lend(const StepPlan& plan);
+  void Commit(const StepPlan& plan, StepOutput output);
+  void Publish();
+  void SendFarewells();
+
+  void Consider(Submission request);
+  void Start(Submission request, Reservation room);
+  void Record(Live& live, const StepItem& item, StepItemOutput output);
+  void Accept(Live& live, SampledToken token);
+
+  // Ways to end. Pages are back when these return; the last event leaves at the end of the tick.
+  void Finish(Live& live, FinishReason reason);
+  void Fail(Live& live, std::string message);
+  void FinishWaiting(Submission request, FinishReason reason);
+  void Refuse(Submission request, Refusal refusal);
+  void CancelById(SequenceId id);
+  void FailAll(const std::string& message);
+  void CancelAll();
+
+  std::optional<FinishReason> WhyOver(const Submission& request) const;
+  Usage UsageOf(const Sequence& sequence) const;
+  Live& Find(SequenceId id);
+  void DropOver();
+  bool Idle() const { return live.empty() && admission.waiting() == 0; }
+  absl::Time NextAlarm() const;
+  absl::Time DrainDeadline() const;
+
+  const EngineOptions options;
+  const Tokenizer& tokenizer;
+  Stepper& stepper;
+  IntakeQueue& intake;
+  const Clock& clock;
+
+  Lender lender;
+  Admission admission;
+  StepCost cost;
+  std::vector<std::unique_ptr<Live>> live;  // in order of admission
+  std::vector<Farewell> farewells;          // of this tick
+  absl::Time now;                           // read twice a tick: at its start, and after the step
+  absl::Status lost;                        // the device's last word
+  absl::Duration step_total;
+  EngineStats stats;
+
+  std::atomic<bool> draining{false};
+  std::atomic<int64_t> drain_deadline_ns{0};  // Unix time; INT64_MAX: never. Meaningful once draining
+
+  mutable Mutex snapshot_mutex;
+  EngineStats snapshot ABSL_GUARDED_BY(snapshot_mutex);
+};
+
+// ---- The whole story ----------------------------------------------------------------------------------------------------------------
+
+absl::StatusOr<bool> Engine::Tick() {
+  State& s = *state_;
+  if (!s.lost.ok()) return s.lost;
+  ++s.stats.ticks;
+  s.now = s.clock.Now();
+  bool moved = s.EndWhatIsOver();
+  moved |= s.TakeIn();
+  moved |= s.AdmitWaiting();
+  const StepPlan plan = s.Plan();
+  if (!plan.items.empty()) {
+    moved = true;
+    s.Lend(plan);
+    absl::StatusOr<StepOutput> output = s.stepper.Run(plan);
+    s.now = s.clock.Now();
+    if (output.ok()) {
+      s.Commit(plan, *std::move(output));
+    } else {
+      s.lost = output.status();
+      s.FailAll(absl::StrCat("the device is lost: ", s.lost.message()));
+    }
+  }
+  s.Publish();
+  s.SendFarewells();  // after the snapshot: who has its last event sees its bytes given back
+  if (!s.lost.ok()) return s.lost;
+  return moved;
+}
+
+absl::Status Engine::Run() {
+  State& s = *state_;
+  while (true) {
+    const bool draining = s.draining.load();  // read before the tick, which then takes in all that was let in before the queue closed
+    const absl::StatusOr<bool> moved = Tick();
+    if (!moved.ok()) return moved.status();
+    if (draining && s.Idle()) return absl::OkStatus();
+    if (!*moved) s.intake.Wait(s.NextAlarm() - s.clock.Now());
+  }
+}
+
+void Engine::Drain(absl::Time deadline) {
+  state_->drain_deadline_ns.store(deadline == absl::InfiniteFuture() ? INT64_MAX : absl::ToUnixNanos(deadline));
+  state_->intake.Close();
+  state_->draining.store(true);
+  state_->intake.Wake();
+}
+
+EngineStats Engine::Stats() const {
+  MutexLock lock(state_->snapshot_mutex);
+  return state_->snapshot;
+}
+
+Engine::Engine(EngineOptions options, const Tokenizer& tokenizer, Stepper& stepper, IntakeQueue& intake, const Clock& clock)
+    : state_(std::make_unique<State>(std::move(options), tokenizer, stepper, intake, clock)) {}
+
+// Nobody is left waiting for an event that will never come.
+Engine::~Engine() {
+  State& s = *state_;
+  s.now = s.clock.Now();
+  s.CancelAll();
+  s.SendFarewells();
+}
+
+// ---- Phases -------------------------------------------------------------------------------------------------------------------------
+
+Engine::State::State(EngineOptions o, const Tokenizer& tokenizer, Stepper& stepper, IntakeQueue& intake, const Clock& clock)
+    : options(std::move(o)),
+      tokenizer(tokenizer),
+      stepper(stepper),
+      intake(intake),
+      clock(clock),
+      lender(options.kv, options.pool_pages),
+      admission(options.waiting_max, lender),
+      now(clock.Now()) {
+  SPH_CHECK(options.running_max >= 1 && options.running_max <= kStepSequencesMax);
+  stats.started = now;
+  Publish();
+}
+
+// Gone clients, deadlines, readers that stalled; and notes who has to pause.
+bool Engine::State::EndWhatIsOver() {
+  const size_t before = live.size();
+  for (const std::unique_ptr<Live>& l : live) {
+    Sequence& sequence = l->sequence;
+    if (l->reply.HasRoom()) {
+      sequence.paused_since.reset();
+    } else if (!sequence.paused_since) {
+      sequence.paused_since = now;
+    }
+    std::optional<FinishReason> reason = WhyOver(sequence.request);
+    if (!reason && sequence.paused_since && now - *sequence.paused_since >= options.stall_timeout) reason = FinishReason::kCancelled;
+    if (reason) Finish(*l, *reason);
+  }
+  DropOver();
+  std::vector<Submission> over = admission.TakeIf([&](const Submission& request) { return WhyOver(request).has_value(); });
+  for (Submission& request : over) {
+    const FinishReason reason = *WhyOver(request);
+    FinishWaiting(std::move(request), reason);
+  }
+  return live.size() < before || !over.empty();
+}
+
+bool Engine::State::TakeIn() {
+  std::vector<Intake> arrived = intake.Drain();
+  for (Intake& one : arrived) {
+    if (Submission* request = std::get_if<Submission>(&one)) {
+      Consider(std::move(*request));
+    } else {
+      CancelById(std::get<Cancel>(one).id);
+    }
+  }
+  return !arrived.empty();
+}
+
+void Engine::State::Consider(Submission request) {
+  SPH_CHECK(request.stream != nullptr && !request.prompt.empty() && request.max_new_tokens > 0);
+  SPH_CHECK(static_cast<int64_t>(request.prompt.size()) + request.max_new_tokens <= options.context_max);
+  if (std::optional<FinishReason> reason = WhyOver(request)) return FinishWaiting(std::move(request), *reason);
+  if (std::optional<Refusal> refusal = admission.NeverFits(request)) return Refuse(std::move(request), *std::move(refusal));
+  const TenantId tenant = request.tenant;
+  admission.Queue(std::move(request));
+  AdmitWaiting();
+  if (std::optional<Admission::Overflow> overflow = admission.TakeOverflow(tenant)) {
+    Refuse(std::move(overflow->request), std::move(overflow->refusal));
+  }
+}
+
+bool Engine::State::AdmitWaiting() {
+  bool admitted = false;
+  while (static_cast<int32_t>(live.size()) < options.running_max) {
+    std::optional<Submission> request = admission.Next();
+    if (!request) break;
+    std::optional<Reservation> room = lender.Reserve(request->tenant, admission.PagesFor(*request));
+    SPH_CHECK(room.has_value());  // Next looked
+    Start(*std::move(request), *std::move(room));
+    admitted = true;
+  }
+  return admitted;
+}
+
+void Engine::State::Start(Submission request, Reservation room) {
+  ++stats.admitted;
+  Reply reply(tokenizer, request.stream, request.stop);
+  Sequence sequence{.request = std::move(request),
+                    .pages = PageTable(options.kv.layers, options.kv.kv_heads),
+                    .room = std::move(room),
+                    .output = {},
+                    .prompt_scores = {},
+                    .paused_since = {},
+                    .admitted = now};
+  live.push_back(std::make_unique<Live>(Live{.sequence = std::move(sequence), .reply = std::move(reply)}));
+}
+
+StepPlan Engine::State::Plan() const {
+  std::vector<const Sequence*> views;
+  views.reserve(live.size());
+  for (const std::unique_ptr<Live>& l : live) views.push_back(&l->sequence);
+  return PlanStep(views, cost, {.target = options.target_step});
+}
+
+// Pages for every token of the plan. Cannot fail: each sequence's room was reserved whole.
+void Engine::State::Lend(const StepPlan& plan) {
+  for (const StepItem& item : plan.items) {
+    Sequence& sequence = Find(item.sequence).sequence;
+    const TokenCount tokens(item.position + static_cast<int64_t>(item.tokens.size()));
+    lender.LendUpTo(tokens, sequence.request.tenant, sequence.room, sequence.pages);
+    sequence.held_peak = std::max(sequence.held_peak, sequence.room.held());
+  }
+  stats.pool_held_peak = std::max(stats.pool_held_peak, lender.BytesOf(lender.pool().held()));
+}
+
+// The only writer of sequences after a step.
+void Engine::State::Commit(const StepPlan& plan, StepOutput output) {
+  SPH_CHECK(output.items.size() == plan.items.size());
+  cost.Observe(WorkOf(plan), output.elapsed);
+  ++stats.steps;
+  step_total += output.elapsed;
+  stats.step_last = output.elapsed;
+  stats.step_longest = std::max(stats.step_longest, output.elapsed);
+  stats.step_mean = step_total / stats.steps;
+  for (size_t i = 0; i < plan.items.size(); ++i) Record(Find(plan.items[i].sequence), plan.items[i], std::move(output.items[i]));
+  DropOver();
+}
+
+void Engine::State::Record(Live& live, const StepItem& item, StepItemOutput output) {
+  Sequence& sequence = live.sequence;
+  sequence.entered += static_cast<int32_t>(item.tokens.size());
+  if (!sequence.decoding()) stats.prompt_tokens += static_cast<int64_t>(item.tokens.size());
+  if (!output.finite) return Fail(live, "the model's logits for this request are not finite (NaN or infinity)");
+  std::move(output.prompt_scores.begin(), output.prompt_scores.end(), std::back_inserter(sequence.prompt_scores));
+  SPH_CHECK(output.sampled.has_value() == item.sample);
+  if (output.sampled) Accept(live, *std::move(output.sampled));
+}
+
+void Engine::State::Accept(Live& live, SampledToken token) {
+  Sequence& sequence = live.sequence;
+  const Submission& request = sequence.request;
+  if (!sequence.decoding()) {
+    sequence.first_token = now;
+    if (request.prompt_logprobs >= 0) live.reply.Say(PromptScored{std::move(sequence.prompt_scores)});
+  }
+  sequence.output.push_back(token.id);
+  ++stats.generated_tokens;
+  const bool ends = tokenizer.IsEndOfGeneration(token.id) && !request.ignore_eos;  // counted, but not text
+  const bool stopped = live.reply.Say(std::move(token), /*is_text=*/!ends);
+  if (ends || stopped) {
+    Finish(live, FinishReason::kStop);
+  } else if (static_cast<int32_t>(sequence.output.size()) == request.max_new_tokens) {
+    Finish(live, FinishReason::kLength);
+  }
+}
+
+void Engine::State::Publish() {
+  const KvPool& pool = lender.pool();
+  stats.running = static_cast<int32_t>(live.size());
+  stats.waiting = admission.waiting();
+  stats.paused = static_cast<int32_t>(
+      std::count_if(live.begin(), live.end(), [](const std::unique_ptr<Live>& l) { return l->sequence.paused_since.has_value(); }));
+  stats.pool = lender.BytesOf(pool.pages());
+  stats.pool_reserved = lender.BytesOf(pool.reserved());
+  stats.pool_held = lender.BytesOf(pool.held());
+  stats.tenants.clear();
+  for (const TenantAccount& account : lender.ledger().accounts()) {
+    stats.tenants.push_back({.name = account.name,
+                             .limit = lender.BytesOf(account.limit),
+                             .reserved = lender.BytesOf(account.reserved),
+                             .held = lender.BytesOf(account.held),
+                             .admitted = account.admitted,
+                             .refused = account.refused});
+  }
+  MutexLock lock(snapshot_mutex);
+  snapshot = stats;
+}
+
+void Engine::State::SendFarewells() {
+  for (Farewell& farewell : std::exchange(farewells, {})) farewell.stream->Put(std::move(farewell.event));
+}
+
+// ---- Endings ------------------------------------------------------------------------------------------------------------------------
+
+void Engine::State::Finish(Live& live, FinishReason reason) {
+  Finished finished = live.reply.Finish(reason, UsageOf(live.sequence));
+  (finished.reason == FinishReason::kStop || finished.reason == FinishReason::kLength ? stats.finished : stats.cancelled) += 1;
+  lender.TakeBack(live.sequence.request.tenant, std::move(live.sequence.room), live.sequence.pages);
+  farewells.push_back({live.reply.stream(), std::move(finished)});
+  live.over = true;
+}
+
+void Engine::State::Fail(Live& live, std::string message) {
+  ++stats.failed;
+  lender.TakeBack(live.sequence.request.tenant, std::move(live.sequence.room), live.sequence.pages);
+  farewells.push_back({live.reply.stream(), Failed{std::move(message)}});
+  live.over = true;
+}
+
+// Ended before it was admitted: it held nothing.
+void Engine::State::FinishWaiting(Submission request, FinishReason reason) {
+  ++stats.cancelled;
+  Usage usage;
+  usage.prompt_tokens = static_cast<int32_t>(request.prompt.size());
+  usage.queue_time = usage.total_time = Since(request.arrived, now);
+  farewells.push_back({std::move(request.stream), Finished{.reason = reason, .text = {}, .stop_string = {}, .usage = usage}});
+}
+
+void Engine::State::Refuse(Submission request, Refusal refusal) {
+  ++stats.refused;
+  lender.CountRefusal(request.tenant);
+  farewells.push_back({std::move(request.stream), std::move(refusal)});
+}
+
+// Unknown ids are sequences that ended before the cancel arrived.
+void Engine::State::CancelById(SequenceId id) {
+  for (Submission& request : admission.TakeIf([&](const Submission& r) { return r.id == id; })) {
+    FinishWaiting(std::move(request), FinishReason::kCancelled);
+  }
+  for (const std::unique_ptr<Live>& l : live) {
+    if (l->sequence.request.id == id) Finish(*l, FinishReason::kCancelled);
+  }
+  DropOver();
+}
+
+// The device is lost: what runs, what waits, and what is still at the door.
+void Engine::State::FailAll(const std::string& message) {
+  intake.Close();
+  for (const std::unique_ptr<Live>& l : live) Fail(*l, message);
+  DropOver();
+  const auto fail = [&](Submission request) {
+    ++stats.failed;
+    farewells.push_back({std::move(request.stream), Failed{message}});
+  };
+  for (Submission& request : admission.TakeIf([](const Submission&) { return true; })) fail(std::move(request));
+  for (Intake& one : intake.Drain()) {
+    if (Submission* request = std::get_if<Submission>(&one)) fail(std::move(*request));
+  }
+}
+
+void Engine::State::CancelAll() {
+  intake.Close();
+  for (const std::unique_ptr<Live>& l : live) Finish(*l, FinishReason::kCancelled);
+  DropOver();
+  for (Submission& request : admission.TakeIf([](const Submission&) { return true; })) {
+    FinishWaiting(std::move(request), FinishReason::kCancelled);
+  }
+  for (Intake& one : intake.Drain()) {
+    if (Submission* request = std::get_if<Submission>(&one)) FinishWaiting(std::move(*request), FinishReason::kCancelled);
+  }
+}
+
+// ---- Questions ----------------------------------------------------------------------------------------------------------------------
+
+std::optional<FinishReason> Engine::State::WhyOver(const Submission& request) const {
+  if (request.stream->abandoned() || DrainDeadline() <= now) return FinishReason::kCancelled;
+  if (request.deadline <= now) return FinishReason::kDeadline;
+  return std::nullopt;
+}
+
+absl::Time Engine::State::DrainDeadline() const {
+  if (!draining.load()) return absl::InfiniteFuture();
+  const int64_t ns = drain_deadline_ns.load();
+  return ns == INT64_MAX ? absl::InfiniteFuture() : absl::FromUnixNanos(ns);
+}
+
+Usage Engine::State::UsageOf(const Sequence& sequence) const {
+  const absl::Time arrived = sequence.request.arrived;
+  return {.prompt_tokens = sequence.prompt_size(),
+          .completion_tokens = static_cast<int32_t>(sequence.output.size()),
+          .kv_bytes_reserved = lender.BytesOf(sequence.room.promised()),
+          .kv_bytes_peak = lender.BytesOf(sequence.held_peak),
+          .queue_time = Since(arrived, sequence.admitted),
+          .time_to_first_token = sequence.decoding() ? Since(arrived, sequence.first_token) : absl::ZeroDuration(),
+          .total_time = Since(arrived, now)};
+}
+
+Live& Engine::State::Find(SequenceId id) {
+  const auto found = std::find_if(live.begin(), live.end(), [&](const std::unique_ptr<Live>& l) { return l->sequence.request.id == id; });
+  SPH_CHECK(found != live.end());
+  return **found;
+}
+
+void Engine::State::DropOver() {
+  std::erase_if(live, [](const std::unique_ptr<Live>& l) { return l->over; });
+}
+
+// When a waiting engine must look again though nothing arrives.
+absl::Time Engine::State::NextAlarm() const {
+  absl::Time next = std::min(admission.NextDeadline(), DrainDeadline());
+  for (const std::unique_ptr<Live>& l : live) {
+    next = std::min(next, l->sequence.request.deadline);
+    if (l->sequence.paused_since) next = std::min(next, *l->sequence.paused_since + options.stall_timeout);
+  }
+  return next;
+}
+
+}  // namespace spherical::engine
