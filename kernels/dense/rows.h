@@ -5,6 +5,7 @@
 #define SPHERICAL_KERNELS_DENSE_ROWS_H_
 
 #include <cstdint>
+#include <span>
 
 namespace spherical::kernels {
 
@@ -36,6 +37,18 @@ double LogSumExp(const float* x, int64_t n);
 
 // Whether every value is finite.
 bool AllFinite(const float* x, int64_t n);
+
+// The functions above that are worth an instruction set. The plain ones call the best implementation; this table is for test and
+// bench. All but the reference give the same bits.
+struct RowsImpl {
+  const char* name;  // "reference" (double) "portable" "avx2" "avx512"
+  bool (*supported)();
+  void (*rms_norm)(const float* x, const float* weight, float epsilon, int64_t m, int64_t d, float* y);
+  void (*silu_gate)(const float* up, int64_t m, int64_t d, float* gate);
+  double (*log_sum_exp)(const float* x, int64_t n);
+};
+std::span<const RowsImpl> RowsImpls();  // slowest first; the reference is [0]
+const RowsImpl& BestRows();             // the last supported one, decided once
 
 }  // namespace spherical::kernels
 
