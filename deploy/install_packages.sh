@@ -51,7 +51,7 @@ done
 say "installing ${missing[*]}"
 # sudo drops the environment, so the variable goes on its command line.
 as_root=(env DEBIAN_FRONTEND=noninteractive)
-if (( EUID != 0 )); then
+if [[ "$(id -u)" != 0 ]]; then
   if ! command -v sudo >/dev/null; then
     say "this needs root, and there is no sudo here. As root, run:"
     say "  apt-get update && apt-get install -y --no-install-recommends ${missing[*]}"
