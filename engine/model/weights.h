@@ -34,9 +34,9 @@ struct Weights {
   int64_t bytes() const;
 };
 
-// Packs every tensor of the file, checking names, shapes and types against the spec: a missing tensor, one of the wrong shape or one with
-// values that are not finite in its scales ends in InvalidArgument naming it. `parallel(n, work)` calls work(i) for all i < n, on as many
-// threads as the caller likes; `progress(done, total)` is called with bytes.
+// Packs every tensor of the file, checking names and shapes against the spec: a missing tensor, one of the wrong shape or a norm that is not
+// finite ends in InvalidArgument naming it. `parallel(n, work)` calls work(i) for all i < n, on as many threads as the caller likes;
+// `progress(done, total)` is called with bytes, from those threads.
 absl::StatusOr<Weights> LoadWeights(const GgufFile& file, const TransformerSpec& spec,
                                     const std::function<void(int64_t n, const std::function<void(int64_t)>& work)>& parallel,
                                     const std::function<void(int64_t done, int64_t total)>& progress);

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "absl/status/statusor.h"
+#include "engine/clock.h"
 #include "engine/model/transformer_spec.h"
 #include "engine/model/weights.h"
 #include "engine/step/stepper.h"
@@ -16,6 +17,7 @@ namespace spherical::engine {
 struct CpuStepperOptions {
   kernels::ActivationType activations = kernels::ActivationType::kInt8;
   PageCount pages;  // the KV arena, allocated and touched here, once
+  const Clock* clock = &SystemClock();
 };
 
 // Runs plans on the CPU. Owns the weights, the KV arena and all scratch; takes threads from `pool`, which outlives it.

@@ -1,0 +1,118 @@
+#include "engine/model/weights.h"
+
+#include <atomic>
+#include <cmath>
+#include <string>
+
+#include <fmt/format.h>
+#include <fmt/ranges.h>
+
+namespace spherical::engine {
+namespace {
+
+// One tensor to bring in: where it is, where it goes, what shape it must have. Exactly one of the destinations is set.
+struct Load {
+  std::string name;
+  int64_t rows = 0;  // 1 for vectors
+  int64_t columns = 0;
+  kernels::PackedMatrix* matrix = nullptr;
+  std::vector<float>* vector = nullptr;
+  const GgufTensor* source = nullptr;
+};
+
+// The tensors of a layer, as GGUF names them ("blk.3." in front, ".weight" behind).
+std::vector<Load> LayerLoads(const TransformerSpec& spec, int32_t layer, LayerWeights& w) {
+  const int64_t query = int64_t{spec.heads} * spec.head_dim;
+  const int64_t kv = int64_t{spec.kv_heads} * spec.head_dim;
+  std::vector<Load> loads = {
+      {.name = "attn_norm", .rows = 1, .columns = spec.width, .vector = &w.attention_norm},
+      {.name = "attn_q", .rows = query, .columns = spec.width, .matrix = &w.query},
+      {.name = "attn_k", .rows = kv, .columns = spec.width, .matrix = &w.key},
+      {.name = "attn_v", .rows = kv, .columns = spec.width, .matrix = &w.value},
+      {.name = "attn_output", .rows = spec.width, .columns = query, .matrix = &w.output},
+      {.name = "ffn_norm", .rows = 1, .columns = spec.width, .vector = &w.ffn_norm},
+      {.name = "ffn_gate", .rows = spec.ffn_width, .columns = spec.width, .matrix = &w.gate},
+      {.name = "ffn_up", .rows = spec.ffn_width, .columns = spec.width, .matrix = &w.up},
+      {.name = "ffn_down", .rows = spec.width, .columns = spec.ffn_width, .matrix = &w.down},
+  };
+  for (Load& load : loads) load.name = fmt::format("blk.{}.{}.weight", layer, load.name);
+  return loads;
+}
+
+std::vector<Load> AllLoads(const TransformerSpec& spec, Weights& weights) {
+  std::vector<Load> loads = {
+      {.name = "token_embd.weight", .rows = spec.vocabulary, .columns = spec.width, .matrix = &weights.embedding},
+      {.name = "output_norm.weight", .rows = 1, .columns = spec.width, .vector = &weights.final_norm},
+  };
+  if (!spec.tied_output) {
+    loads.push_back({.name = "output.weight", .rows = spec.vocabulary, .columns = spec.width, .matrix = &weights.output});
+  }
+  for (int32_t layer = 0; layer < spec.layers; ++layer) {
+    for (Load& load : LayerLoads(spec, layer, weights.layers[layer])) loads.push_back(std::move(load));
+  }
+  return loads;
+}
+
+absl::Status Find(const GgufFile& file, Load& load) {
+  load.source = file.FindTensor(load.name);
+  if (load.source == nullptr) return absl::InvalidArgumentError(fmt::format("{}: tensor {} is missing", file.path(), load.name));
+  const std::vector<int64_t>& dims = load.source->dims;
+  if (dims.empty() || dims[0] != load.columns || load.source->rows() != load.rows) {
+    return absl::InvalidArgumentError(fmt::format("{}: tensor {} has shape [{}], expected [{}{}]", file.path(), load.name, fmt::join(dims, ", "),
+                                                  load.columns, load.rows == 1 ? "" : fmt::format(", {}", load.rows)));
+  }
+  return absl::OkStatus();
+}
+
+// Every pass over a vector's numbers is a chance to notice a damaged file; matrices are checked by their logits at run time.
+absl::Status CheckFinite(const GgufFile& file, const Load& load) {
+  for (const float value : *load.vector) {
+    if (!std::isfinite(value)) return absl::InvalidArgumentError(fmt::format("{}: tensor {} holds NaN or infinity", file.path(), load.name));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+int64_t Weights::bytes() const {
+  int64_t sum = embedding.bytes() + output.bytes() + static_cast<int64_t>(final_norm.size() * sizeof(float));
+  for (const LayerWeights& w : layers) {
+    for (const kernels::PackedMatrix* matrix : {&w.query, &w.key, &w.value, &w.output, &w.gate, &w.up, &w.down}) sum += matrix->bytes();
+    sum += static_cast<int64_t>((w.attention_norm.size() + w.ffn_norm.size()) * sizeof(float));
+  }
+  return sum;
+}
+
+absl::StatusOr<Weights> LoadWeights(const GgufFile& file, const TransformerSpec& spec,
+                                    const std::function<void(int64_t n, const std::function<void(int64_t)>& work)>& parallel,
+                                    const std::function<void(int64_t done, int64_t total)>& progress) {
+  Weights weights;
+  weights.layers.resize(static_cast<size_t>(spec.layers));
+  std::vector<Load> loads = AllLoads(spec, weights);
+  int64_t total = 0;
+  for (Load& load : loads) {
+    if (absl::Status found = Find(file, load); !found.ok()) return found;
+    total += static_cast<int64_t>(load.source->data.size());
+  }
+
+  std::atomic<int64_t> done = 0;
+  parallel(static_cast<int64_t>(loads.size()), [&](int64_t i) {
+    const Load& load = loads[static_cast<size_t>(i)];
+    const GgufTensor& source = *load.source;
+    if (load.matrix != nullptr) {
+      *load.matrix = kernels::PackMatrix(source.type, source.data.data(), load.rows, load.columns);
+    } else {
+      load.vector->resize(static_cast<size_t>(load.columns));
+      kernels::DequantizeRow(source.type, source.data.data(), load.columns, load.vector->data());
+    }
+    progress(done.fetch_add(static_cast<int64_t>(source.data.size())) + static_cast<int64_t>(source.data.size()), total);
+  });
+
+  for (const Load& load : loads) {
+    if (load.vector == nullptr) continue;
+    if (absl::Status finite = CheckFinite(file, load); !finite.ok()) return finite;
+  }
+  return weights;
+}
+
+}  // namespace spherical::engine

@@ -1,0 +1,113 @@
+#include "engine/step/cpu_stepper.h"
+
+#include <algorithm>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include "engine/model/sampler.h"
+#include "engine/step/forward.h"
+#include "engine/step/kv_arena.h"
+#include "kernels/base/check.h"
+#include "kernels/dense/rows.h"
+#include "kernels/spherical/page_layout.h"
+
+namespace spherical::engine {
+namespace {
+
+class CpuStepper final : public Stepper {
+ public:
+  CpuStepper(TransformerSpec spec, Weights weights, ThreadPool& pool, const CpuStepperOptions& options, KvArena arena)
+      : spec_(std::move(spec)),
+        weights_(std::move(weights)),
+        pool_(pool),
+        clock_(*options.clock),
+        arena_(std::move(arena)),
+        forward_(spec_, weights_, pool_, options.activations, kernels::PageBytes(spec_.head_dim)),
+        logits_(static_cast<size_t>(Forward::kLogitsRowsMax) * static_cast<size_t>(spec_.vocabulary)),
+        scratch_(static_cast<size_t>(pool_.threads())) {}
+
+  absl::StatusOr<StepOutput> Run(const StepPlan& plan) override {
+    const absl::Time start = clock_.Now();
+    forward_.RunLayers(plan, arena_.data());
+    StepOutput output;
+    output.items.resize(plan.items.size());
+    ReadLogits(plan, output);
+    output.elapsed = clock_.Now() - start;
+    return output;
+  }
+
+ private:
+  // One row whose logits someone wants.
+  struct Wanted {
+    int32_t item;
+    int32_t row;     // among all rows of the step
+    int32_t target;  // index into the item's targets to score; -1: sample the next token
+  };
+
+  void ReadLogits(const StepPlan& plan, StepOutput& output) {
+    wanted_.clear();
+    int32_t row = 0;
+    for (int32_t i = 0; i < static_cast<int32_t>(plan.items.size()); ++i) {
+      const StepItem& item = plan.items[i];
+      const int32_t rows = static_cast<int32_t>(item.tokens.size());
+      if (item.prompt_logprobs >= 0) {
+        output.items[i].prompt_scores.resize(item.targets.size());
+        for (int32_t t = 0; t < static_cast<int32_t>(item.targets.size()); ++t) wanted_.push_back({i, row + t, t});
+      }
+      if (item.sample) wanted_.push_back({i, row + rows - 1, -1});
+      row += rows;
+    }
+    for (size_t first = 0; first < wanted_.size(); first += Forward::kLogitsRowsMax) {
+      const size_t count = std::min<size_t>(Forward::kLogitsRowsMax, wanted_.size() - first);
+      ReadLogits(plan, std::span(wanted_).subspan(first, count), output);
+    }
+  }
+
+  void ReadLogits(const StepPlan& plan, std::span<const Wanted> wanted, StepOutput& output) {
+    int32_t rows[Forward::kLogitsRowsMax];
+    for (size_t i = 0; i < wanted.size(); ++i) rows[i] = wanted[i].row;
+    forward_.Logits(std::span<const int32_t>(rows, wanted.size()), logits_.data());
+    bool finite[Forward::kLogitsRowsMax];
+    pool_.RunWithWorker(static_cast<int32_t>(wanted.size()), [&](Shard shard, int32_t worker) {
+      const size_t vocabulary = static_cast<size_t>(spec_.vocabulary);
+      const std::span<const float> logits(&logits_[static_cast<size_t>(shard.index) * vocabulary], vocabulary);
+      const Wanted& want = wanted[static_cast<size_t>(shard.index)];
+      finite[shard.index] = kernels::AllFinite(logits.data(), spec_.vocabulary);
+      if (finite[shard.index]) Read(plan.items[want.item], want, logits, scratch_[static_cast<size_t>(worker)], output.items[want.item]);
+    });
+    for (size_t i = 0; i < wanted.size(); ++i) output.items[wanted[i].item].finite &= finite[i];
+    for (const Wanted& want : wanted) {
+      if (!output.items[want.item].finite) output.items[want.item].sampled.reset();
+    }
+  }
+
+  static void Read(const StepItem& item, const Wanted& want, std::span<const float> logits, SamplerScratch& scratch, StepItemOutput& output) {
+    if (want.target >= 0) {
+      output.prompt_scores[static_cast<size_t>(want.target)] =
+          Score(logits, item.targets[static_cast<size_t>(want.target)], item.prompt_logprobs, scratch);
+    } else {
+      output.sampled = Sample(logits, *item.sampling, item.output_index, item.prompt, item.output, item.logprobs, scratch);
+    }
+  }
+
+  const TransformerSpec spec_;
+  const Weights weights_;
+  ThreadPool& pool_;
+  const Clock& clock_;
+  KvArena arena_;
+  Forward forward_;
+  std::vector<float> logits_;            // [kLogitsRowsMax, vocabulary]
+  std::vector<SamplerScratch> scratch_;  // [threads]
+  std::vector<Wanted> wanted_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Stepper>> MakeCpuStepper(TransformerSpec spec, Weights weights, ThreadPool& pool, CpuStepperOptions options) {
+  absl::StatusOr<KvArena> arena = KvArena::Allocate(ByteCount(options.pages.value() * kernels::PageBytes(spec.head_dim)), pool);
+  if (!arena.ok()) return arena.status();
+  return std::make_unique<CpuStepper>(std::move(spec), std::move(weights), pool, options, *std::move(arena));
+}
+
+}  // namespace spherical::engine

@@ -1,0 +1,91 @@
+#ifndef SPHERICAL_ENGINE_STEP_FORWARD_H_
+#define SPHERICAL_ENGINE_STEP_FORWARD_H_
+
+#include <atomic>
+#include <cstdint>
+#include <initializer_list>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "engine/batch/step_plan.h"
+#include "engine/model/transformer_spec.h"
+#include "engine/model/weights.h"
+#include "engine/step/attention_work.h"
+#include "engine/step/thread_pool.h"
+#include "kernels/attention/exact_attention.h"
+#include "kernels/dense/matmul.h"
+
+namespace spherical::engine {
+
+// The forward pass on the CPU: a transformer described by a TransformerSpec, written as calls into kernels. The only one: architectures
+// differ in the spec's data.
+//
+//   forward.RunLayers(plan, arena);          // all rows of the plan; their K and V are in the arena's pages afterwards
+//   forward.Logits(rows, logits);            // for the rows that need them
+//
+// A row's numbers are the same bits whatever rows are beside it and however many threads there are.
+// Thread: one caller; the pool's workers inside. Scratch grows to the largest step seen and is reused.
+class Forward {
+ public:
+  // Rows whose logits are computed together: bounds the scratch (a row of logits is a whole vocabulary).
+  static constexpr int32_t kLogitsRowsMax = 16;
+
+  Forward(const TransformerSpec& spec, const Weights& weights, ThreadPool& pool, kernels::ActivationType activations, int64_t page_bytes);
+
+  void RunLayers(const StepPlan& plan, uint8_t* arena);
+
+  // logits [rows.size(), vocabulary]: row i belongs to row rows[i] of the plan just run. At most kLogitsRowsMax rows.
+  void Logits(std::span<const int32_t> rows, float* logits);
+
+ private:
+  struct Product {
+    const kernels::PackedMatrix* weights;
+    float* out;  // [m, weights->outputs()]
+  };
+
+  void Embed(const StepPlan& plan);
+  void RunLayer(const StepPlan& plan, int32_t layer, uint8_t* arena);
+  void NormAndPrepare(const float* x, const std::vector<float>& norm, int64_t m);
+  void Multiply(std::initializer_list<Product> products);
+  void RotateAndAppend(const StepPlan& plan, int32_t layer, uint8_t* arena);
+  void Attend(const StepPlan& plan, int32_t layer, const uint8_t* arena);
+  void AttendPart(const StepPlan& plan, int32_t layer, const uint8_t* arena, const AttentionPart& part);
+  kernels::AttentionState StateAt(int32_t state_row);
+  // Calls work(range) so that the ranges cover [0, m); in parallel where that pays.
+  void ForRows(int64_t m, absl::FunctionRef<void(Range)> work);
+
+  const TransformerSpec& spec_;
+  const Weights& weights_;
+  ThreadPool& pool_;
+  const kernels::ActivationType activations_;
+  const kernels::AttentionShape attention_;
+  const kernels::MatMulImpl& matmul_;
+  const kernels::ExactAttentionImpl& exact_;
+
+  struct Row {
+    int32_t item;
+    int32_t position;
+    TokenId token;
+  };
+  std::vector<Row> rows_;                // [M]
+  std::vector<float> angles_;            // [M, rotary_dim]
+  std::vector<float> x_;                 // [M, width]      residual stream
+  std::vector<float> normed_;            // [M, width]
+  std::vector<float> query_;             // [M, heads, D]
+  std::vector<float> key_, value_;       // [M, kv_heads, D]
+  std::vector<float> attended_;          // [M, heads, D]
+  std::vector<float> delta_;             // [M, width]
+  std::vector<float> gate_, up_;         // [M, ffn_width]
+  kernels::PreparedRows prepared_;
+
+  AttentionWork work_;
+  std::vector<float> state_max_, state_sum_;  // [state rows, G]
+  std::vector<float> state_output_;           // [state rows, G, D]
+  std::vector<std::atomic<int32_t>> unjoined_;  // parts of each join still running
+};
+
+}  // namespace spherical::engine
+
+#endif  // SPHERICAL_ENGINE_STEP_FORWARD_H_
