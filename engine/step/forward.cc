@@ -73,8 +73,8 @@ void Forward::RunLayer(const StepPlan& plan, int32_t layer, uint8_t* arena) {
   Multiply({{&w.query, query_.data()}, {&w.key, key_.data()}, {&w.value, value_.data()}});
   RotateAndAppend(plan, layer, arena);
   Attend(plan, layer, arena);
-  prepared_.Resize(activations_, m, int64_t{spec_.heads} * spec_.head_dim);
-  ForRows(m, [&](Range range) { matmul_.prepare(attended_.data(), range, prepared_); });
+  prepared_.Bind(activations_, attended_.data(), m, int64_t{spec_.heads} * spec_.head_dim);
+  ForRows(m, [&](Range range) { matmul_.prepare(range, prepared_); });
   Multiply({{&w.output, delta_.data()}});
   ForRows(m, [&](Range range) {
     kernels::AddRows(&delta_[range.begin * spec_.width], range.end - range.begin, spec_.width, &x_[range.begin * spec_.width]);
@@ -82,11 +82,11 @@ void Forward::RunLayer(const StepPlan& plan, int32_t layer, uint8_t* arena) {
 
   NormAndPrepare(x_.data(), w.ffn_norm, m);
   Multiply({{&w.gate, gate_.data()}, {&w.up, up_.data()}});
-  prepared_.Resize(activations_, m, spec_.ffn_width);
+  prepared_.Bind(activations_, gate_.data(), m, spec_.ffn_width);
   ForRows(m, [&](Range range) {
     const int64_t at = range.begin * spec_.ffn_width;
     kernels::SiluGate(&up_[at], range.end - range.begin, spec_.ffn_width, &gate_[at]);
-    matmul_.prepare(gate_.data(), range, prepared_);
+    matmul_.prepare(range, prepared_);
   });
   Multiply({{&w.down, delta_.data()}});
   ForRows(m, [&](Range range) {
@@ -95,11 +95,11 @@ void Forward::RunLayer(const StepPlan& plan, int32_t layer, uint8_t* arena) {
 }
 
 void Forward::NormAndPrepare(const float* x, const std::vector<float>& norm, int64_t m) {
-  prepared_.Resize(activations_, m, spec_.width);
+  prepared_.Bind(activations_, normed_.data(), m, spec_.width);
   ForRows(m, [&](Range range) {
     const int64_t at = range.begin * spec_.width;
     kernels::RmsNorm(x + at, norm.data(), spec_.norm_epsilon, range.end - range.begin, spec_.width, &normed_[at]);
-    matmul_.prepare(normed_.data(), range, prepared_);
+    matmul_.prepare(range, prepared_);
   });
 }
 
