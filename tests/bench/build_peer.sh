@@ -15,7 +15,7 @@ if [[ ! -f "$sources/CMakeLists.txt" ]]; then
   say "downloading llama-cpp-python $version (77 MB)"
   mkdir -p "$root"
   # Only the archive is wanted: pip would otherwise run the package's build to read its metadata.
-  python3 -m venv "$root/venv"
+  /usr/bin/python3 -m venv "$root/venv"
   "$root/venv/bin/pip" install --quiet scikit-build-core cmake ninja
   "$root/venv/bin/pip" download --no-build-isolation --no-deps --no-binary :all: --dest "$root" "llama-cpp-python==$version" >&2
   echo "$sha256  $root/llama_cpp_python-$version.tar.gz" | sha256sum --check --quiet

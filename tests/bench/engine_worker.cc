@@ -1,0 +1,80 @@
+// Our side of the benchmark: see worker.h. Steps are planned as the engine plans them and run by the CPU stepper.
+//
+//   engine_worker MODEL THREADS int8|f32
+#include <cstring>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "tests/bench/worker.h"
+#include "tests/golden/loaded_model.h"
+
+namespace spherical::bench {
+namespace {
+
+constexpr TokenCount kTokensMax(8 * (2048 + 256));  // the largest row: eight sequences, with room to grow
+constexpr int32_t kSequencesMax = 8;
+
+class EngineSide : public BenchSide {
+ public:
+  explicit EngineSide(std::unique_ptr<LoadedModel> model) : model_(std::move(model)) {}
+
+  std::vector<int32_t> Tokenize(const std::string& text) override {
+    auto tokens = model_->tokenizer().Encode(text, {.add_bos = false});
+    if (!tokens.ok()) Fail(tokens.status().ToString());
+    return *std::move(tokens);
+  }
+
+  void Logits(std::span<const int32_t> tokens, const std::function<void(std::span<const float>)>& row) override {
+    model_->EndAll();
+    model_->Score(model_->Begin(), tokens, row);
+  }
+
+  void Prefill(std::span<const int32_t> tokens) override {
+    model_->EndAll();
+    model_->Enter(model_->Begin(), tokens);
+  }
+
+  void Prepare(std::span<const std::span<const int32_t>> prompts) override {
+    model_->EndAll();
+    sequences_.clear();
+    depth_ = static_cast<int32_t>(prompts[0].size());
+    for (const std::span<const int32_t> prompt : prompts) {
+      sequences_.push_back(model_->Begin());
+      if (!prompt.empty()) model_->Enter(sequences_.back(), prompt);
+    }
+  }
+
+  void Step(std::span<const int32_t> tokens) override {
+    std::vector<LoadedModel::Entry> entries;
+    for (size_t i = 0; i < sequences_.size(); ++i) entries.push_back({sequences_[i], tokens.subspan(i, 1)});
+    model_->EnterTogether(entries);
+  }
+
+  void Rewind() override {
+    for (const LoadedModel::Sequence sequence : sequences_) model_->Truncate(sequence, depth_);
+  }
+
+ private:
+  std::unique_ptr<LoadedModel> model_;
+  std::vector<LoadedModel::Sequence> sequences_;
+  int32_t depth_ = 0;
+};
+
+}  // namespace
+}  // namespace spherical::bench
+
+int main(int argc, char** argv) {
+  using namespace spherical;
+  if (argc != 4) bench::Fail("usage: engine_worker MODEL THREADS int8|f32");
+  const bool f32 = std::strcmp(argv[3], "f32") == 0;
+  const double start = bench::WallSeconds();
+  auto model = LoadedModel::Load(argv[1], {.activations = f32 ? kernels::ActivationType::kF32 : kernels::ActivationType::kInt8,
+                                           .threads = std::stoi(argv[2]),
+                                           .tokens = bench::kTokensMax,
+                                           .sequences_max = bench::kSequencesMax});
+  if (!model.ok()) bench::Fail(model.status().ToString());
+  bench::EngineSide side(*std::move(model));
+  return bench::Serve(side, bench::WallSeconds() - start);
+}

@@ -1,0 +1,88 @@
+#ifndef SPHERICAL_TESTS_GOLDEN_LOADED_MODEL_H_
+#define SPHERICAL_TESTS_GOLDEN_LOADED_MODEL_H_
+
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "engine/budget/reservation_size.h"
+#include "engine/intake/submission.h"
+#include "engine/kv/kv_pool.h"
+#include "engine/kv/page_table.h"
+#include "engine/model/gguf.h"
+#include "engine/model/tokenizer.h"
+#include "engine/model/transformer_spec.h"
+#include "engine/step/stepper.h"
+#include "engine/step/thread_pool.h"
+#include "kernels/base/units.h"
+#include "kernels/dense/matmul.h"
+
+namespace spherical {
+
+// A model on the CPU stepper without the engine around it: a test or a benchmark enters tokens into sequences of its own and reads what
+// the model says. Steps are planned as the engine plans them; whatever breaks is the test's end (SPH_CHECK).
+//
+//   auto model = LoadedModel::Load(path, {.tokens = TokenCount(4096)});
+//   const auto sequence = (*model)->Begin();
+//   TokenId next = (*model)->Enter(sequence, prompt);     // the likeliest token after the prompt
+class LoadedModel {
+ public:
+  struct Options {
+    kernels::ActivationType activations = kernels::ActivationType::kInt8;
+    int32_t threads = 2;
+    TokenCount tokens;           // of all sequences at once; sizes the KV pool
+    int32_t sequences_max = 1;
+  };
+  using Sequence = int32_t;
+  struct Entry {
+    Sequence sequence;
+    std::span<const engine::TokenId> tokens;  // not empty
+  };
+
+  static absl::StatusOr<std::unique_ptr<LoadedModel>> Load(const std::string& path, Options options);
+  LoadedModel() = default;  // for Load: there is no model in it yet
+  LoadedModel(const LoadedModel&) = delete;
+  LoadedModel& operator=(const LoadedModel&) = delete;
+  ~LoadedModel();
+
+  const engine::Tokenizer& tokenizer() const { return *tokenizer_; }
+  const engine::TransformerSpec& spec() const { return spec_; }
+
+  Sequence Begin();                                     // a new, empty sequence
+  void Truncate(Sequence sequence, int32_t position);   // forgets what was entered from `position` on
+  void EndAll();
+
+  // Appends tokens to a sequence, in chunks of a whole step. The likeliest next token.
+  engine::TokenId Enter(Sequence sequence, std::span<const engine::TokenId> tokens);
+
+  // Appends tokens to several sequences in one step. The likeliest next token of each.
+  std::vector<engine::TokenId> EnterTogether(std::span<const Entry> entries);
+
+  // Appends tokens and hands over, for each position in order, the natural log-probabilities of the next token.   row [vocabulary]
+  void Score(Sequence sequence, std::span<const engine::TokenId> tokens, const std::function<void(std::span<const float>)>& row);
+
+ private:
+  struct Held {
+    engine::PageTable pages;
+    int32_t position = 0;
+  };
+
+  engine::StepOutput Run(engine::StepPlan& plan, std::span<const Entry> entries);
+  void Lend(Held& held, int32_t tokens);
+
+  engine::TransformerSpec spec_;
+  engine::KvShape shape_;
+  std::unique_ptr<const engine::Tokenizer> tokenizer_;
+  std::unique_ptr<engine::ThreadPool> threads_;
+  std::unique_ptr<engine::Stepper> stepper_;
+  std::unique_ptr<engine::KvPool> pool_;
+  engine::Reservation room_;
+  std::vector<Held> sequences_;
+};
+
+}  // namespace spherical
+
+#endif  // SPHERICAL_TESTS_GOLDEN_LOADED_MODEL_H_
