@@ -4,6 +4,15 @@
 #include <cmath>
 
 namespace spherical::engine {
+namespace {
+
+// All in natural logarithms, that is, relative.
+constexpr double kNoise = 0.15;      // of one measurement
+constexpr double kDrift = 0.02;      // of a part from step to step
+constexpr double kDoubtMax = 1;      // variance of a part nobody has used for long
+constexpr double kRatioMax = 1.5;    // a step that the machine interrupted counts as one this much slower than expected
+
+}  // namespace
 
 StepWork WorkOf(int32_t position, int32_t rows) {
   const int64_t n = rows;
@@ -16,38 +25,49 @@ StepWork WorkOf(const StepPlan& plan) {
   return work;
 }
 
+StepCost::Shares StepCost::PartsOf(const StepWork& work) const {
+  return {parts_[kFixed], parts_[kPerRow] * static_cast<double>(work.rows), parts_[kPerPair] * static_cast<double>(work.pairs)};
+}
+
 absl::Duration StepCost::Expect(const StepWork& work) const {
-  return absl::Seconds(fixed_ + static_cast<double>(work.rows) * per_row_ + static_cast<double>(work.pairs) * per_pair_);
+  const Shares parts = PartsOf(work);
+  return absl::Seconds(parts[0] + parts[1] + parts[2]);
 }
 
 void StepCost::Observe(const StepWork& work, absl::Duration elapsed) {
   const double measured = absl::ToDoubleSeconds(elapsed);
   if (!(measured > 0) || !std::isfinite(measured)) return;
-  const double rows = static_cast<double>(work.rows) * per_row_;
-  const double pairs = static_cast<double>(work.pairs) * per_pair_;
-  const double expected = fixed_ + rows + pairs;
+  Shares share = PartsOf(work);
+  const double expected = share[0] + share[1] + share[2];
   const double ratio = measured / expected;
   if (!measured_) {
     measured_ = true;
-    for (double* part : {&fixed_, &per_row_, &per_pair_}) *part *= ratio;
+    for (double& part : parts_) part *= ratio;
     return;
   }
-  constexpr double kRate = 0.25;
-  const double step = kRate * std::log(std::clamp(ratio, 0.5, 2.0));
-  const auto move = [&](double& part, double contribution) {
-    part = std::max(part * std::exp(step * contribution / expected), 1e-12);  // a picosecond: never stuck at zero
-  };
-  move(fixed_, fixed_);
-  move(per_row_, rows);
-  move(per_pair_, pairs);
+  // log(measured) is, to first order, linear in the logarithms of the parts, with the parts' shares as coefficients.
+  for (double& s : share) s /= expected;
+  for (int i = 0; i < 3; ++i) doubt_[i][i] = std::min(doubt_[i][i] + kDrift * kDrift, kDoubtMax);
+  Shares gain = {};
+  double spread = kNoise * kNoise;
+  for (int i = 0; i < 3; ++i) {
+    for (int j = 0; j < 3; ++j) gain[i] += doubt_[i][j] * share[j];
+    spread += share[i] * gain[i];
+  }
+  const double surprise = std::log(std::clamp(ratio, 1 / kRatioMax, kRatioMax));
+  for (int i = 0; i < 3; ++i) {
+    parts_[i] = std::max(parts_[i] * std::exp(gain[i] / spread * surprise), 1e-12);  // never stuck at zero
+    for (int j = 0; j < 3; ++j) doubt_[i][j] -= gain[i] * gain[j] / spread;
+  }
 }
 
 int32_t StepCost::RowsWithin(absl::Duration time, int32_t position, int32_t rows_max) const {
   const double seconds = absl::ToDoubleSeconds(time);
   if (!(seconds > 0)) return 0;
+  if (!std::isfinite(seconds)) return rows_max;
   // n rows cost a n^2 + b n. Its positive root in the form that does not cancel, and is right for a -> 0 too.
-  const double a = per_pair_ / 2;
-  const double b = per_row_ + per_pair_ * (position + 0.5);
+  const double a = parts_[kPerPair] / 2;
+  const double b = parts_[kPerRow] + parts_[kPerPair] * (position + 0.5);
   const double n = 2 * seconds / (b + std::sqrt(b * b + 4 * a * seconds));
   return static_cast<int32_t>(std::min(std::floor(n), static_cast<double>(rows_max)));
 }

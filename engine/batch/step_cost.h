@@ -1,6 +1,7 @@
 #ifndef SPHERICAL_ENGINE_BATCH_STEP_COST_H_
 #define SPHERICAL_ENGINE_BATCH_STEP_COST_H_
 
+#include <array>
 #include <cstdint>
 
 #include "absl/time/time.h"
@@ -26,9 +27,9 @@ StepWork WorkOf(const StepPlan& plan);
 
 // How long a step takes on this machine: fixed + rows * per_row + pairs * per_pair, learned while serving from (work, elapsed).
 //
-// The first measurement sets the scale. Each later one moves every part by the ratio measured / expected, in proportion to that part's
-// share of the expectation, a quarter of the way (in logarithms). So parts stay positive, a part that a step did not use is left alone,
-// and a step that the machine interrupted (ratio clipped to [1/2, 2]) moves the expectation by a fifth at most.
+// The first measurement sets the scale. From then on a Kalman filter over the logarithms of the three parts: each measurement is shared out
+// by what a part contributes to the step and by how little is known of it. So parts stay positive, a part that a step did not use is left
+// alone, and no single measurement counts as more than half as long again as expected.
 class StepCost {
  public:
   absl::Duration Expect(const StepWork& work) const;
@@ -38,11 +39,13 @@ class StepCost {
   int32_t RowsWithin(absl::Duration time, int32_t position, int32_t rows_max) const;
 
  private:
+  enum Part { kFixed, kPerRow, kPerPair };
+  using Shares = std::array<double, 3>;  // [Part]
+  Shares PartsOf(const StepWork& work) const;
+
   bool measured_ = false;
-  // Seconds. Before the first measurement only their proportions matter much: those of a small model on two cores.
-  double fixed_ = 5e-3;
-  double per_row_ = 5e-4;
-  double per_pair_ = 1e-6;
+  Shares parts_ = {5e-3, 5e-4, 1e-6};  // seconds; proportions of a small model on two cores
+  std::array<Shares, 3> doubt_ = {{{0.8, 0, 0}, {0, 0.8, 0}, {0, 0, 0.8}}};  // covariance of log(parts_)
 };
 
 }  // namespace spherical::engine
