@@ -253,10 +253,13 @@ absl::Status Loader::Merges() {
     if (space == std::string_view::npos) return Bad("merge ", i, " is ", Quoted(line), ", expected two tokens with a space between them");
     const std::string_view left = line.substr(0, space), right = line.substr(space + 1);
     joined.assign(left).append(right);
-    for (const std::string_view piece : {left, right, std::string_view(joined)}) {
-      if (find(piece) == BytePairs::kNoToken) return Bad("merge ", i, " (", Quoted(line), ") names ", Quoted(piece), ", which is no token");
+    const std::string_view pieces[] = {left, right, joined};
+    TokenId ids[3];
+    for (int32_t j = 0; j < 3; ++j) {
+      ids[j] = find(pieces[j]);
+      if (ids[j] == BytePairs::kNoToken) return Bad("merge ", i, " (", Quoted(line), ") names ", Quoted(pieces[j]), ", which is no token");
     }
-    pairs.Add(find(left), find(right), find(joined));
+    pairs.Add(ids[0], ids[1], ids[2]);
   }
   if (made_->words_.whole_words_first()) {
     for (TokenId id = 0; id < made_->vocabulary(); ++id) {

@@ -103,7 +103,7 @@ std::string RandomWeights(WeightType type, int64_t rows, int64_t columns, double
   return bytes;
 }
 
-void AddTinyVocabulary(GgufBuilder& file) {
+void AddTinyVocabulary(GgufBuilder& file, const std::vector<TinyToken>& more) {
   std::vector<std::string> tokens = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"};
   for (std::string& letter : ByteAlphabet()) tokens.push_back(std::move(letter));
   std::vector<int32_t> types(3, 3);  // control
@@ -120,6 +120,10 @@ void AddTinyVocabulary(GgufBuilder& file) {
     merge_lines.push_back(left + " " + right);
   }
   SPH_CHECK(tokens.size() == static_cast<size_t>(kTinyVocabulary));
+  for (const TinyToken& token : more) {
+    tokens.push_back(token.text);
+    types.push_back(token.type);
+  }
   file.String("tokenizer.ggml.model", "gpt2")
       .String("tokenizer.ggml.pre", "smollm")
       .Strings("tokenizer.ggml.tokens", tokens)

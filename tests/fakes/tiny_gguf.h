@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
 #include "kernels/dense/weight_format.h"
 #include "tests/fakes/gguf_builder.h"
@@ -39,8 +40,12 @@ GgufBuilder TinyModel(const TinyModelOptions& options = {});
 // The file on disk, in the test's temporary folder. Returns its path.
 std::string WriteTinyModel(const TinyModelOptions& options = {}, const std::string& name = "tiny.gguf");
 
-// Only the tokenizer.ggml.* keys of the tiny model, in front of which or behind which anything may be added.
-void AddTinyVocabulary(GgufBuilder& file);
+// Only the tokenizer.ggml.* keys of the tiny model; `more` tokens get the ids from kTinyVocabulary on.
+struct TinyToken {
+  std::string text;
+  int32_t type;  // 1: normal, 3: control, 4: user-defined
+};
+void AddTinyVocabulary(GgufBuilder& file, const std::vector<TinyToken>& more = {});
 
 // `rows` rows of `columns` weights in the bytes of a format: random quants under scales that make the weights' deviation about
 // `deviation`. The same seed gives the same bytes.
