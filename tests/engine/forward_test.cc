@@ -1,0 +1,238 @@
+#include "engine/step/forward.h"
+
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <string>
+#include <vector>
+
+#include "engine/model/gguf.h"
+#include "engine/step/kv_arena.h"
+#include "kernels/spherical/page_layout.h"
+#include "tests/fakes/naive_transformer.h"
+#include "tests/fakes/tiny_gguf.h"
+
+namespace spherical::engine {
+namespace {
+
+using testing::TinyModelOptions;
+
+struct TinyModel {
+  explicit TinyModel(const TinyModelOptions& options)
+      : bytes(testing::TinyModel(options).Build()),
+        file(*GgufFile::Parse({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}, "tiny")),
+        spec(*ReadTransformerSpec(file)),
+        weights(*LoadWeights(
+            file, spec,
+            [](int64_t n, const std::function<void(int64_t)>& work) {
+              for (int64_t i = 0; i < n; ++i) work(i);
+            },
+            [](int64_t, int64_t) {})) {}
+
+  const std::string bytes;
+  const GgufFile file;
+  const TransformerSpec spec;
+  const Weights weights;
+};
+
+// A forward pass with its own arena; pages are handed out in an order that is not that of the tokens.
+class Runner {
+ public:
+  Runner(const TinyModel& model, int32_t threads, kernels::ActivationType activations)
+      : model_(model),
+        pool_(threads),
+        page_bytes_(kernels::PageBytes(model.spec.head_dim)),
+        arena_(*KvArena::Allocate(ByteCount(kPages * page_bytes_), pool_)),
+        forward_(model.spec, model.weights, pool_, activations, page_bytes_) {
+    for (PageId page = 0; page < kPages; ++page) free_.push_back((page * 7 + 3) % kPages);
+  }
+
+  struct Sequence {
+    std::vector<TokenId> prompt;
+    PageTable pages;
+    int32_t position = 0;
+  };
+  Sequence Start(std::vector<TokenId> prompt) { return {std::move(prompt), PageTable(model_.spec.layers, model_.spec.kv_heads), 0}; }
+
+  struct Part {
+    Sequence* sequence;
+    std::vector<TokenId> tokens;
+  };
+  // Runs one step of several sequences; logits of every row, in order.
+  std::vector<std::vector<float>> Step(std::vector<Part> parts) {
+    StepPlan plan;
+    for (Part& part : parts) {
+      Lend(*part.sequence, part.sequence->position + static_cast<int32_t>(part.tokens.size()));
+      StepItem item;
+      item.tokens = part.tokens;
+      item.position = part.sequence->position;
+      item.pages = &part.sequence->pages;
+      item.prompt = part.sequence->prompt;
+      plan.items.push_back(item);
+      plan.rows += static_cast<int32_t>(part.tokens.size());
+    }
+    forward_.RunLayers(plan, arena_.data());
+    for (Part& part : parts) part.sequence->position += static_cast<int32_t>(part.tokens.size());
+    std::vector<std::vector<float>> logits;
+    for (int32_t row = 0; row < plan.rows; ++row) {
+      logits.emplace_back(static_cast<size_t>(model_.spec.vocabulary));
+      forward_.Logits(std::span<const int32_t>(&row, 1), logits.back().data());
+    }
+    return logits;
+  }
+
+ private:
+  static constexpr PageId kPages = 4096;
+
+  void Lend(Sequence& sequence, int32_t tokens) {
+    for (int32_t list = 0; list < sequence.pages.lists(); ++list) {
+      while (static_cast<int32_t>(sequence.pages.list(list).size()) * kernels::kExactTokensPerPage < tokens) {
+        sequence.pages.list(list).push_back(free_.back());
+        free_.pop_back();
+      }
+    }
+  }
+
+  const TinyModel& model_;
+  ThreadPool pool_;
+  const int64_t page_bytes_;
+  KvArena arena_;
+  Forward forward_;
+  std::vector<PageId> free_;
+};
+
+std::vector<TokenId> SomeTokens(int32_t n, int32_t vocabulary, uint32_t seed) {
+  std::vector<TokenId> tokens;
+  for (int32_t i = 0; i < n; ++i) {
+    seed = seed * 1664525u + 1013904223u;
+    tokens.push_back(static_cast<TokenId>((seed >> 8) % static_cast<uint32_t>(vocabulary)));
+  }
+  return tokens;
+}
+
+double RelativeError(const std::vector<float>& got, const std::vector<double>& want) {
+  double error = 0, size = 0;
+  for (size_t i = 0; i < want.size(); ++i) {
+    error += (got[i] - want[i]) * (got[i] - want[i]);
+    size += want[i] * want[i];
+  }
+  return std::sqrt(error / size);
+}
+
+TEST_CASE("logits agree with a naive double-precision transformer, for grouped heads, tied and untied output and every head dim") {
+  const TinyModelOptions shapes[] = {
+      {},
+      {.layers = 3, .width = 192, .heads = 6, .kv_heads = 2, .head_dim = 64, .tied = false, .seed = 7},
+      {.width = 96, .heads = 2, .kv_heads = 2, .head_dim = 80},
+      {.width = 96, .heads = 4, .kv_heads = 1, .head_dim = 96},
+      {.width = 128, .heads = 4, .kv_heads = 2, .head_dim = 128},
+      {.width = 128, .heads = 2, .kv_heads = 1, .head_dim = 256},
+  };
+  for (const TinyModelOptions& shape : shapes) {
+    CAPTURE(shape.head_dim, shape.heads, shape.kv_heads);
+    const TinyModel model(shape);
+    const std::vector<TokenId> tokens = SomeTokens(45, model.spec.vocabulary, 5);
+    const std::vector<std::vector<double>> want = NaiveLogits(model.file, model.spec, tokens);
+    Runner runner(model, 2, kernels::ActivationType::kF32);
+    Runner::Sequence sequence = runner.Start(tokens);
+    const std::vector<std::vector<float>> got = runner.Step({{&sequence, tokens}});
+    for (size_t t = 0; t < tokens.size(); ++t) {
+      // K and V are rounded to f16 (2^-11 each); everything else is f32.
+      CHECK(RelativeError(got[t], want[t]) < 2e-3);
+    }
+  }
+}
+
+TEST_CASE("int8 activations stay close to the naive transformer for every weight format") {
+  for (int32_t type = 0; type < kernels::kWeightTypeCount; ++type) {
+    CAPTURE(kernels::FormatOf(static_cast<kernels::WeightType>(type)).name);
+    const TinyModel model({.width = 256, .heads = 4, .kv_heads = 2, .ffn_width = 512, .type = static_cast<kernels::WeightType>(type)});
+    const std::vector<TokenId> tokens = SomeTokens(20, model.spec.vocabulary, 9);
+    const std::vector<std::vector<double>> want = NaiveLogits(model.file, model.spec, tokens);
+    Runner runner(model, 2, kernels::ActivationType::kInt8);
+    Runner::Sequence sequence = runner.Start(tokens);
+    const std::vector<std::vector<float>> got = runner.Step({{&sequence, tokens}});
+    for (size_t t = 0; t < tokens.size(); ++t) CHECK(RelativeError(got[t], want[t]) < 0.05);  // 1/127 per product, two layers deep
+  }
+}
+
+TEST_CASE("a token's logits are the same bits however its prompt was chunked, whoever shares the step and however many threads run it") {
+  const TinyModel model({.layers = 2, .width = 192, .heads = 3, .kv_heads = 1, .type = kernels::WeightType::kQ4_1});
+  const std::vector<TokenId> prompt = SomeTokens(130, model.spec.vocabulary, 1), other = SomeTokens(77, model.spec.vocabulary, 2);
+  const std::vector<TokenId> answer = SomeTokens(6, model.spec.vocabulary, 3);
+  for (const kernels::ActivationType activations : {kernels::ActivationType::kInt8, kernels::ActivationType::kF32}) {
+    std::vector<std::vector<float>> want;
+    {
+      Runner runner(model, 1, activations);
+      Runner::Sequence sequence = runner.Start(prompt);
+      want = runner.Step({{&sequence, prompt}});
+      for (const TokenId token : answer) want.push_back(runner.Step({{&sequence, {token}}})[0]);
+    }
+    for (const int32_t chunk : {1, 7, 16, 50}) {
+      CAPTURE(chunk);
+      Runner runner(model, 3, activations);
+      Runner::Sequence sequence = runner.Start(prompt), neighbour = runner.Start(other);
+      std::vector<std::vector<float>> got;
+      const auto take = [&](std::vector<std::vector<float>> rows, size_t from) {
+        for (size_t i = from; i < rows.size(); ++i) got.push_back(std::move(rows[i]));
+      };
+      runner.Step({{&neighbour, other}});
+      for (size_t at = 0; at < prompt.size(); at += static_cast<size_t>(chunk)) {
+        const size_t end = std::min(prompt.size(), at + static_cast<size_t>(chunk));
+        take(runner.Step({{&neighbour, {TokenId{5}}}, {&sequence, {prompt.begin() + static_cast<long>(at), prompt.begin() + static_cast<long>(end)}}}), 1);
+      }
+      for (const TokenId token : answer) take(runner.Step({{&neighbour, {TokenId{6}}}, {&sequence, {token}}}), 1);
+      REQUIRE(got.size() == want.size());
+      for (size_t t = 0; t < want.size(); ++t) REQUIRE(got[t] == want[t]);
+    }
+  }
+}
+
+// The message with which a changed tiny model is refused, or "".
+std::string Refusal(const testing::GgufBuilder& builder) {
+  const std::string bytes = builder.Build();
+  const GgufFile file = *GgufFile::Parse({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}, "tiny.gguf");
+  const absl::StatusOr<TransformerSpec> spec = ReadTransformerSpec(file);
+  if (!spec.ok()) return std::string(spec.status().message());
+  const auto serial = [](int64_t n, const std::function<void(int64_t)>& work) {
+    for (int64_t i = 0; i < n; ++i) work(i);
+  };
+  return std::string(LoadWeights(file, *spec, serial, [](int64_t, int64_t) {}).status().message());
+}
+
+std::string Floats(int64_t n, float value) {
+  const std::vector<float> values(static_cast<size_t>(n), value);
+  return std::string(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float));
+}
+
+TEST_CASE("a model that does not fit its description is refused by name, with what was expected") {
+  const auto changed = [](auto change) {
+    testing::GgufBuilder builder = testing::TinyModel();
+    change(builder);
+    return Refusal(builder);
+  };
+  using Builder = testing::GgufBuilder;
+  CHECK(changed([](Builder&) {}).empty());
+  CHECK(changed([](Builder& b) { b.RemoveTensor("blk.1.ffn_up.weight"); }) == "tiny.gguf: tensor blk.1.ffn_up.weight is missing");
+  CHECK(changed([](Builder& b) { b.RemoveTensor("token_embd.weight"); }) == "tiny.gguf: tensor token_embd.weight is missing");
+  CHECK(changed([](Builder& b) { b.Tensor("blk.0.attn_norm.weight", 0, {64}, Floats(64, 1)); }) ==
+        "tiny.gguf: tensor blk.0.attn_norm.weight has shape [64], expected [128]");
+  CHECK(changed([](Builder& b) { b.Tensor("blk.0.attn_k.weight", 0, {128, 32}, Floats(128 * 32, 1)); }) ==
+        "tiny.gguf: tensor blk.0.attn_k.weight has shape [128, 32], expected [128, 64]");
+  CHECK(changed([](Builder& b) { b.Tensor("output_norm.weight", 0, {128}, Floats(128, NAN)); }) ==
+        "tiny.gguf: tensor output_norm.weight holds NaN or infinity");
+  CHECK(changed([](Builder& b) { b.String("general.architecture", "mamba"); }) ==
+        "tiny.gguf: architecture 'mamba' is not supported; supported: llama");
+  CHECK(changed([](Builder& b) { b.U32("llama.block_count", 0); }) == "tiny.gguf: llama.block_count is 0, expected 1 to 1024");
+  CHECK(changed([](Builder& b) { b.U32("llama.attention.key_length", 72); }) ==
+        "tiny.gguf: head dim 72 is not supported; expected one of 64, 80, 96, 128, 256");
+  CHECK(changed([](Builder& b) { b.U32("llama.attention.head_count_kv", 3); }) ==
+        "tiny.gguf: attention.head_count 2 is not a multiple of attention.head_count_kv 3");
+  CHECK(changed([](Builder& b) { b.String("llama.rope.scaling.type", "yarn"); }) ==
+        "tiny.gguf: rope scaling 'yarn' is not supported; supported: none");
+  CHECK(changed([](Builder& b) { b.F32("llama.rope.freq_base", -1); }) ==
+        "tiny.gguf: llama.rope.freq_base is -1, expected a positive number");
+}
+
+}  // namespace
+}  // namespace spherical::engine
