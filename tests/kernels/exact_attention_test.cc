@@ -119,7 +119,8 @@ Tolerance ToleranceOf(const Sequence& s, const float* query, int32_t n) {
   double mass = 0;
   for (int32_t t = 0; t < s.tokens; ++t) {
     double row = 0;
-    for (int32_t d = 0; d < s.shape.head_dim; ++d) row += std::fabs(double{query[d]} * F16ToF32(F32ToF16(s.keys[t * s.shape.head_dim + d])));
+    const float* key = &s.keys[t * s.shape.head_dim];
+    for (int32_t d = 0; d < s.shape.head_dim; ++d) row += std::fabs(double{query[d]} * F16ToF32(F32ToF16(key[d])));
     mass = std::max(mass, row * s.shape.scale);
   }
   Tolerance tolerance;
@@ -132,6 +133,10 @@ Tolerance ToleranceOf(const Sequence& s, const float* query, int32_t n) {
 void CheckNear(const std::string& name, const Sequence& s, const std::vector<float>& query, int32_t rows, int32_t position, int32_t first,
                int32_t count, const States& got, const States& want) {
   const int32_t dims = s.shape.head_dim;
+  std::vector<double> largest(dims);  // sum_t p |v_t| <= sum * max |v_t|
+  for (int32_t t = first; t < first + count; ++t) {
+    for (int32_t d = 0; d < dims; ++d) largest[d] = std::max(largest[d], std::fabs(double{s.values[t * dims + d]}));
+  }
   double worst = 0;  // error / tolerance
   for (int64_t i = 0; i < int64_t{rows} * s.shape.group; ++i) {
     if (want.sum[i] == 0) {
@@ -145,12 +150,8 @@ void CheckNear(const std::string& name, const Sequence& s, const std::vector<flo
     const double shift = std::exp(double{got.max[i]} - want.max[i]);
     worst = std::max(worst, std::fabs(got.sum[i] * shift / want.sum[i] - 1) / tolerance.relative);
     for (int32_t d = 0; d < dims; ++d) {
-      double largest = 0;  // sum_t p |v_t| <= sum * max |v_t|
-      for (int32_t t = first; t < std::min(first + count, position + static_cast<int32_t>(i / s.shape.group) + 1); ++t) {
-        largest = std::max(largest, std::fabs(double{s.values[t * dims + d]}));
-      }
       const double error = std::fabs(got.output[i * dims + d] * shift - want.output[i * dims + d]);
-      worst = std::max(worst, error / (tolerance.relative * want.sum[i] * largest + 1e-30));
+      worst = std::max(worst, error / (tolerance.relative * want.sum[i] * largest[d] + 1e-30));
     }
   }
   INFO(name << " D " << dims << " G " << s.shape.group << " rows " << rows << " position " << position << " tokens " << count);
@@ -191,12 +192,12 @@ TEST_CASE("Rows of a prompt chunk see exactly the keys at or before them, whole 
 TEST_CASE("Softcap and sliding window agree with the reference") {
   for (const float softcap : {0.0f, 5.0f, 50.0f}) {
     for (const int32_t window : {0, 1, 2, 15, 16, 17, 100, 255, 300, 5000}) {
-      Sequence s(64, 3, 600, 11, /*key_size=*/3);
+      Sequence s(64, 2, 400, 11, /*key_size=*/3);
       s.shape.softcap = softcap;
       s.shape.window = window;
-      CheckAll(s, 1, 599, 21);
-      CheckAll(s, 37, 563, 22);
-      CheckAll(s, 3, 700, 23);  // rows beyond the run: its oldest keys, or none, are in the window
+      CheckAll(s, 1, 399, 21);
+      CheckAll(s, 19, 381, 22);
+      CheckAll(s, 3, 500, 23);  // rows beyond the run: its oldest keys, or none, are in the window
     }
   }
 }
@@ -230,6 +231,7 @@ TEST_CASE("A row's bits do not depend on the rows beside it") {
         const int32_t rows = 17, position = 283;
         const std::vector<float> query = RandomRows(rows * row, 32);
         for (const ExactAttentionImpl& impl : Supported()) {
+          if (impl.name == std::string("reference")) continue;  // has no tiles
           const States together = s.Attend(impl, query, rows, position);
           States apart(0, head_dim);
           for (int32_t begin = 0, cut = 1; begin < rows; begin += cut, cut = cut % 4 + 1) {  // 1, 2, 3, 4, 1 ... rows
@@ -300,7 +302,7 @@ TEST_CASE("avx2 and avx512 give the same bits") {
 
 // Diffuse tokens, equal among themselves, under one sink `gap` nats above them.
 Sequence WithSink(int32_t tokens, float gap) {
-  Sequence s(64, 3, tokens, 71, /*key_size=*/0);
+  Sequence s(64, 1, tokens, 71, /*key_size=*/0);
   std::fill(s.keys.begin(), s.keys.end(), 0.0f);
   s.key(2)[0] = gap;
   s.shape.scale = 1;
@@ -312,8 +314,8 @@ TEST_CASE("One sink 8 to 14 nats above many diffuse tokens costs neither its nor
   const int32_t tokens = 131072;
   for (const float gap : {8.0f, 11.0f, 14.0f}) {
     const Sequence s = WithSink(tokens, gap);
-    std::vector<float> query(3 * 64, 0.0f);
-    for (int g = 0; g < 3; ++g) query[g * 64] = 1;
+    std::vector<float> query(64, 0.0f);
+    query[0] = 1;
     std::vector<double> want(64);
     double total = 0;
     for (int32_t t = 0; t < tokens; ++t) {
@@ -330,8 +332,8 @@ TEST_CASE("One sink 8 to 14 nats above many diffuse tokens costs neither its nor
         all.sum.insert(all.sum.end(), part.sum.begin(), part.sum.end());
         all.output.insert(all.output.end(), part.output.begin(), part.output.end());
       }
-      std::vector<float> merged(3 * 64);
-      MergeAttention(all.view(), runs, 1, 3, 64, merged.data(), 3 * 64);
+      std::vector<float> merged(64);
+      MergeAttention(all.view(), runs, 1, 1, 64, merged.data(), 64);
       // Of the merge's inputs each run is right to 1024 additions, the merge adds one per run: relative to the mean of |v|, 0.8.
       const double tolerance = (kRunTokens + runs + 32) * kEpsilon * 0.8;
       double worst = 0;
