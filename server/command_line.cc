@@ -61,7 +61,7 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) 
   CLI::App app("sphericald: serves one language model over gRPC.", "sphericald");
   app.footer(kFooter);
   app.set_help_flag("-h,--help", "print this and exit");
-  app.set_version_flag("--version", std::string("sphericald ") + kVersion);
+  app.set_version_flag("--version", std::string("sphericald ") + kVersion, "print the version and exit");
   std::string config_file;
   CLI::Option* config_option = app.add_option("--config", config_file, "JSON file with the settings below")->type_name("FILE");
   bool check = false;

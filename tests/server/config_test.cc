@@ -100,7 +100,7 @@ TEST_CASE("The file's mistakes are named with their JSON pointer") {
   CHECK(JsonError(R"({"a/b~c": 1})").find("f.json: /a~1b~0c: unknown key") == 0);
   CHECK(JsonError(R"({"threads": "two"})") == R"(f.json: /threads: expected an integer in [0, 1024]; got a string "two")");
   CHECK(JsonError(R"({"threads": 1.5})") == "f.json: /threads: expected an integer in [0, 1024]; got a number 1.5");
-  CHECK(JsonError(R"({"threads": 18446744073709551615})").find("f.json: /threads: expected an integer in [0, 1024]; got an integer 1844") == 0);
+  CHECK(JsonError(R"({"threads": 18446744073709551615})").find("f.json: /threads: expected an integer in [0, 1024]; got an integer") == 0);
   CHECK(JsonError(R"({"threads": null})").find("got null") != std::string::npos);
   CHECK(JsonError(R"({"kv": {"pool_bytes": [1]}})").find("f.json: /kv/pool_bytes: expected bytes in [1048576, ") == 0);
   CHECK(JsonError(R"({"kv": {"pool_bytes": "2 potatoes"}})").find("got a string \"2 potatoes\"") != std::string::npos);

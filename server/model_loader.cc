@@ -1,0 +1,131 @@
+#include "server/model_loader.h"
+
+#include <string>
+#include <utility>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "engine/model/gguf.h"
+#include "engine/model/transformer_spec.h"
+#include "engine/model/weights.h"
+#include "engine/step/cpu_stepper.h"
+#include "server/log.h"
+
+namespace spherical::server {
+namespace {
+
+// "SmolLM2-135M-Instruct.Q4_1" for "/models/SmolLM2-135M-Instruct.Q4_1.gguf": what operators call it, and clients see.
+std::string NameOf(const std::string& path) {
+  std::string name = path.substr(path.rfind('/') + 1);
+  if (absl::EndsWith(name, ".gguf")) name.resize(name.size() - 5);
+  return name;
+}
+
+// A line now and then, from whichever thread gets there.
+class Progress {
+ public:
+  explicit Progress(const engine::Clock& clock) : clock_(clock), next_(NextAfter(clock.Now())) {}
+
+  void operator()(int64_t done, int64_t total) {
+    const absl::Time now = clock_.Now();
+    int64_t due = next_.load();
+    if (absl::ToUnixNanos(now) < due || !next_.compare_exchange_strong(due, NextAfter(now))) return;
+    Log(LogLevel::kInfo, absl::StrFormat("loading: %d of %d MB", done / 1'000'000, total / 1'000'000), {{"done", done}, {"total", total}});
+  }
+
+ private:
+  static int64_t NextAfter(absl::Time now) { return absl::ToUnixNanos(now + absl::Seconds(1)); }
+  const engine::Clock& clock_;
+  std::atomic<int64_t> next_;
+};
+
+absl::StatusOr<int32_t> ContextOf(const Config& config, const engine::TransformerSpec& spec) {
+  if (config.context_max == 0) return spec.context_max;
+  if (config.context_max <= spec.context_max) return static_cast<int32_t>(config.context_max);
+  return absl::InvalidArgumentError(absl::StrCat("context.max (--context-max): ", config.context_max, " is more than the ",
+                                                 spec.context_max, " positions that ", config.model, " was trained for"));
+}
+
+absl::StatusOr<std::optional<engine::ChatTemplate>> ChatOf(const engine::GgufFile& file) {
+  auto chat = engine::ChatTemplate::FromGguf(file);
+  if (chat.ok()) return std::optional(*std::move(chat));
+  if (!absl::IsNotFound(chat.status()) && !absl::IsUnimplemented(chat.status())) return chat.status();
+  Log(LogLevel::kWarning, absl::StrCat("no chat: ", chat.status().message()));
+  return std::nullopt;
+}
+
+absl::StatusOr<engine::EngineOptions> OptionsOf(const Config& config, const engine::TransformerSpec& spec) {
+  const auto context = ContextOf(config, spec);
+  if (!context.ok()) return context.status();
+  engine::EngineOptions options;
+  options.kv = engine::MakeKvShape(spec.layers, spec.kv_heads, spec.head_dim);
+  options.pool_pages = PageCount(config.kv_pool_bytes / options.kv.page_bytes.value());
+  const PageCount least = engine::ExactPages(options.kv, TokenCount(2));  // one token in, one out
+  if (options.pool_pages < least) {
+    return absl::InvalidArgumentError(absl::StrCat("kv.pool_bytes (--kv-pool-bytes): ", config.kv_pool_bytes, " bytes hold ",
+                                                   options.pool_pages.value(), " pages of ", options.kv.page_bytes.value(),
+                                                   " bytes; the shortest request to ", NameOf(config.model), " needs ", least.value()));
+  }
+  options.context_max = *context;
+  options.running_max = static_cast<int32_t>(config.limits_running);
+  options.waiting_max = static_cast<int32_t>(config.limits_waiting);
+  options.target_step = absl::Milliseconds(config.target_step_ms);
+  options.stall_timeout = absl::Milliseconds(config.stream_stall_timeout_ms);
+  return options;
+}
+
+ServedModel Describe(const Config& config, const engine::TransformerSpec& spec, const engine::EngineOptions& options) {
+  const int64_t context_bytes = engine::ExactPages(options.kv, TokenCount(options.context_max)).value() * options.kv.page_bytes.value();
+  ServedModel served;
+  served.name = NameOf(config.model);
+  served.architecture = spec.architecture;
+  served.context_max = options.context_max;
+  served.layers = spec.layers;
+  served.heads = spec.heads;
+  served.kv_heads = spec.kv_heads;
+  served.head_dim = spec.head_dim;
+  served.kv_mode = config.kv_mode;
+  served.kv_bytes_per_token = CeilDiv(context_bytes, options.context_max);
+  return served;
+}
+
+}  // namespace
+
+absl::StatusOr<LoadedModel> LoadModel(const Config& config, engine::ThreadPool& pool, const engine::Clock& clock,
+                                      const std::atomic<bool>& stop) {
+  const auto file = engine::GgufFile::Open(config.model);
+  if (!file.ok()) return file.status();
+  auto spec = engine::ReadTransformerSpec(*file);
+  if (!spec.ok()) return spec.status();
+  auto options = OptionsOf(config, *spec);
+  if (!options.ok()) return options.status();
+  auto tokenizer = engine::LoadTokenizer(*file);
+  if (!tokenizer.ok()) return tokenizer.status();
+  auto chat = ChatOf(*file);
+  if (!chat.ok()) return chat.status();
+
+  // Packing cannot be interrupted, but the work can be left undone: nobody will look at the result.
+  const auto parallel = [&](int64_t n, const std::function<void(int64_t)>& work) {
+    pool.Run(static_cast<int32_t>(n), [&](Shard shard) {
+      if (!stop.load()) work(shard.index);
+    });
+  };
+  Progress progress(clock);
+  auto weights = engine::LoadWeights(*file, *spec, parallel, [&](int64_t done, int64_t total) { progress(done, total); });
+  if (stop.load()) return absl::CancelledError("stopped while loading");
+  if (!weights.ok()) return weights.status();
+
+  LoadedModel model{.served = Describe(config, *spec, *options), .options = *options, .stepper = nullptr};
+  model.served.weight_bytes = weights->bytes();
+  model.served.tokenizer = *std::move(tokenizer);
+  model.served.chat = *std::move(chat);
+  const auto activations = config.activations == "f32" ? kernels::ActivationType::kF32 : kernels::ActivationType::kInt8;
+  auto stepper = engine::MakeCpuStepper(*std::move(spec), *std::move(weights), pool,
+                                        {.activations = activations, .pages = options->pool_pages, .clock = &clock});
+  if (!stepper.ok()) return stepper.status();
+  model.stepper = *std::move(stepper);
+  return model;
+}
+
+}  // namespace spherical::server
