@@ -4,8 +4,8 @@
 //
 // Who has its last event finds its bytes given back in Stats().
 //
-// One thread calls Run (or Tick, in tests and simulation). Other threads reach the engine through IntakeQueue and TokenStream only, and read
-// statistics as a snapshot value.
+// One thread calls Run (or Tick, in tests and simulation). Other threads reach the engine through IntakeQueue and TokenStream only, and
+// read statistics as a snapshot value.
 #ifndef SPHERICAL_ENGINE_ENGINE_H_
 #define SPHERICAL_ENGINE_ENGINE_H_
 

@@ -16,8 +16,9 @@ namespace {
 absl::Status CheckPool(const KvShape& kv, PageCount pages, ByteCount asked) {
   const PageCount least = ExactPages(kv, TokenCount(1));
   if (pages >= least) return absl::OkStatus();
-  return absl::InvalidArgumentError(fmt::format("the KV pool of {} bytes is too small: this model needs at least {} bytes; raise --kv-pool-bytes",
-                                                asked.value(), least.value() * kv.page_bytes.value()));
+  return absl::InvalidArgumentError(
+      fmt::format("the KV pool of {} bytes is too small: this model needs at least {} bytes; raise --kv-pool-bytes", asked.value(),
+                  least.value() * kv.page_bytes.value()));
 }
 
 }  // namespace
@@ -48,7 +49,7 @@ absl::StatusOr<LoadedModel> LoadModel(const std::string& path, ThreadPool& pool,
   };
   absl::StatusOr<Weights> weights = LoadWeights(*file, *spec, parallel, progress);
   if (!weights.ok()) return weights.status();
-  model.weight_bytes = ByteCount(weights->bytes());
+  model.weight_bytes = weights->memory.bytes();
   file->DropPages();
 
   absl::StatusOr<std::unique_ptr<Stepper>> stepper = MakeCpuStepper(*std::move(spec), *std::move(weights), pool,

@@ -113,7 +113,8 @@ absl::StatusOr<TransformerSpec> ReadLlama(const GgufFile& file) {
     }
   }
   if (file.FindTensor("rope_freqs.weight") != nullptr) {
-    return absl::UnimplementedError(fmt::format("{}: rope scaling by the tensor rope_freqs.weight (llama 3) is not supported", file.path()));
+    return absl::UnimplementedError(
+        fmt::format("{}: rope scaling by the tensor rope_freqs.weight (llama 3) is not supported", file.path()));
   }
   spec.attention_scale = static_cast<float>(1 / std::sqrt(static_cast<double>(spec.head_dim)));
   spec.rotary_pairing = kernels::RotaryPairing::kAdjacent;

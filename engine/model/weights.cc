@@ -18,6 +18,7 @@ struct Load {
   kernels::PackedMatrix* matrix = nullptr;
   std::vector<float>* vector = nullptr;
   const GgufTensor* source = nullptr;
+  int64_t offset = 0;  // of a matrix, in the weights' memory
 };
 
 // The tensors of a layer, as GGUF names them ("blk.3." in front, ".weight" behind).
@@ -67,40 +68,36 @@ absl::Status Find(const GgufFile& file, Load& load) {
 // Every pass over a vector's numbers is a chance to notice a damaged file; matrices are checked by their logits at run time.
 absl::Status CheckFinite(const GgufFile& file, const Load& load) {
   for (const float value : *load.vector) {
-    if (!std::isfinite(value)) return absl::InvalidArgumentError(fmt::format("{}: tensor {} holds NaN or infinity", file.path(), load.name));
+    if (std::isfinite(value)) continue;
+    return absl::InvalidArgumentError(fmt::format("{}: tensor {} holds NaN or infinity", file.path(), load.name));
   }
   return absl::OkStatus();
 }
 
 }  // namespace
 
-int64_t Weights::bytes() const {
-  int64_t sum = embedding.bytes() + output.bytes() + static_cast<int64_t>(final_norm.size() * sizeof(float));
-  for (const LayerWeights& w : layers) {
-    for (const kernels::PackedMatrix* matrix : {&w.query, &w.key, &w.value, &w.output, &w.gate, &w.up, &w.down}) sum += matrix->bytes();
-    sum += static_cast<int64_t>((w.attention_norm.size() + w.ffn_norm.size()) * sizeof(float));
-  }
-  return sum;
-}
-
 absl::StatusOr<Weights> LoadWeights(const GgufFile& file, const TransformerSpec& spec,
-                                    const std::function<void(int64_t n, const std::function<void(int64_t)>& work)>& parallel,
-                                    const std::function<void(int64_t done, int64_t total)>& progress) {
+                                    const ParallelFor& parallel, const LoadProgress& progress) {
   Weights weights;
   weights.layers.resize(static_cast<size_t>(spec.layers));
   std::vector<Load> loads = AllLoads(spec, weights);
-  int64_t total = 0;
+  int64_t total = 0, packed = 0;
   for (Load& load : loads) {
     if (absl::Status found = Find(file, load); !found.ok()) return found;
     total += static_cast<int64_t>(load.source->data.size());
+    load.offset = packed;
+    if (load.matrix != nullptr) packed += kernels::PackedBytes(load.source->type, load.rows, load.columns);
   }
+  absl::StatusOr<HostMemory> memory = HostMemory::Allocate(ByteCount(packed), "the weights", "use a smaller model or a larger machine");
+  if (!memory.ok()) return memory.status();
+  weights.memory = *std::move(memory);
 
   std::atomic<int64_t> done = 0;
   parallel(static_cast<int64_t>(loads.size()), [&](int64_t i) {
     const Load& load = loads[static_cast<size_t>(i)];
     const GgufTensor& source = *load.source;
     if (load.matrix != nullptr) {
-      *load.matrix = kernels::PackMatrix(source.type, source.data.data(), load.rows, load.columns);
+      *load.matrix = kernels::PackMatrix(source.type, source.data.data(), load.rows, load.columns, weights.memory.data() + load.offset);
     } else {
       load.vector->resize(static_cast<size_t>(load.columns));
       kernels::DequantizeRow(source.type, source.data.data(), load.columns, load.vector->data());

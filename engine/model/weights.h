@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "engine/host_memory.h"
 #include "engine/model/gguf.h"
 #include "engine/model/transformer_spec.h"
 #include "kernels/dense/matmul.h"
@@ -24,22 +25,25 @@ struct LayerWeights {
   kernels::PackedMatrix down;          // [width, ffn_width]
 };
 
-// All weights of a model. Read-only after loading.
+// All weights of a model. Read-only after loading. Move only; the matrices are views of `memory`, which moves with them.
 struct Weights {
+  HostMemory memory;
   kernels::PackedMatrix embedding;     // [vocabulary, width]
   std::vector<LayerWeights> layers;
   std::vector<float> final_norm;       // [width]
   kernels::PackedMatrix output;        // [vocabulary, width]; empty when tied to the embedding
   const kernels::PackedMatrix& output_matrix() const { return output.outputs() > 0 ? output : embedding; }
-  int64_t bytes() const;
 };
 
-// Packs every tensor of the file, checking names and shapes against the spec: a missing tensor, one of the wrong shape or a norm that is not
-// finite ends in InvalidArgument naming it. `parallel(n, work)` calls work(i) for all i < n, on as many threads as the caller likes;
-// `progress(done, total)` is called with bytes, from those threads.
+// Calls work(i) for all i < n, on as many threads as it likes.
+using ParallelFor = std::function<void(int64_t n, const std::function<void(int64_t)>& work)>;
+// Told the bytes of the file that are packed, and of all tensors; from ParallelFor's threads.
+using LoadProgress = std::function<void(int64_t done, int64_t total)>;
+
+// Packs every tensor of the file, checking names and shapes against the spec: a missing tensor, one of the wrong shape or a norm that is
+// not finite ends in InvalidArgument naming it.
 absl::StatusOr<Weights> LoadWeights(const GgufFile& file, const TransformerSpec& spec,
-                                    const std::function<void(int64_t n, const std::function<void(int64_t)>& work)>& parallel,
-                                    const std::function<void(int64_t done, int64_t total)>& progress);
+                                    const ParallelFor& parallel, const LoadProgress& progress);
 
 }  // namespace spherical::engine
 

@@ -5,9 +5,9 @@
 #include <utility>
 #include <vector>
 
+#include "engine/host_memory.h"
 #include "engine/model/sampler.h"
 #include "engine/step/forward.h"
-#include "engine/step/kv_arena.h"
 #include "kernels/base/check.h"
 #include "kernels/dense/rows.h"
 #include "kernels/spherical/page_layout.h"
@@ -15,9 +15,11 @@
 namespace spherical::engine {
 namespace {
 
+constexpr int32_t kTouchPartsPerThread = 8;
+
 class CpuStepper final : public Stepper {
  public:
-  CpuStepper(TransformerSpec spec, Weights weights, ThreadPool& pool, const CpuStepperOptions& options, KvArena arena)
+  CpuStepper(TransformerSpec spec, Weights weights, ThreadPool& pool, const CpuStepperOptions& options, HostMemory arena)
       : spec_(std::move(spec)),
         weights_(std::move(weights)),
         pool_(pool),
@@ -82,7 +84,8 @@ class CpuStepper final : public Stepper {
     }
   }
 
-  static void Read(const StepItem& item, const Wanted& want, std::span<const float> logits, SamplerScratch& scratch, StepItemOutput& output) {
+  static void Read(const StepItem& item, const Wanted& want, std::span<const float> logits, SamplerScratch& scratch,
+                   StepItemOutput& output) {
     if (want.target >= 0) {
       output.prompt_scores[static_cast<size_t>(want.target)] =
           Score(logits, item.targets[static_cast<size_t>(want.target)], item.prompt_logprobs, scratch);
@@ -95,7 +98,7 @@ class CpuStepper final : public Stepper {
   const Weights weights_;
   ThreadPool& pool_;
   const Clock& clock_;
-  KvArena arena_;
+  HostMemory arena_;
   Forward forward_;
   std::vector<float> logits_;            // [kLogitsRowsMax, vocabulary]
   std::vector<SamplerScratch> scratch_;  // [threads]
@@ -104,9 +107,12 @@ class CpuStepper final : public Stepper {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<Stepper>> MakeCpuStepper(TransformerSpec spec, Weights weights, ThreadPool& pool, CpuStepperOptions options) {
-  absl::StatusOr<KvArena> arena = KvArena::Allocate(ByteCount(options.pages.value() * kernels::PageBytes(spec.head_dim)), pool);
+absl::StatusOr<std::unique_ptr<Stepper>> MakeCpuStepper(TransformerSpec spec, Weights weights, ThreadPool& pool,
+                                                        CpuStepperOptions options) {
+  const ByteCount bytes(options.pages.value() * kernels::PageBytes(spec.head_dim));
+  absl::StatusOr<HostMemory> arena = HostMemory::Allocate(bytes, "the KV pool", "lower --kv-pool-bytes");
   if (!arena.ok()) return arena.status();
+  pool.Run(pool.threads() * kTouchPartsPerThread, [&](Shard part) { arena->Touch(part); });
   return std::make_unique<CpuStepper>(std::move(spec), std::move(weights), pool, options, *std::move(arena));
 }
 

@@ -3,7 +3,7 @@
 // Once per set of rows, `prepare` quantises the activations (int8 per 32, unless the mode is kF32); then every worker calls MatMul with its
 // own Shard of the N outputs.
 //
-//   PackedMatrix w = PackMatrix(WeightType::kQ4_1, bytes, n, k);
+//   PackedMatrix w = PackMatrix(WeightType::kQ4_1, bytes, n, k, memory);
 //   rows.Bind(ActivationType::kInt8, x, m, k);                     // rows: the caller's scratch
 //   impl.prepare({0, m}, rows);
 //   MatMul(impl, w, rows, y, /*y_stride=*/n, shard);               // each worker

@@ -219,8 +219,10 @@ void Quantize(const QuantizeOperands& o) {
   const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
   for (int64_t unit = o.first_row * o.units; unit < o.last_row * o.units; ++unit) {
     const __m512 a = _mm512_loadu_ps(o.x + unit * 32), b = _mm512_loadu_ps(o.x + unit * 32 + 16);
-    const __m512i largest = _mm512_max_epi32(_mm512_and_si512(_mm512_castps_si512(a), magnitude), _mm512_and_si512(_mm512_castps_si512(b), magnitude));
-    const int32_t bits = _mm512_reduce_max_epi32(largest);
+    const __m512i size_a = _mm512_and_si512(_mm512_castps_si512(a), magnitude);
+    const __m512i size_b = _mm512_and_si512(_mm512_castps_si512(b), magnitude);
+    // As integers, floats without sign compare like floats, and NaN is the largest.
+    const int32_t bits = _mm512_reduce_max_epi32(_mm512_max_epi32(size_a, size_b));
     const bool finite = bits < 0x7f800000;
     const float scale = finite ? _mm512_cvtss_f32(_mm512_castsi512_ps(_mm512_set1_epi32(bits))) / 127 : NAN;
     const float inverse = finite && scale > 0 ? 1 / scale : 0;

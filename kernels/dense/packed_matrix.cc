@@ -1,6 +1,5 @@
 #include "kernels/dense/packed_matrix.h"
 
-#include <cstdlib>
 #include <cstring>
 
 #include "kernels/base/check.h"
@@ -70,25 +69,25 @@ PackedLayout PackedLayoutOf(WeightType type) {
   return {.bits = format.bits, .scales = format.scales, .zero = format.zero, .has_min = format.has_min, .wide_scales = format.wide_scales};
 }
 
-void PackedMatrix::Free::operator()(uint8_t* p) const { std::free(p); }
+int64_t PackedBytes(WeightType type, int64_t n, int64_t k) {
+  return RoundUp(CeilDiv(n, kTileOutputs) * (k / kUnitElements) * PackedLayoutOf(type).unit_bytes(), 64);
+}
 
-PackedMatrix PackMatrix(WeightType type, const uint8_t* rows, int64_t n, int64_t k) {
+PackedMatrix PackMatrix(WeightType type, const uint8_t* rows, int64_t n, int64_t k, uint8_t* memory) {
   SPH_CHECK(n > 0 && k > 0 && k % kUnitElements == 0 && k % FormatOf(type).block_elements == 0);
   PackedMatrix matrix;
   matrix.type_ = type;
   matrix.layout_ = PackedLayoutOf(type);
   matrix.n_ = n;
   matrix.k_ = k;
-  const size_t bytes = static_cast<size_t>(RoundUp(matrix.bytes(), 64));
-  matrix.bytes_.reset(static_cast<uint8_t*>(std::aligned_alloc(64, bytes)));
-  SPH_CHECK(matrix.bytes_ != nullptr);
-  std::memset(matrix.bytes_.get(), 0, bytes);
+  matrix.bytes_ = memory;
+  std::memset(memory, 0, static_cast<size_t>(PackedBytes(type, n, k)));
 
   const PackedLayout& layout = matrix.layout_;
   const int64_t row_bytes = RowBytes(type, k);
   WeightUnit unit;
   for (int64_t row = 0; row < n; ++row) {
-    uint8_t* tile = matrix.bytes_.get() + row / kTileOutputs * matrix.tile_bytes();
+    uint8_t* tile = memory + row / kTileOutputs * matrix.tile_bytes();
     const int32_t lane = static_cast<int32_t>(row % kTileOutputs);
     for (int64_t u = 0; u < k / kUnitElements; ++u) {
       uint8_t* out = tile + u * layout.unit_bytes();

@@ -54,7 +54,7 @@ void AddFifthBits(uint32_t bits, WeightUnit& out) {
   for (int32_t i = 0; i < 32; ++i) out.quant[i] |= static_cast<uint8_t>(((bits >> i) & 1) << 4);
 }
 
-// Scales and mins of a Q4_K or Q5_K block: eight pairs of 6 bits in 12 bytes; the last four keep their top two bits in the first eight bytes.
+// Scales and mins of a Q4_K or Q5_K block: eight pairs of 6 bits in 12 bytes; the last four keep their top two bits in the first eight.
 void ReadScaleAndMin(const uint8_t* packed, int64_t i, uint8_t& scale, uint8_t& min) {
   if (i < 4) {
     scale = packed[i] & 63;
@@ -79,8 +79,8 @@ void ReadKUnit(const uint8_t* block, int64_t u, bool five_bits, WeightUnit& out)
   }
 }
 
-// Q6_K: 128 bytes of low nibbles, 64 bytes of high pairs, 16 int8 scales, d f16. Half a block (128 elements) at a time: unit v of a half has
-// its nibbles in bytes (v % 2) * 32 + i, low for v < 2 and high for v >= 2, and its pair in bits 2v of high byte i.
+// Q6_K: 128 bytes of low nibbles, 64 bytes of high pairs, 16 int8 scales, d f16. Half a block (128 elements) at a time: unit v of a half
+// has its nibbles in bytes (v % 2) * 32 + i, low for v < 2 and high for v >= 2, and its pair in bits 2v of high byte i.
 void ReadQ6Unit(const uint8_t* block, int64_t u, WeightUnit& out) {
   const int64_t half = u / 4, v = u % 4;
   const uint8_t* low = block + half * 64 + v % 2 * 32;

@@ -6,8 +6,8 @@
 #include <string>
 #include <vector>
 
+#include "engine/host_memory.h"
 #include "engine/model/gguf.h"
-#include "engine/step/kv_arena.h"
 #include "kernels/spherical/page_layout.h"
 #include "tests/fakes/naive_transformer.h"
 #include "tests/fakes/tiny_gguf.h"
@@ -42,7 +42,7 @@ class Runner {
       : model_(model),
         pool_(threads),
         page_bytes_(kernels::PageBytes(model.spec.head_dim)),
-        arena_(*KvArena::Allocate(ByteCount(kPages * page_bytes_), pool_)),
+        arena_(*HostMemory::Allocate(ByteCount(kPages * page_bytes_), "the arena", "")),
         forward_(model.spec, model.weights, pool_, activations, page_bytes_) {
     for (PageId page = 0; page < kPages; ++page) free_.push_back((page * 7 + 3) % kPages);
   }
@@ -96,7 +96,7 @@ class Runner {
   const TinyModel& model_;
   ThreadPool pool_;
   const int64_t page_bytes_;
-  KvArena arena_;
+  HostMemory arena_;
   Forward forward_;
   std::vector<PageId> free_;
 };
@@ -179,7 +179,8 @@ TEST_CASE("a token's logits are the same bits however its prompt was chunked, wh
       runner.Step({{&neighbour, other}});
       for (size_t at = 0; at < prompt.size(); at += static_cast<size_t>(chunk)) {
         const size_t end = std::min(prompt.size(), at + static_cast<size_t>(chunk));
-        take(runner.Step({{&neighbour, {TokenId{5}}}, {&sequence, {prompt.begin() + static_cast<long>(at), prompt.begin() + static_cast<long>(end)}}}), 1);
+        const std::vector<TokenId> tokens(prompt.begin() + static_cast<long>(at), prompt.begin() + static_cast<long>(end));
+        take(runner.Step({{&neighbour, {TokenId{5}}}, {&sequence, tokens}}), 1);
       }
       for (const TokenId token : answer) take(runner.Step({{&neighbour, {TokenId{6}}}, {&sequence, {token}}}), 1);
       REQUIRE(got.size() == want.size());

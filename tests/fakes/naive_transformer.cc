@@ -93,13 +93,14 @@ std::vector<std::vector<double>> NaiveLogits(const GgufFile& file, const Transfo
     for (size_t t = 0; t < tokens.size(); ++t) {
       const Row h = Norm(x[t], attention_norm, spec.norm_epsilon);
       Row query = Times(wq, h), key = Times(wk, h);
-      for (int32_t head = 0; head < spec.heads; ++head) Rotate(spec, static_cast<int64_t>(t), &query[static_cast<size_t>(head * spec.head_dim)]);
-      for (int32_t head = 0; head < spec.kv_heads; ++head) Rotate(spec, static_cast<int64_t>(t), &key[static_cast<size_t>(head * spec.head_dim)]);
+      const auto head_of = [&](Row& row, int32_t head) { return &row[static_cast<size_t>(head * spec.head_dim)]; };
+      for (int32_t head = 0; head < spec.heads; ++head) Rotate(spec, static_cast<int64_t>(t), head_of(query, head));
+      for (int32_t head = 0; head < spec.kv_heads; ++head) Rotate(spec, static_cast<int64_t>(t), head_of(key, head));
       keys.push_back(key);
       values.push_back(Times(wv, h));
       Row attended;
       for (int32_t head = 0; head < spec.heads; ++head) {
-        const Row out = Attention(spec, &query[static_cast<size_t>(head * spec.head_dim)], keys, values, head / (spec.heads / spec.kv_heads));
+        const Row out = Attention(spec, head_of(query, head), keys, values, head / (spec.heads / spec.kv_heads));
         attended.insert(attended.end(), out.begin(), out.end());
       }
       Add(x[t], Times(wo, attended));
