@@ -59,8 +59,9 @@ absl::Status Find(const GgufFile& file, Load& load) {
   if (load.source == nullptr) return absl::InvalidArgumentError(fmt::format("{}: tensor {} is missing", file.path(), load.name));
   const std::vector<int64_t>& dims = load.source->dims;
   if (dims.empty() || dims[0] != load.columns || load.source->rows() != load.rows) {
-    return absl::InvalidArgumentError(fmt::format("{}: tensor {} has shape [{}], expected [{}{}]", file.path(), load.name, fmt::join(dims, ", "),
-                                                  load.columns, load.rows == 1 ? "" : fmt::format(", {}", load.rows)));
+    const std::string rows = load.rows == 1 ? "" : fmt::format(", {}", load.rows);
+    return absl::InvalidArgumentError(fmt::format("{}: tensor {} has shape [{}], expected [{}{}]", file.path(), load.name,
+                                                  fmt::join(dims, ", "), load.columns, rows));
   }
   return absl::OkStatus();
 }
