@@ -7,12 +7,17 @@ README = pathlib.Path(__file__).with_name("README.md")
 
 
 def main():
-    name, table = sys.argv[1], pathlib.Path(sys.argv[2]).read_text()
+    name, table = sys.argv[1:]
+    README.write_text(place(README.read_text(), name, pathlib.Path(table).read_text()))
+
+
+def place(text, name, table):
+    """The text with the table between the marks of that name."""
     begin, end = f"<!-- {name} -->\n", f"<!-- end of {name} -->\n"
-    text, count = re.subn(f"(?s){begin}.*?{end}", lambda _: begin + table + end, README.read_text())
+    text, count = re.subn(f"(?s){begin}.*?{end}", lambda _: begin + table + end, text)
     if count != 1:
         sys.exit(f"{README} has no place marked {begin.strip()}")
-    README.write_text(text)
+    return text
 
 
 if __name__ == "__main__":

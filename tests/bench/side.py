@@ -1,4 +1,5 @@
 """A benchmark side as a child process that takes turns: see worker.h for the commands."""
+import contextlib
 import json
 import subprocess
 
@@ -15,13 +16,16 @@ class Side:
 
     def ask(self, *command):
         """Sends one command and waits for its answer."""
-        self._process.stdin.write(" ".join(map(str, command)) + "\n")
-        self._process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # no answer will come: that says it better
+            self._process.stdin.write(" ".join(map(str, command)) + "\n")
+            self._process.stdin.flush()
         return self._answer()
 
     def close(self):
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         self._process.wait()
+        self._process.stdout.close()
 
     def _answer(self):
         line = self._process.stdout.readline()

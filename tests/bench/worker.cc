@@ -90,6 +90,7 @@ class CommandLoop {
     int64_t positions = 0, window = 0;
     std::string path;
     in >> positions >> window >> path;
+    sequences_ = 0;
     std::ofstream out(path, std::ios::binary);
     for (int64_t at = 0; at < positions; at += window) {
       side_.Logits(Tokens(at, std::min(window, positions - at)), [&](std::span<const float> row) {
@@ -103,6 +104,7 @@ class CommandLoop {
   void Prefill(std::istream& in) {
     int64_t count = 0;
     in >> count;
+    sequences_ = 0;  // the side forgets them
     const std::span<const int32_t> prompt = Tokens(0, count);
     Timed([&] { side_.Prefill(prompt); });
   }
@@ -119,6 +121,7 @@ class CommandLoop {
   void Decode(std::istream& in) {
     int64_t steps = 0;
     in >> steps;
+    if (sequences_ == 0) Fail("decode: nothing is prepared");
     Step(0);
     Timed([&] {
       for (int64_t i = 1; i <= steps; ++i) Step(i);

@@ -7,7 +7,7 @@
 //   load_tokens FILE         takes token ids from there instead of a text
 //   logits POSITIONS WINDOW FILE   teacher-forced logits, float32 [positions, vocabulary]; a new sequence every WINDOW positions
 //   prefill N                one fresh prompt of N tokens, until the last one's logits       {"wall_s": ..., "cpu_s": ...}
-//   prepare S D              S sequences, each D tokens deep; untimed
+//   prepare S D              S sequences, each D tokens deep; untimed; the two commands above forget them
 //   decode N                 N steps of all prepared sequences, after one that is not timed; then back to depth D   {"wall_s", "cpu_s"}
 //   memory                   {"resident_bytes": ..., "peak_bytes": ...}
 //

@@ -1,0 +1,109 @@
+"""The benchmark's own parts: that our worker answers, that sums and verdicts are right, and that a table lands in its place."""
+import array
+import math
+import os
+import pathlib
+import tempfile
+import unittest
+
+import readme
+import run
+from side import Side, SideFailed
+
+HERE = pathlib.Path(os.path.abspath(__file__)).parent
+WORKER = HERE / "engine_worker"
+MODEL = HERE.parent.parent.parent / "models" / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"  # in runfiles: @models
+
+
+class WorkerTest(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        if not MODEL.exists():
+            raise FileNotFoundError(f"{MODEL}: deploy/fetch_model.sh fetches it")
+        cls.folder = tempfile.TemporaryDirectory()
+        cls.text = pathlib.Path(cls.folder.name) / "text.txt"
+        cls.text.write_text("One ship after another came into the harbour. " * 60)
+        cls.side = Side("ours", WORKER, MODEL, "2", "int8")
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.side.close()
+        cls.folder.cleanup()
+
+    def test_times_prefill_and_decoding(self):
+        self.assertGreater(self.side.ask("text", self.text)["tokens"], 500)
+        answers = [self.side.ask("prefill", 64)]
+        self.side.ask("prepare", 2, 32)
+        answers += [self.side.ask("decode", 2) for _ in range(2)]
+        for answer in answers:
+            self.assertGreater(answer["wall_s"], 0)
+            self.assertGreater(answer["cpu_s"], 0)
+
+    def test_writes_a_whole_distribution_for_every_position(self):
+        self.side.ask("text", self.text)
+        path = pathlib.Path(self.folder.name) / "logits.f32"
+        self.side.ask("logits", 5, 3, path)  # a window of three, then one of two
+        rows = array.array("f", path.read_bytes())
+        width = len(rows) // 5
+        self.assertEqual(width, 49152)
+        for i in range(5):
+            self.assertAlmostEqual(sum(map(math.exp, rows[i * width:(i + 1) * width])), 1, places=4)
+        self.assertNotEqual(rows[:width], rows[width:2 * width])
+
+    def test_is_the_same_after_other_work(self):
+        self.side.ask("text", self.text)
+        path = pathlib.Path(self.folder.name) / "logits.f32"
+        answers = []
+        for _ in range(2):
+            self.side.ask("logits", 2, 2, path)
+            answers.append(path.read_bytes())
+            self.side.ask("prepare", 3, 20)
+            self.side.ask("decode", 1)
+        self.assertEqual(*answers)
+
+    def test_says_what_is_wrong_and_ends(self):
+        for command, message in ((("prefill", 3), "has 0 tokens"), (("decode", 1), "nothing is prepared"), (("dance",), "unknown command")):
+            with Side("ours", WORKER, MODEL, "1", "int8") as side, self.assertRaisesRegex(SideFailed, message):
+                side.ask(*command)
+
+
+class ResultTest(unittest.TestCase):
+    ROW = {"name": "decode", "threads": 2, "tokens_per_turn": 10,
+           "turns": {"ours": {"wall_s": [1, 2, 9], "cpu_s": [2, 2, 2]},
+                     "llama.cpp": {"wall_s": [4, 4, 4], "cpu_s": [8, 8, 8]},
+                     "llama.cpp, flash attention": {"wall_s": [3, 3, 3], "cpu_s": [9, 9, 9]}}}
+
+    def test_takes_medians_and_the_peers_better_setting(self):
+        row = run.summarise(dict(self.ROW), bar=1.5)
+        self.assertEqual(row["tokens_per_s"], {"ours": 5.0, "llama.cpp": 2.5, "llama.cpp, flash attention": 3.3})
+        self.assertEqual(row["peer_best"], "llama.cpp, flash attention")
+        self.assertEqual(row["ratio"], 1.5)
+        self.assertEqual(row["ratio_cpu"], 4)  # against the setting that is better by that measure
+        self.assertIs(row["pass"], True)
+        self.assertIs(run.summarise(dict(self.ROW), bar=1.6)["pass"], False)
+        self.assertIsNone(run.summarise(dict(self.ROW), bar=None)["pass"])
+
+    def test_a_missed_bar_is_seen(self):
+        result = {"rows": [run.summarise(dict(self.ROW), bar=1.5)], "load": None, "memory": None}
+        self.assertTrue(run.all_pass(result))
+        result["load"] = result["memory"] = {"pass": False}
+        self.assertFalse(run.all_pass(result))
+
+    def test_prints_a_table(self):
+        result = {"date": "today", "commit": "c", "cpu": "p", "cores": 2, "kernel": "k", "load_average": 0.0, "model": "m",
+
+                  "model_sha256": "0" * 64, "command": "run", "rows": [run.summarise(dict(self.ROW), bar=1.6)], "load": None, "memory": None}
+        self.assertIn("| decode | 2 | 5 | 2 | 3 | **1.50** | 4.00 | >= 1.6: **missed** |", run.markdown(result))
+
+
+class ReadmeTest(unittest.TestCase):
+    def test_both_tables_have_a_place(self):
+        text = (HERE / "README.md").read_text()
+        for name in ("speed", "correctness"):
+            once = readme.place(text, name, "A TABLE\n")
+            self.assertIn("A TABLE\n", once)
+            self.assertEqual(readme.place(once, name, "A TABLE\n"), once)
+
+    def test_a_name_without_a_place_is_an_error(self):
+        with self.assertRaises(SystemExit):
+            readme.place("no marks\n", "speed", "A TABLE\n")
