@@ -111,7 +111,7 @@ bool Always() { return true; }
 
 bool HasAvx2() {
   __builtin_cpu_init();
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");  // and F16C: no CPU has AVX2 without it; clang cannot ask
 }
 
 bool HasAvx512Vnni() {

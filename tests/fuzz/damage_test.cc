@@ -1,0 +1,32 @@
+// The fuzz targets on their seeds and on thousands of damaged ones: the part of fuzzing that every machine can do, the same each time.
+#include <catch2/catch.hpp>
+#include <cstring>
+#include <memory>
+
+#include "tests/engine/random.h"
+#include "tests/fuzz/targets.h"
+
+namespace spherical::testing {
+namespace {
+
+// A copy of exactly the right size, so that the address sanitizer sees a read past the end.
+void Try(void (*target)(std::string_view), const std::string& input) {
+  const auto copy = std::make_unique<char[]>(input.size());
+  std::memcpy(copy.get(), input.data(), input.size());
+  target({copy.get(), input.size()});
+}
+
+void TryDamaged(void (*target)(std::string_view), const std::vector<std::string>& seeds, uint64_t times) {
+  for (const std::string& seed : seeds) Try(target, seed);
+  for (uint64_t i = 0; i < times; ++i) {
+    UNSCOPED_INFO("damage " << i);
+    Try(target, Damage(seeds[i % seeds.size()], i));
+  }
+}
+
+TEST_CASE("Damaged model files are refused or loaded, never a crash") { TryDamaged(TryModelFile, ModelFileSeeds(), 20000); }
+
+TEST_CASE("Damaged text is refused or encoded and comes back") { TryDamaged(TryText, TextSeeds(), 20000); }
+
+}  // namespace
+}  // namespace spherical::testing

@@ -1,0 +1,25 @@
+#ifndef SPHERICAL_TESTS_FUZZ_TARGETS_H_
+#define SPHERICAL_TESTS_FUZZ_TARGETS_H_
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+namespace spherical::testing {
+
+// What is fuzzed: functions of any bytes that must return, having touched all that the bytes led them to. A broken promise ends the
+// process. Run by libFuzzer (run.sh) and, with damaged seeds, by damage_test.
+
+// A model file: parsed; its metadata read; its tokenizer, chat template, description and weights loaded as at start.
+void TryModelFile(std::string_view bytes);
+
+// A prompt: encoded by every pre-tokenizer, and back to text.
+void TryText(std::string_view bytes);
+
+// Good inputs to start from.
+std::vector<std::string> ModelFileSeeds();
+std::vector<std::string> TextSeeds();
+
+}  // namespace spherical::testing
+
+#endif  // SPHERICAL_TESTS_FUZZ_TARGETS_H_

@@ -1,0 +1,34 @@
+// write_seeds FOLDER: the seeds of both targets as files, FOLDER/model_file/0 ..., FOLDER/text/0 ...
+#include <cstdio>
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <vector>
+
+#include "tests/fuzz/targets.h"
+
+namespace {
+
+bool Write(const std::filesystem::path& folder, const std::vector<std::string>& seeds) {
+  std::filesystem::create_directories(folder);
+  bool good = true;
+  for (size_t i = 0; i < seeds.size(); ++i) {
+    std::ofstream file(folder / std::to_string(i), std::ios::binary);
+    file << seeds[i];
+    good = good && file.flush().good();
+  }
+  return good;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc != 2) {
+    std::fputs("usage: write_seeds FOLDER\n", stderr);
+    return 2;
+  }
+  const std::filesystem::path folder = argv[1];
+  const bool good =
+      Write(folder / "model_file", spherical::testing::ModelFileSeeds()) && Write(folder / "text", spherical::testing::TextSeeds());
+  return good ? 0 : 1;
+}
