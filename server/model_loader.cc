@@ -117,7 +117,7 @@ absl::StatusOr<LoadedModel> LoadModel(const Config& config, engine::ThreadPool& 
   if (!weights.ok()) return weights.status();
 
   LoadedModel model{.served = Describe(config, *spec, *options), .options = *options, .stepper = nullptr};
-  model.served.weight_bytes = weights->bytes();
+  model.served.weight_bytes = weights->memory.bytes().value();
   model.served.tokenizer = *std::move(tokenizer);
   model.served.chat = *std::move(chat);
   const auto activations = config.activations == "f32" ? kernels::ActivationType::kF32 : kernels::ActivationType::kInt8;
