@@ -91,8 +91,8 @@ class ResultTest(unittest.TestCase):
 
     def test_prints_a_table(self):
         result = {"date": "today", "commit": "c", "cpu": "p", "cores": 2, "kernel": "k", "load_average": 0.0, "model": "m",
-
-                  "model_sha256": "0" * 64, "command": "run", "rows": [run.summarise(dict(self.ROW), bar=1.6)], "load": None, "memory": None}
+                  "model_sha256": "0" * 64, "command": "run", "rows": [run.summarise(dict(self.ROW), bar=1.6)],
+                  "load": None, "memory": None}
         self.assertIn("| decode | 2 | 5 | 2 | 3 | **1.50** | 4.00 | >= 1.6: **missed** |", run.markdown(result))
 
 
