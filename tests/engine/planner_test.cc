@@ -11,7 +11,8 @@ namespace spherical::engine {
 namespace {
 
 Sequence MakeSequence(SequenceId id, int32_t prompt, int32_t entered, int32_t output) {
-  Sequence sequence{.request = {}, .pages = PageTable(1, 1), .room = {}, .output = {}, .prompt_scores = {}, .paused_since = {}, .admitted = {}};
+  Sequence sequence{.request = {}, .pages = PageTable(1, 1), .room = {}, .output = {}, .prompt_scores = {}, .paused_since = {},
+                    .admitted = {}};
   sequence.request.id = id;
   sequence.request.prompt.assign(prompt, 7);
   for (int32_t i = 0; i < prompt; ++i) sequence.request.prompt[i] = i;
