@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "kernels/base/check.h"
+#include "kernels/base/cpu.h"
 #include "kernels/dense/matmul_isa.h"
 
 namespace spherical::kernels {
@@ -52,9 +53,11 @@ void ReferencePrepare(Range rows, PreparedRows& out) {
       finite &= std::isfinite(x[i]);
       largest = std::max(largest, std::abs(x[i]));
     }
-    const float scale = largest / 127;
-    const float inverse = scale > 0 ? 1 / scale : 0;
-    out.scales[static_cast<size_t>(unit)] = finite ? scale : std::nanf("");
+    const bool zero = largest < kSmallestActivation;
+    const float scale = !finite ? std::nanf("") : zero ? 0 : largest / 127;
+    const float inverse = !finite || zero ? 0 : 1 / scale;
+    int32_t both = 0;
+    out.scales[static_cast<size_t>(unit)] = scale;
     for (int32_t h = 0; h < 2; ++h) {
       int32_t sum = 0;
       for (int32_t i = 16 * h; i < 16 * h + 16; ++i) {
@@ -63,7 +66,9 @@ void ReferencePrepare(Range rows, PreparedRows& out) {
         sum += quant;
       }
       out.sums[static_cast<size_t>(unit * 2 + h)] = sum;
+      both += sum;
     }
+    out.scaled_sums[static_cast<size_t>(unit)] = scale * static_cast<float>(both);
   }
 }
 
@@ -76,7 +81,8 @@ void Prepare(Range rows, PreparedRows& out) {
              .last_row = rows.end,
              .quants = out.quants.data(),
              .scales = out.scales.data(),
-             .sums = out.sums.data()});
+             .sums = out.sums.data(),
+             .scaled_sums = out.scaled_sums.data()});
 }
 
 template <void (*kMultiply)(const MatMulOperands&)>
@@ -99,6 +105,7 @@ void Multiply(const PackedMatrix& w, const PreparedRows& x, float* y, int64_t y_
              .quants = x.quants.data(),
              .row_scales = x.scales.data(),
              .sums = x.sums.data(),
+             .scaled_sums = x.scaled_sums.data(),
              .m = x.m,
              .y = y,
              .y_stride = y_stride,
@@ -107,21 +114,12 @@ void Multiply(const PackedMatrix& w, const PreparedRows& x, float* y, int64_t y_
              .last_tile = tiles.end});
 }
 
-bool Always() { return true; }
-
-bool HasAvx2() {
-  __builtin_cpu_init();
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");  // and F16C: no CPU has AVX2 without it; clang cannot ask
-}
-
-bool HasAvx512Vnni() {
-  return HasAvx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512vnni");
-}
+bool HasAvx512Vnni() { return CpuHasAvx512() && __builtin_cpu_supports("avx512vnni"); }
 
 constexpr MatMulImpl kImpls[] = {
-    {"reference", Always, ReferencePrepare, ReferenceMultiply},
-    {"portable", Always, Prepare<portable::Quantize>, Multiply<portable::Multiply>},
+    {"reference", CpuHasAlways, ReferencePrepare, ReferenceMultiply},
+    {"portable", CpuHasAlways, Prepare<portable::Quantize>, Multiply<portable::Multiply>},
+    {"avx2", CpuHasAvx2, Prepare<avx2::Quantize>, Multiply<avx2::Multiply>},
     {"avx512vnni", HasAvx512Vnni, Prepare<avx512vnni::Quantize>, Multiply<avx512vnni::Multiply>},
 };
 
@@ -140,6 +138,7 @@ void PreparedRows::Bind(ActivationType new_type, const float* rows, int64_t new_
   grow(quants, m * k);
   grow(scales, m * k / kUnitElements);
   grow(sums, m * k / 16);
+  grow(scaled_sums, m * k / kUnitElements);
 }
 
 std::span<const MatMulImpl> MatMulImpls() { return kImpls; }

@@ -37,8 +37,9 @@ struct PreparedRows {
   int64_t m = 0, k = 0;
   const float* x = nullptr;     // [M, K]      the rows themselves
   std::vector<int8_t> quants;   // [M, K]      x / scale, rounded to nearest even
-  std::vector<float> scales;    // [M, K/32]   max|x| / 127; NaN where x is not finite, so that the product is not either
-  std::vector<int32_t> sums;    // [M, K/16]   sums of quants, for zero points and mins
+  std::vector<float> scales;    // [M, K/32]   max|x| / 127; 0 below 2^-100; NaN where x is not finite, so that the product is not either
+  std::vector<int32_t> sums;    // [M, K/16]   sums of quants, for zero points
+  std::vector<float> scaled_sums;  // [M, K/32]   scale * sum of quants, for mins
 
   // Points at rows x [M, K], K a multiple of 32, which stay alive until the products are done. Memory grows and never shrinks.
   void Bind(ActivationType type, const float* x, int64_t m, int64_t k);

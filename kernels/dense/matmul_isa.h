@@ -7,6 +7,9 @@
 
 namespace spherical::kernels {
 
+// Activations of a unit that are all smaller count as zeros: the inverse of their scale would leave f32's range.
+inline constexpr float kSmallestActivation = 0x1p-100f;
+
 // A product's operands. Shapes as in matmul.h; `layout` fields as in packed_matrix.h.
 struct MatMulOperands {
   const uint8_t* tiles;   // first tile of W
@@ -22,6 +25,7 @@ struct MatMulOperands {
   const int8_t* quants;   // [M, K]
   const float* row_scales;  // [M, K/32]
   const int32_t* sums;    // [M, K/16]
+  const float* scaled_sums;  // [M, K/32]
   int64_t m;
 
   float* y;               // [M, y_stride]
@@ -37,6 +41,7 @@ struct QuantizeOperands {
   int8_t* quants;
   float* scales;
   int32_t* sums;
+  float* scaled_sums;
 };
 
 namespace avx2 {

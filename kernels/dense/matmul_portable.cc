@@ -57,7 +57,7 @@ void Read(const MatMulOperands& o, const uint8_t* bytes, Unit& unit) {
 // Adds one unit's part of row m to sum[lane], by integers.
 void AddInt8(const MatMulOperands& o, const Unit& unit, int64_t m, int64_t u, float* sum) {
   const int8_t* row = o.quants + (m * o.units + u) * 32;
-  const float d = o.row_scales[m * o.units + u];
+  const float d = o.row_scales[m * o.units + u], d_sum = o.scaled_sums[m * o.units + u];
   const int32_t* sums = o.sums + (m * o.units + u) * 2;
   const int quads = 8 / o.scales;
   for (int s = 0; s < o.scales; ++s) {
@@ -67,7 +67,7 @@ void AddInt8(const MatMulOperands& o, const Unit& unit, int64_t m, int64_t u, fl
       for (int j = s * quads; j < (s + 1) * quads; ++j) {
         for (int b = 0; b < 4; ++b) dot += unit.quads[j][lane * 4 + b] * row[j * 4 + b];
       }
-      if (o.has_min) sum[lane] = fmaf(unit.min[s][lane], d * static_cast<float>(quants), sum[lane]);
+      if (o.has_min) sum[lane] = fmaf(unit.min[s][lane], d_sum, sum[lane]);
       sum[lane] = fmaf(unit.scale[s][lane] * d, static_cast<float>(dot), sum[lane]);
     }
   }
@@ -127,6 +127,8 @@ void MultiplyRows(const MatMulOperands& o, int64_t tile, int64_t first, int rows
   for (int r = 0; r < rows; ++r) memcpy(o.y + (first + r) * o.y_stride + tile * kLanes, sum[r], lanes * sizeof(float));
 }
 
+#include "kernels/dense/quantize.inc"
+
 }  // namespace
 
 void Multiply(const MatMulOperands& o) {
@@ -135,32 +137,6 @@ void Multiply(const MatMulOperands& o) {
   }
 }
 
-void Quantize(const QuantizeOperands& o) {
-  for (int64_t unit = o.first_row * o.units; unit < o.last_row * o.units; ++unit) {
-    const float* x = o.x + unit * 32;
-    int32_t largest_bits = 0;  // of |x|: as integers, floats without sign compare like floats, and NaN is the largest
-    for (int i = 0; i < 32; ++i) {
-      int32_t bits;
-      memcpy(&bits, x + i, 4);
-      bits &= 0x7fffffff;
-      largest_bits = bits > largest_bits ? bits : largest_bits;
-    }
-    const bool finite = largest_bits < 0x7f800000;
-    float largest;
-    memcpy(&largest, &largest_bits, 4);
-    const float scale = finite ? largest / 127 : NAN;
-    const float inverse = finite && scale > 0 ? 1 / scale : 0;
-    o.scales[unit] = scale;
-    for (int h = 0; h < 2; ++h) {
-      int32_t sum = 0;
-      for (int i = 16 * h; i < 16 * h + 16; ++i) {
-        const int32_t quant = finite ? static_cast<int32_t>(lrintf(x[i] * inverse)) : 0;
-        o.quants[unit * 32 + i] = static_cast<int8_t>(quant);
-        sum += quant;
-      }
-      o.sums[unit * 2 + h] = sum;
-    }
-  }
-}
+void Quantize(const QuantizeOperands& o) { QuantizeRows(o); }
 
 }  // namespace spherical::kernels::portable
