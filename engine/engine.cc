@@ -112,6 +112,7 @@ absl::StatusOr<bool> Engine::Tick() {
       s.FailAll(absl::StrCat("the device is lost: ", s.lost.message()));
     }
   }
+  if (s.options.recount) s.lender.CheckInvariants();
   s.Publish();
   s.SendFarewells();  // after the snapshot: who has its last event sees its bytes given back
   if (!s.lost.ok()) return s.lost;

@@ -34,6 +34,7 @@ struct EngineOptions {
   int32_t waiting_max = 256;                                 // per tenant, admitted later; beyond: refused (kQueueFull)
   absl::Duration target_step = absl::Milliseconds(100);      // bound on a step's planned cost
   absl::Duration stall_timeout = absl::Seconds(30);          // a reader that takes nothing for this long is cancelled
+  bool recount = false;                                      // check pool and ledger page by page every tick: tests and simulation
 };
 
 struct TenantStats {

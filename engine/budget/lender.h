@@ -2,6 +2,8 @@
 #define SPHERICAL_ENGINE_BUDGET_LENDER_H_
 
 #include <optional>
+#include <string>
+#include <utility>
 
 #include "engine/budget/reservation_size.h"
 #include "engine/budget/tenant_ledger.h"
@@ -18,6 +20,7 @@ class Lender {
  public:
   Lender(const KvShape& shape, PageCount pool_pages);
 
+  TenantId AddTenant(std::string name, PageCount limit) { return ledger_.Add(std::move(name), limit); }
   // Room for one sequence, or nullopt: the tenant's limit or the pool says not now.
   [[nodiscard]] std::optional<Reservation> Reserve(TenantId tenant, PageCount pages);
   // Lends until every list of the table has pages for positions [0, tokens).

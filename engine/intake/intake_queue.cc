@@ -16,14 +16,14 @@ std::optional<Refusal> IntakeQueue::Push(Submission submission) {
                    .retry_after = absl::Seconds(1)};
   }
   ++submissions_;
-  waiting_.push_back(std::move(submission));
+  waiting_.emplace_back(std::move(submission));
   arrived_.NotifyAll();
   return std::nullopt;
 }
 
 void IntakeQueue::Push(Cancel cancel) {
   MutexLock lock(mutex_);
-  waiting_.push_back(cancel);
+  waiting_.emplace_back(cancel);
   arrived_.NotifyAll();
 }
 

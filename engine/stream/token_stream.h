@@ -18,7 +18,8 @@ namespace spherical::engine {
 //   engine: if (stream->HasRoom()) stream->Put(event);      door: while (auto event = stream->Take()) ...
 //
 // Threads: Put and HasRoom by the engine thread; Take and Abandon by the reader; all may run at once.
-// Both callbacks run without the lock held, on the thread that caused them; they must not block.
+// Both callbacks run without the lock held, on the thread that caused them; they must not block. An event may be taken before its
+// on_event runs, so what the callbacks touch must live as long as the stream: let them own it.
 class TokenStream {
  public:
   // capacity >= 2: the tick of the first token may put two events.

@@ -98,6 +98,7 @@ struct EngineRoom {
     options.kv = {.layers = 2, .kv_heads = 2, .head_dim = 64, .page_bytes = ByteCount(kernels::PageBytes(64))};
     options.pool_pages = PageCount(tiles * kLists);
     options.context_max = 4096;
+    options.recount = true;
     return options;
   }
   static ByteCount BytesFor(int64_t tokens) { return ByteCount(CeilDiv(tokens, 16) * kLists * kernels::PageBytes(64)); }

@@ -11,14 +11,12 @@ namespace spherical::engine {
 namespace {
 
 Sequence MakeSequence(SequenceId id, int32_t prompt, int32_t entered, int32_t output) {
-  Sequence sequence{.request = {}, .pages = PageTable(1, 1), .room = {}, .output = {}, .prompt_scores = {}, .paused_since = {},
-                    .admitted = {}};
+  Sequence sequence{
+      .request = {}, .pages = PageTable(1, 1), .room = {}, .output = {}, .prompt_scores = {}, .paused_since = {}, .admitted = {}};
   sequence.request.id = id;
-  sequence.request.prompt.assign(prompt, 7);
-  for (int32_t i = 0; i < prompt; ++i) sequence.request.prompt[i] = i;
+  for (int32_t i = 0; i < prompt; ++i) sequence.request.prompt.push_back(i);
   sequence.entered = entered;
-  sequence.output.assign(output, 1000);
-  for (int32_t i = 0; i < output; ++i) sequence.output[i] = 1000 + i;
+  for (int32_t i = 0; i < output; ++i) sequence.output.push_back(1000 + i);
   return sequence;
 }
 Sequence Decoding(SequenceId id, int32_t prompt, int32_t output) { return MakeSequence(id, prompt, prompt + output - 1, output); }

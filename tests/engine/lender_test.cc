@@ -1,0 +1,119 @@
+// Reservation sizes, the tenants' ledger, and the two moved together.
+#include "engine/budget/lender.h"
+
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <optional>
+#include <random>
+#include <set>
+#include <utility>
+#include <vector>
+
+#include "engine/budget/reservation_size.h"
+#include "engine/budget/tenant_ledger.h"
+#include "tests/engine/death.h"
+
+namespace spherical::engine {
+namespace {
+
+const KvShape kShape{.layers = 3, .kv_heads = 2, .head_dim = 64, .page_bytes = ByteCount(4736)};
+
+TEST_CASE("a reservation counts whole pages for every layer and kv head") {
+  CHECK(ExactPages(kShape, TokenCount(0)) == PageCount(0));
+  CHECK(ExactPages(kShape, TokenCount(1)) == PageCount(6));
+  CHECK(ExactPages(kShape, TokenCount(16)) == PageCount(6));
+  CHECK(ExactPages(kShape, TokenCount(17)) == PageCount(12));
+  const KvShape big{.layers = 128, .kv_heads = 64, .head_dim = 64, .page_bytes = ByteCount(1)};
+  CHECK(ExactPages(big, TokenCount(1 << 20)) == PageCount(1LL << 29));
+}
+
+TEST_CASE("the ledger keeps tenants apart and within their limits") {
+  for (uint64_t seed = 0; seed < 100; ++seed) {
+    INFO("seed " << seed);
+    std::mt19937_64 random(seed);
+    TenantLedger ledger(PageCount(50));
+    ledger.Add("small", PageCount(7));
+    ledger.Add("none", PageCount(0));
+    struct Naive {
+      int64_t limit, reserved = 0, held = 0, admitted = 0, refused = 0;
+    };
+    std::vector<Naive> naive = {{.limit = 50}, {.limit = 7}, {.limit = 0}};
+    for (int32_t i = 0; i < 400; ++i) {
+      const TenantId tenant = static_cast<TenantId>(random() % 3);
+      const int64_t pages = static_cast<int64_t>(random() % 9);
+      Naive& twin = naive[tenant];
+      REQUIRE(ledger.CanReserve(tenant, PageCount(pages)) == (twin.reserved + pages <= twin.limit));
+      switch (random() % 5) {
+        case 0:
+          if (twin.reserved + pages > twin.limit) {
+            ledger.CountRefusal(tenant);
+            ++twin.refused;
+          } else {
+            ledger.Reserve(tenant, PageCount(pages));
+            twin.reserved += pages;
+            ++twin.admitted;
+          }
+          break;
+        case 1:
+          if (twin.held + pages <= twin.reserved) ledger.Acquire(tenant, PageCount(pages)), twin.held += pages;
+          break;
+        case 2:
+          if (pages <= twin.held) ledger.Release(tenant, PageCount(pages)), twin.held -= pages;
+          break;
+        case 3:
+          if (twin.held <= twin.reserved - pages) ledger.Return(tenant, PageCount(pages)), twin.reserved -= pages;
+          break;
+      }
+      for (TenantId t = 0; t < 3; ++t) {
+        const TenantAccount& account = ledger.account(t);
+        REQUIRE(account.reserved == PageCount(naive[t].reserved));
+        REQUIRE(account.held == PageCount(naive[t].held));
+        REQUIRE(account.admitted == naive[t].admitted);
+        REQUIRE(account.refused == naive[t].refused);
+      }
+    }
+  }
+}
+
+TEST_CASE("a broken promise to the ledger stops the process") {
+  TenantLedger ledger(PageCount(5));
+  CHECK(ledger.account(kDefaultTenant).name == "default");
+  CHECK_FALSE(LastWords([&] { ledger.Reserve(0, PageCount(6)); }).empty());
+  CHECK_FALSE(LastWords([&] { ledger.Acquire(0, PageCount(1)); }).empty());
+  CHECK_FALSE(LastWords([&] { ledger.Release(0, PageCount(1)); }).empty());
+  CHECK_FALSE(LastWords([&] { ledger.Return(0, PageCount(1)); }).empty());
+  CHECK_FALSE(LastWords([&] { ledger.account(1); }).empty());
+  CHECK_FALSE(LastWords([&] { ledger.account(-1); }).empty());
+}
+
+TEST_CASE("the lender gives every list its pages in position order, each page to one list") {
+  Lender lender(kShape, PageCount(60));
+  std::optional<Reservation> room = lender.Reserve(kDefaultTenant, ExactPages(kShape, TokenCount(40)));
+  REQUIRE(room);
+  PageTable table(kShape.layers, kShape.kv_heads);
+  std::vector<std::vector<PageId>> before(table.lists());
+  for (const int64_t tokens : {1, 16, 17, 17, 40}) {
+    lender.LendUpTo(TokenCount(tokens), kDefaultTenant, *room, table);
+    std::set<PageId> pages;
+    for (int32_t i = 0; i < table.lists(); ++i) {
+      const std::vector<PageId>& list = table.list(i);
+      REQUIRE(static_cast<int64_t>(list.size()) == CeilDiv(tokens, 16));
+      REQUIRE(std::equal(before[i].begin(), before[i].end(), list.begin()));  // what was lent stays
+      before[i] = list;
+      pages.insert(list.begin(), list.end());
+    }
+    REQUIRE(static_cast<int64_t>(pages.size()) == 6 * CeilDiv(tokens, 16));
+    REQUIRE(lender.pool().held() == ExactPages(kShape, TokenCount(tokens)));
+    REQUIRE(lender.ledger().account(0).held == lender.pool().held());
+    lender.CheckInvariants();
+  }
+  CHECK_FALSE(lender.Reserve(kDefaultTenant, PageCount(43)));  // 18 of 60 are promised
+  lender.TakeBack(kDefaultTenant, *std::move(room), table);
+  CHECK(table.list(0).empty());
+  CHECK(lender.pool().reserved() == PageCount(0));
+  CHECK(lender.pool().held() == PageCount(0));
+  lender.CheckInvariants();
+}
+
+}  // namespace
+}  // namespace spherical::engine
