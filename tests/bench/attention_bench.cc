@@ -1,9 +1,9 @@
 // What exact attention makes of this machine, one thread. Decoding reads every K and V once: GB/s, and the share of what the same
-// thread reads from one end of memory to the other, measured in the same run. A prompt multiplies: GMAC/s.
+// thread reads from one end of memory to the other, and from pieces of half a page in random order. A prompt multiplies: GMAC/s.
 //
 //   bazel run --config=opt //tests/bench:attention_bench [-- IMPLEMENTATION ...]      default: the best one
 //
-// Each number is the median of repetitions, read bandwidth measured between them. Pages lie in random order.
+// Each number is the median of repetitions, read bandwidth in order measured between them. Pages lie in random order.
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include <sys/mman.h>
@@ -65,19 +65,38 @@ class Arena {
   const uint8_t* data() const { return memory_; }
 
   // Bytes per second of reading it once, in order.
-  double ReadOnce() const {
-    uint64_t sums[8] = {};
+  double ReadInOrder() const {
+    const double seconds = Seconds([&] { sink_ = SumOf(memory_, bytes_, memory_, 0); });
+    return static_cast<double>(bytes_) / seconds;
+  }
+
+  // The same for pieces of K or V size at D = 64 in random order, each prefetched four pieces ahead.
+  double ReadPieces() const {
+    constexpr int64_t kPiece = 2048, kAhead = 4;
+    std::vector<int64_t> starts(static_cast<size_t>(bytes_ / kPiece));
+    for (size_t i = 0; i < starts.size(); ++i) starts[i] = static_cast<int64_t>(i) * kPiece;
+    std::mt19937 random(3);
+    std::shuffle(starts.begin(), starts.end(), random);
     const double seconds = Seconds([&] {
-      const uint64_t* words = reinterpret_cast<const uint64_t*>(memory_);
-      for (int64_t i = 0; i < bytes_ / 8; i += 8) {
-        for (int j = 0; j < 8; ++j) sums[j] += words[i + j];
-      }
+      uint64_t sum = 0;
+      for (size_t i = 0; i + kAhead < starts.size(); ++i) sum += SumOf(memory_ + starts[i], kPiece, memory_ + starts[i + kAhead], kPiece);
+      sink_ = sum;
     });
-    sink_ = std::accumulate(sums, sums + 8, uint64_t{0});
     return static_cast<double>(bytes_) / seconds;
   }
 
  private:
+  // Adds up `bytes` at `from`, prefetching `ahead_bytes` at `ahead` meanwhile.
+  static uint64_t SumOf(const uint8_t* from, int64_t bytes, const uint8_t* ahead, int64_t ahead_bytes) {
+    uint64_t sums[8] = {};
+    for (int64_t i = 0; i < bytes; i += 64) {
+      if (i < ahead_bytes) __builtin_prefetch(ahead + i, 0, 2);
+      const uint64_t* words = reinterpret_cast<const uint64_t*>(from + i);
+      for (int j = 0; j < 8; ++j) sums[j] += words[j];
+    }
+    return std::accumulate(sums, sums + 8, uint64_t{0});
+  }
+
   int64_t bytes_;
   uint8_t* memory_;
   mutable volatile uint64_t sink_ = 0;
@@ -137,12 +156,12 @@ void MeasureDecode(const ExactAttentionImpl& impl, const Arena& arena, const Cas
   Work work(c, static_cast<int32_t>(kDecodeBytes / head_bytes));
   std::vector<double> rates, shares;
   for (int i = 0; i < kRepetitions; ++i) {
-    const double read = arena.ReadOnce();
+    const double read = arena.ReadInOrder();
     const double rate = work.key_value_bytes() / Seconds([&] { work.Run(impl, arena.data()); });
     rates.push_back(rate / 1e9);
     shares.push_back(rate / read);
   }
-  std::printf("%-9s decode   G %2d  D %3d  depth %5d   %6.1f GB/s of K and V   %3.0f %% of read bandwidth\n", impl.name, c.group,
+  std::printf("%-9s decode   G %2d  D %3d  depth %5d   %6.1f GB/s of K and V   %3.0f %% of reading in order\n", impl.name, c.group,
               c.head_dim, c.tokens, Median(rates), 100 * Median(shares));
 }
 
@@ -160,9 +179,12 @@ int Run(const std::vector<std::string>& names) {
     arena_bytes = std::max(arena_bytes, Work(c, static_cast<int32_t>(kDecodeBytes / (int64_t{c.tokens} * c.head_dim * 4))).arena_bytes());
   }
   const Arena arena(arena_bytes);
-  std::vector<double> reads;
-  for (int i = 0; i < kRepetitions; ++i) reads.push_back(arena.ReadOnce() / 1e9);
-  std::printf("one thread reads %.1f GB/s\n", Median(reads));
+  std::vector<double> in_order, pieces;
+  for (int i = 0; i < kRepetitions; ++i) {
+    in_order.push_back(arena.ReadInOrder() / 1e9);
+    pieces.push_back(arena.ReadPieces() / 1e9);
+  }
+  std::printf("one thread reads %.1f GB/s in order, %.1f GB/s in pieces of 2 KiB in random order\n", Median(in_order), Median(pieces));
   for (const std::string& name : names) {
     const auto impls = ExactAttentionImpls();
     const auto impl = std::find_if(impls.begin(), impls.end(), [&](const ExactAttentionImpl& i) { return i.name == name; });

@@ -300,20 +300,13 @@ TEST_CASE("avx2 and avx512 give the same bits") {
   CHECK(s.Attend(avx2, query, 9, 491).SameBits(s.Attend(avx512, query, 9, 491)));
 }
 
-// Diffuse tokens, equal among themselves, under one sink `gap` nats above them.
-Sequence WithSink(int32_t tokens, float gap) {
-  Sequence s(64, 1, tokens, 71, /*key_size=*/0);
-  std::fill(s.keys.begin(), s.keys.end(), 0.0f);
-  s.key(2)[0] = gap;
-  s.shape.scale = 1;
-  s.Write();
-  return s;
-}
-
 TEST_CASE("One sink 8 to 14 nats above many diffuse tokens costs neither its nor their share") {
   const int32_t tokens = 131072;
+  Sequence s(64, 1, tokens, 71, /*key_size=*/0);  // diffuse tokens: all logits 0
+  s.shape.scale = 1;
   for (const float gap : {8.0f, 11.0f, 14.0f}) {
-    const Sequence s = WithSink(tokens, gap);
+    s.key(2)[0] = gap;
+    s.Write();
     std::vector<float> query(64, 0.0f);
     query[0] = 1;
     std::vector<double> want(64);
