@@ -11,6 +11,12 @@
 namespace spherical::kernels {
 namespace {
 
+float ReferenceDot(const float* weights, const float* x, int64_t k) {
+  float sums[4] = {};
+  for (int64_t i = 0; i < k; ++i) sums[i % 4] = std::fma(weights[i], x[i], sums[i % 4]);
+  return (sums[0] + sums[1]) + (sums[2] + sums[3]);
+}
+
 // The definition: one output at a time, in the order that matmul.h states.
 void ReferenceMultiply(const PackedMatrix& w, const PreparedRows& x, float* y, int64_t y_stride, Range tiles) {
   const bool floats = x.type == ActivationType::kF32 || w.layout().bits >= 16;
@@ -21,8 +27,7 @@ void ReferenceMultiply(const PackedMatrix& w, const PreparedRows& x, float* y, i
   for (int64_t n = tiles.begin * kTileOutputs; n < last; ++n) {
     if (floats) UnpackRow(w, n, row.data());
     for (int64_t m = 0; m < x.m; ++m) {
-      float sum = 0;
-      for (int64_t k = 0; floats && k < x.k; ++k) sum = std::fma(row[static_cast<size_t>(k)], x.x[m * x.k + k], sum);
+      float sum = floats ? ReferenceDot(row.data(), x.x + m * x.k, x.k) : 0;
       for (int64_t u = 0; !floats && u < units; ++u) {
         UnpackUnit(w, n, u, unit);
         const float d = x.scales[static_cast<size_t>(m * units + u)];

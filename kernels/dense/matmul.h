@@ -12,7 +12,9 @@
 // never changes a bit. With u the unit of 32 columns and d, s the activations' scale and quants, in f32 with one rounding per fma:
 //
 //   kInt8:  for each u, for each of its scales:  y = fma(min, d * sum(s), y);  y = fma(scale * d, sum((quant - zero) s), y)
-//   kF32, and float weights:  for each k:  y = fma(dequantised weight, x[k], y)
+//   kF32, and float weights:  for each k:  s[k % 4] = fma(dequantised weight, x[k], s[k % 4]);  y = (s[0] + s[1]) + (s[2] + s[3])
+//
+// The four sums of kF32 are what one row needs to keep the multipliers busy, and round less than one.
 #ifndef SPHERICAL_KERNELS_DENSE_MATMUL_H_
 #define SPHERICAL_KERNELS_DENSE_MATMUL_H_
 

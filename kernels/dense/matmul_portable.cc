@@ -98,9 +98,11 @@ void Dequantise(const MatMulOperands& o, const uint8_t* bytes, float (*weights)[
   }
 }
 
-void AddF32(const MatMulOperands& o, const float (*weights)[kLanes], int64_t m, int64_t u, float* sum) {
+// Sums of k = 0, 1, 2, 3 modulo 4.
+void AddF32(const MatMulOperands& o, const float (*weights)[kLanes], int64_t m, int64_t u, float (*sums)[kLanes]) {
   const float* row = o.x + (m * o.units + u) * 32;
   for (int k = 0; k < 32; ++k) {
+    float* sum = sums[k % 4];
     for (int lane = 0; lane < kLanes; ++lane) sum[lane] = fmaf(weights[k][lane], row[k], sum[lane]);
   }
 }
@@ -108,23 +110,27 @@ void AddF32(const MatMulOperands& o, const float (*weights)[kLanes], int64_t m, 
 constexpr int kRows = 8;  // activation rows that share one decoded unit
 
 void MultiplyRows(const MatMulOperands& o, int64_t tile, int64_t first, int rows) {
-  float sum[kRows][kLanes] = {};
+  float sums[kRows][4][kLanes] = {};  // integers need only the first of the four
   const bool floats = o.f32_activations || o.bits >= 16;
   for (int64_t u = 0; u < o.units; ++u) {
     const uint8_t* bytes = o.tiles + tile * o.tile_bytes + u * o.unit_bytes;
     if (floats) {
       float weights[32][kLanes];
       Dequantise(o, bytes, weights);
-      for (int r = 0; r < rows; ++r) AddF32(o, weights, first + r, u, sum[r]);
+      for (int r = 0; r < rows; ++r) AddF32(o, weights, first + r, u, sums[r]);
     } else {
       Unit unit;
       Read(o, bytes, unit);
-      for (int r = 0; r < rows; ++r) AddInt8(o, unit, first + r, u, sum[r]);
+      for (int r = 0; r < rows; ++r) AddInt8(o, unit, first + r, u, sums[r][0]);
     }
   }
   const int64_t left = o.outputs - tile * kLanes;
   const size_t lanes = static_cast<size_t>(left < kLanes ? left : kLanes);
-  for (int r = 0; r < rows; ++r) memcpy(o.y + (first + r) * o.y_stride + tile * kLanes, sum[r], lanes * sizeof(float));
+  for (int r = 0; r < rows; ++r) {
+    float* y = sums[r][0];
+    for (int lane = 0; floats && lane < kLanes; ++lane) y[lane] = (y[lane] + sums[r][1][lane]) + (sums[r][2][lane] + sums[r][3][lane]);
+    memcpy(o.y + (first + r) * o.y_stride + tile * kLanes, y, lanes * sizeof(float));
+  }
 }
 
 #include "kernels/dense/quantize.inc"
