@@ -84,25 +84,22 @@ void ForAll(uint32_t seed, Check check) {
   }
 }
 
-// |computed - exact| of one output of M = 1. Weights are exact but for one rounding; then at most K + 8 roundings of partial sums, each
-// at most sum |w x|, f32's unit 2^-24. Int8 activations are off by half a step of their block besides, and every block adds a scale
-// product and its min three more roundings.
-struct Exact {
-  double value = 0, magnitude = 0, quantisation = 0;
-};
-Exact ExactDot(const float* w, const float* x, int64_t k) {
-  Exact exact;
-  for (int64_t b = 0; b < k; b += 32) {
-    double largest = 0, weights = 0;
-    for (int64_t i = b; i < b + 32; ++i) {
-      exact.value += double{w[i]} * x[i];
-      exact.magnitude += std::fabs(double{w[i]} * x[i]);
-      largest = std::max(largest, std::fabs(double{x[i]}));
-      weights += std::fabs(double{w[i]});
-    }
-    exact.quantisation += weights * largest / 127 * 0.5;
+// Activations as the product sees them: in double, scale times quant, or x itself.
+std::vector<double> SeenActivations(const PreparedRows& rows, bool quantised) {
+  std::vector<double> seen(static_cast<size_t>(rows.m * rows.k));
+  for (size_t i = 0; i < seen.size(); ++i) seen[i] = quantised ? double{rows.scales[i / 32]} * rows.quants[i] : rows.x[i];
+  return seen;
+}
+
+// The min that each weight of a row contains.
+std::vector<float> MinsOf(WeightType type, const uint8_t* row, int64_t k) {
+  std::vector<float> mins(static_cast<size_t>(k));
+  WeightUnit unit;
+  for (int64_t i = 0; i < k && QuantFormatOf(type).has_min; ++i) {
+    if (i % kUnitElements == 0) ReadUnit(type, row, i / kUnitElements, unit);
+    mins[i] = unit.min[i % kUnitElements / 16];
   }
-  return exact;
+  return mins;
 }
 
 TEST_CASE("unpacking gives exactly what dequantising gives, for every format and row") {
@@ -135,22 +132,36 @@ TEST_CASE("a packed matrix is hardly bigger than the file's") {
   }
 }
 
+// eps = 2^-24. With f32 activations an output is four chains of K / 4 fused steps, joined by two additions: each rounds a partial sum of
+// at most sum |w x|, so (K / 4 + 2) eps sum |w x|. With int8 activations the integers are exact; per scale (at most one for every 16
+// columns, and as many mins) there is one fused step and one rounded product, of parts that are apart: quant part w - min, and min. So
+// (K / 8 + 3) eps sum (|w - min| + |min|) |x|, the last steps for the weights' own rounding, which the parts do not have, and for d sum(s).
 TEST_CASE("products agree with double precision within the rounding of their sizes") {
-  ForAll(3, [](const MatMulImpl& impl, WeightType type, const Shape& shape, const std::vector<uint8_t>& rows, const PackedMatrix& packed,
+  ForAll(3, [](const MatMulImpl& impl, WeightType type, const Shape& shape, const std::vector<uint8_t>& stored, const PackedMatrix& packed,
                const std::vector<float>& x) {
     std::vector<float> weights(static_cast<size_t>(shape.k));
-    const bool floats = FormatOf(type).block_elements == 1;
     for (const ActivationType activations : {ActivationType::kInt8, ActivationType::kF32}) {
+      const bool quantised = activations == ActivationType::kInt8 && packed.layout().bits < 16;
       const std::vector<float> y = Run(impl, packed, activations, x, shape.m);
+      PreparedRows rows;
+      rows.Bind(activations, x.data(), shape.m, shape.k);
+      impl.prepare({0, shape.m}, rows);
+      const std::vector<double> seen = SeenActivations(rows, quantised);
       for (int64_t n = 0; n < shape.n; n += 7) {
-        DequantizeRow(type, rows.data() + n * RowBytes(type, shape.k), shape.k, weights.data());
+        const uint8_t* row = stored.data() + n * RowBytes(type, shape.k);
+        DequantizeRow(type, row, shape.k, weights.data());
+        const std::vector<float> mins = MinsOf(type, row, shape.k);
         for (int64_t m = 0; m < shape.m; ++m) {
-          const Exact exact = ExactDot(weights.data(), &x[m * shape.k], shape.k);
-          const double rounding = static_cast<double>(shape.k + 8) * 0x1p-24;
-          const bool quantised = activations == ActivationType::kInt8 && !floats;
-          // 1.01: steps are of the rounded scale, and min and scale parts round by their own, larger magnitudes.
-          const double bound = quantised ? 1.01 * exact.quantisation + 40 * rounding * exact.magnitude : rounding * exact.magnitude;
-          REQUIRE(std::fabs(y[m * shape.n + n] - exact.value) <= bound);
+          double exact = 0, parts = 0, whole = 0;
+          for (int64_t i = 0; i < shape.k; ++i) {
+            const double activation = seen[m * shape.k + i];
+            exact += weights[i] * activation;
+            whole += std::fabs(weights[i] * activation);
+            parts += (std::fabs(double{weights[i]} - mins[i]) + std::fabs(double{mins[i]})) * std::fabs(activation);
+          }
+          const double k = static_cast<double>(shape.k);
+          const double bound = 0x1p-24 * (quantised ? (k / 8 + 3) * parts : (k / 4 + 2) * whole);
+          REQUIRE(std::fabs(y[m * shape.n + n] - exact) <= bound);
         }
       }
     }
@@ -229,6 +240,7 @@ TEST_CASE("activations that are not finite make their row NaN or infinite, and n
       INFO(impl.name << " " << FormatOf(type).name);
       for (const ActivationType activations : {ActivationType::kInt8, ActivationType::kF32}) {
         const std::vector<float> y = Run(impl, packed, activations, x, m), expected = Run(impl, packed, activations, clean, m);
+        REQUIRE(SameBits(y, Run(MatMulImpls()[0], packed, activations, x, m)));
         for (int64_t row = 0; row < m; ++row) {
           const bool touched = row == 1 || row == 4 || row == 8;
           for (int64_t i = row * n; i < (row + 1) * n; ++i) {
