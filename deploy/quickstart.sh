@@ -74,7 +74,7 @@ done
 echo "sphericald serves $(basename "$model") at $address; its log is $log"
 
 say "ask: $prompt"
-"$ctl" --server "$address" chat --max-tokens 96 "$prompt"
+"$ctl" --server "$address" chat --temperature 0 --max-tokens 200 "$prompt"
 
 if (( once )); then
   say "done; stopping"
