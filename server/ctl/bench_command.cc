@@ -62,8 +62,9 @@ v1::GenerateRequest RequestNumber(int64_t number, const Flags& flags, int32_t vo
 
 void Add(const Generation& generation, Measured& all) {
   if (!generation.status.ok()) {
-    ++all.errors[CodeName(generation.status.error_code())];
-    all.last_error = generation.status.error_message();
+    const std::string code = CodeName(generation.status.error_code());
+    ++all.errors[code];
+    all.last_error = code + ": " + generation.status.error_message();
     return;
   }
   ++all.finished;

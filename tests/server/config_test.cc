@@ -3,6 +3,7 @@
 #include <catch2/catch.hpp>
 #include <cstdlib>
 #include <fstream>
+#include <iterator>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <string>
@@ -184,6 +185,18 @@ TEST_CASE("The command line's mistakes are named") {
   CHECK(error({"--config", "/"}).find("--config") != std::string::npos);
   const std::string path = WriteFile(R"({"threads": "two"})");
   CHECK(error({"--config", path.c_str()}) == path + R"(: /threads: expected an integer in [0, 1024]; got a string "two")");
+}
+
+TEST_CASE("The README's table has every setting") {
+  std::ifstream file("server/README.md");
+  REQUIRE(file);
+  const std::string readme(std::istreambuf_iterator<char>(file), {});
+  for (const Setting& setting : Settings()) {
+    INFO(FlagOf(setting));
+    const size_t row = readme.find("| `" + FlagOf(setting) + " ");
+    REQUIRE(row != std::string::npos);
+    CHECK(readme.substr(row, readme.find('\n', row) - row).find("` | `" + std::string(setting.name) + "` |") != std::string::npos);
+  }
 }
 
 TEST_CASE("Help names every flag with its default, and version says the version") {
