@@ -2,6 +2,7 @@
 
 #include <catch2/catch.hpp>
 #include <cstring>
+#include <fstream>
 #include <functional>
 #include <memory>
 #include <string>
@@ -300,12 +301,29 @@ TEST_CASE("What is not a file with bytes says so") {
   CHECK(open(testing::WriteTestFile("empty.gguf", "")).code() == absl::StatusCode::kInvalidArgument);
 }
 
-TEST_CASE("A file object can be moved, and a mapping is not lost") {
-  absl::StatusOr<GgufFile> opened = GgufFile::Open(testing::WriteTestFile("moved.gguf", SmallFile().Build()));
-  REQUIRE(opened.ok());
-  GgufFile moved = *std::move(opened);
-  GgufFile again = std::move(moved);
-  CHECK(again.FindTensor("first")->data[0] == 'x');
+bool IsMapped(const std::string& path) {
+  std::ifstream maps("/proc/self/maps");
+  std::string line;
+  while (std::getline(maps, line)) {
+    if (line.find(path) != std::string::npos) return true;
+  }
+  return false;
+}
+
+TEST_CASE("A file is mapped while an object holds it, and no longer") {
+  const std::string path = testing::WriteTestFile("moved.gguf", SmallFile().Build());
+  {
+    absl::StatusOr<GgufFile> opened = GgufFile::Open(path);
+    REQUIRE(opened.ok());
+    GgufFile moved = *std::move(opened);
+    GgufFile again = std::move(moved);
+    CHECK(again.FindTensor("first")->data[0] == 'x');
+    CHECK(IsMapped(path));
+  }
+  CHECK_FALSE(IsMapped(path));
+  const std::string bad = testing::WriteTestFile("bad.gguf", SmallFile().Build().substr(0, 100));
+  CHECK_FALSE(GgufFile::Open(bad).ok());
+  CHECK_FALSE(IsMapped(bad));
 }
 
 TEST_CASE("The tiny model of other tests parses in every weight type") {

@@ -1,7 +1,9 @@
 #include "engine/model/tokenizer.h"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <fstream>
+#include <functional>
 #include <nlohmann/json.hpp>
 #include <string>
 #include <thread>
@@ -222,9 +224,27 @@ TEST_CASE("Many threads may encode at once") {
   for (const auto& result : results) CHECK(result == expected);
 }
 
+// The tiny vocabulary without the tokens of some bytes.
+GgufBuilder WithoutTokens(const std::vector<std::string>& gone) {
+  const std::string bytes = TinyVocabulary().Build();
+  const auto file = GgufFile::Parse({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}, "tiny");
+  const std::vector<std::string_view> tokens = file->Strings("tokenizer.ggml.tokens").value();
+  std::vector<std::string> kept(tokens.begin(), tokens.end());
+  for (std::string& token : kept) {
+    if (std::find(gone.begin(), gone.end(), token) != gone.end()) token = "not " + token;
+  }
+  return TinyVocabulary().Strings("tokenizer.ggml.tokens", kept);
+}
+
+TEST_CASE("A vocabulary may lack bytes that text hardly has, and leaves them out") {
+  const Loaded loaded(WithoutTokens({"\u0104"}));  // byte 4
+  CHECK(Text(*loaded.tokenizer, loaded.Encode("a\x04z\x05")) == "az\x05");
+  CHECK(loaded.Encode("\x04").empty());
+}
+
 struct BadVocabulary {
   const char* name;
-  GgufBuilder file;
+  std::function<GgufBuilder()> file;
   absl::StatusCode code;
   const char* message;
 };
@@ -233,43 +253,75 @@ TEST_CASE("A vocabulary that does not hold together is refused by name") {
   std::vector<std::string> short_tokens = {"a", "b"};
   using enum absl::StatusCode;
   const BadVocabulary cases[] = {
-      {"no model", TinyVocabulary().RemoveKey("tokenizer.ggml.model"), kNotFound, "no metadata key 'tokenizer.ggml.model'"},
-      {"sentencepiece", TinyVocabulary().String("tokenizer.ggml.model", "llama"), kUnimplemented,
+      {"no model", [] { return TinyVocabulary().RemoveKey("tokenizer.ggml.model"); }, kNotFound, "no metadata key 'tokenizer.ggml.model'"},
+      {"sentencepiece", [] { return TinyVocabulary().String("tokenizer.ggml.model", "llama"); }, kUnimplemented,
        "tokenizer.ggml.model is 'llama', supported is 'gpt2'"},
-      {"no pre-tokenizer", TinyVocabulary().RemoveKey("tokenizer.ggml.pre"), kNotFound, "'tokenizer.ggml.pre'"},
-      {"pre-tokenizer", TinyVocabulary().String("tokenizer.ggml.pre", "tekken"), kUnimplemented,
+      {"no pre-tokenizer", [] { return TinyVocabulary().RemoveKey("tokenizer.ggml.pre"); }, kNotFound, "'tokenizer.ggml.pre'"},
+      {"pre-tokenizer", [] { return TinyVocabulary().String("tokenizer.ggml.pre", "tekken"); }, kUnimplemented,
        "test.gguf: tokenizer.ggml.pre: pre-tokenizer 'tekken' is not supported"},
-      {"no tokens", TinyVocabulary().RemoveKey("tokenizer.ggml.tokens"), kNotFound, "'tokenizer.ggml.tokens'"},
-      {"empty vocabulary", TinyVocabulary().Strings("tokenizer.ggml.tokens", {}).I32s("tokenizer.ggml.token_type", {}), kInvalidArgument,
-       "has 0 tokens, expected 1 to 1048576"},
-      {"tokens of numbers", TinyVocabulary().I32s("tokenizer.ggml.tokens", {1, 2}), kInvalidArgument, "expected an array of strings"},
-      {"types missing", TinyVocabulary().I32s("tokenizer.ggml.token_type", {1, 1}), kInvalidArgument,
-       "has 2 elements, expected one for each"},
-      {"same token twice", WithTokens({{"<|im_end|>", kControl}}), kInvalidArgument, "tokens 2 and 273 are both '<|im_end|>'"},
-      {"bytes missing", TinyVocabulary().Strings("tokenizer.ggml.tokens", short_tokens).I32s("tokenizer.ggml.token_type", {1, 1}),
+      {"no tokens", [] { return TinyVocabulary().RemoveKey("tokenizer.ggml.tokens"); }, kNotFound, "'tokenizer.ggml.tokens'"},
+      {"empty vocabulary", [] { return TinyVocabulary().Strings("tokenizer.ggml.tokens", {}).I32s("tokenizer.ggml.token_type", {}); },
+       kInvalidArgument, "has 0 tokens, expected 1 to 1048576"},
+      {"tokens of numbers",
+       [] {
+         return TinyVocabulary().I32s("tokenizer.ggml.tokens", {1, 2});
+       },
+       kInvalidArgument, "expected an array of strings"},
+      {"types missing",
+       [] {
+         return TinyVocabulary().I32s("tokenizer.ggml.token_type", {1, 1});
+       },
+       kInvalidArgument, "has 2 elements, expected one for each"},
+      {"same token twice",
+       [] {
+         return WithTokens({{"<|im_end|>", kControl}});
+       },
+       kInvalidArgument, "tokens 2 and 273 are both '<|im_end|>'"},
+      {"bytes missing",
+       [&] {
+         return TinyVocabulary().Strings("tokenizer.ggml.tokens", short_tokens).I32s("tokenizer.ggml.token_type", {1, 1});
+       },
        kInvalidArgument, "has no token for byte 33 ('!'): not a byte-level vocabulary"},
-      {"no merges", TinyVocabulary().RemoveKey("tokenizer.ggml.merges"), kNotFound, "'tokenizer.ggml.merges'"},
-      {"merge of one", TinyVocabulary().Strings("tokenizer.ggml.merges", {"ab"}), kInvalidArgument, "merge 0 is 'ab', expected two tokens"},
-      {"merge of nothing", TinyVocabulary().Strings("tokenizer.ggml.merges", {""}), kInvalidArgument, "merge 0 is '', expected two tokens"},
-      {"merge of unknown", TinyVocabulary().Strings("tokenizer.ggml.merges", {"h e", "qq r"}), kInvalidArgument,
-       "merge 1 ('qq r') names 'qq', which is no token"},
-      {"merge into unknown", TinyVocabulary().Strings("tokenizer.ggml.merges", {"q r"}), kInvalidArgument, "names 'qr', which is no token"},
-      {"merge with nothing", TinyVocabulary().Strings("tokenizer.ggml.merges", {"q "}), kInvalidArgument, "names '', which is no token"},
-      {"bos out of range", TinyVocabulary().U32("tokenizer.ggml.bos_token_id", 273), kInvalidArgument,
+      {"newline missing", [] { return WithoutTokens({"\u010a"}); }, kInvalidArgument, "has no token for byte 10 ("},
+      {"part of a character missing", [] { return WithoutTokens({"\u00b0"}); }, kInvalidArgument, "has no token for byte 176 ("},
+      {"no merges", [] { return TinyVocabulary().RemoveKey("tokenizer.ggml.merges"); }, kNotFound, "'tokenizer.ggml.merges'"},
+      {"merge of one", [] { return TinyVocabulary().Strings("tokenizer.ggml.merges", {"ab"}); }, kInvalidArgument,
+       "merge 0 is 'ab', expected two tokens"},
+      {"merge of nothing", [] { return TinyVocabulary().Strings("tokenizer.ggml.merges", {""}); }, kInvalidArgument,
+       "merge 0 is '', expected two tokens"},
+      {"merge of unknown",
+       [] {
+         return TinyVocabulary().Strings("tokenizer.ggml.merges", {"h e", "qq r"});
+       },
+       kInvalidArgument, "merge 1 ('qq r') names 'qq', which is no token"},
+      {"merge into unknown", [] { return TinyVocabulary().Strings("tokenizer.ggml.merges", {"q r"}); }, kInvalidArgument,
+       "names 'qr', which is no token"},
+      {"merge with nothing", [] { return TinyVocabulary().Strings("tokenizer.ggml.merges", {"q "}); }, kInvalidArgument,
+       "names '', which is no token"},
+      {"bos out of range", [] { return TinyVocabulary().U32("tokenizer.ggml.bos_token_id", 273); }, kInvalidArgument,
        "tokenizer.ggml.bos_token_id is 273, expected less than the 273 tokens"},
-      {"eos out of range", TinyVocabulary().U64("tokenizer.ggml.eos_token_id", ~uint64_t{0}), kInvalidArgument,
+      {"eos out of range", [] { return TinyVocabulary().U64("tokenizer.ggml.eos_token_id", ~uint64_t{0}); }, kInvalidArgument,
        "tokenizer.ggml.eos_token_id is 18446744073709551615"},
-      {"eot negative", TinyVocabulary().I32("tokenizer.ggml.eot_token_id", -1), kInvalidArgument, "'tokenizer.ggml.eot_token_id' is -1"},
-      {"bos to add, none there", TinyVocabulary().RemoveKey("tokenizer.ggml.bos_token_id").Bool("tokenizer.ggml.add_bos_token", true),
+      {"eot negative", [] { return TinyVocabulary().I32("tokenizer.ggml.eot_token_id", -1); }, kInvalidArgument,
+       "'tokenizer.ggml.eot_token_id' is -1"},
+      {"bos to add, none there",
+       [] { return TinyVocabulary().RemoveKey("tokenizer.ggml.bos_token_id").Bool("tokenizer.ggml.add_bos_token", true); },
        kInvalidArgument, "there is no tokenizer.ggml.bos_token_id"},
-      {"add_bos of the wrong type", TinyVocabulary().U32("tokenizer.ggml.add_bos_token", 1), kInvalidArgument, "expected bool"},
-      {"special token of a megabyte", WithTokens({{std::string(1 << 20, 'x'), kControl}}), kInvalidArgument,
-       "special token 273 has 1048576 bytes, expected at most 1024"},
-      {"token that is no text", WithTokens({{"\xFF", kNormal}}), kInvalidArgument,
-       "element 273 of 'tokenizer.ggml.tokens' is not valid UTF-8"},
+      {"add_bos of the wrong type", [] { return TinyVocabulary().U32("tokenizer.ggml.add_bos_token", 1); }, kInvalidArgument,
+       "expected bool"},
+      {"special token of a megabyte",
+       [] {
+         return WithTokens({{std::string(1 << 20, 'x'), kControl}});
+       },
+       kInvalidArgument, "special token 273 has 1048576 bytes, expected at most 1024"},
+      {"token that is no text",
+       [] {
+         return WithTokens({{"\xFF", kNormal}});
+       },
+       kInvalidArgument, "element 273 of 'tokenizer.ggml.tokens' is not valid UTF-8"},
   };
   for (const BadVocabulary& c : cases) {
-    const Loaded loaded(c.file);
+    const Loaded loaded(c.file());
     INFO(c.name << ": " << loaded.status.ToString());
     CHECK(loaded.status.code() == c.code);
     CHECK(std::string(loaded.status.message()).find(c.message) != std::string::npos);

@@ -29,7 +29,7 @@ TEXTS = [
     "\u0928\u092e\u0938\u094d\u0924\u0947 \u0926\u0941\u0928\u093f\u092f\u093e", "\u0e2a\u0e27\u0e31\u0e2a\u0e14\u0e35",
     "\U0001f600 \U0001f468\u200d\U0001f469\u200d\U0001f467\u200d\U0001f466 \U0001f1e9\U0001f1ea \U0001f44d\U0001f3fd \u2764\ufe0f",
     "a\U0001f600b", "\u00a0nbsp\u00a0\u00a0x", "\u2003em\u2003\u2003space", "\u3000\u3000\u5168\u89d2", "a\u0085b", "a\u200bb\ufeffc",
-    "a\u180eb", "\u2028line\u2029para", "zero\u0000byte", "bell\u0007esc\u001b[0m",
+    "a\u180eb", "!\u180e!\u0085!\u200b!", "\u2028line\u2029para", "zero\u0000byte", "bell\u0007esc\u001b[0m",
     "math \u2200x\u2208\u211d: \u221a2 \u2260 \u03c0\u00b2", "def f(x):\n    if x > 0:\n        return x ** 2\n    return -x\n",
     "for (int i = 0; i < n; ++i) {\n\tsum += a[i] * b[i];\n}\n", "<div class=\"a b\">&nbsp;</div>",
     "{\"key\": [1, 2.5, null, true], \"s\": \"\\u00e9\\n\"}", "SELECT * FROM t WHERE a='b' AND c<>1;",
