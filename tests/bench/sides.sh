@@ -10,7 +10,7 @@ engine="$programs/engine_worker"
 daemon="$programs/sphericald"
 peer=$(tests/bench/build_peer.sh)
 
-arguments=(--command "$0${*:+ $*}" "$@")
+arguments=(--command "$0${*:+$(printf ' %q' "$@")}" "$@")
 if [[ " $* " != *" --model "* ]]; then arguments+=(--model "$(deploy/fetch_model.sh)"); fi
 if [[ " $* " != *" --text "* ]]; then
   git ls-files '*.md' '*.h' '*.cc' | xargs cat >"$programs/text.txt"
