@@ -2,8 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
+#include <limits>
 #include <numeric>
 #include <utility>
+
+#include "kernels/dense/rows.h"
 
 namespace spherical::engine {
 namespace {
@@ -21,20 +25,18 @@ uint64_t Mix(uint64_t x) {
   return x ^ (x >> 31);
 }
 
+// Lowest id among the largest. First the value, 16 lanes at a time, then its place: neither loop carries a place along.
 int32_t ArgMax(std::span<const float> logits) {
-  int32_t best = 0;
-  for (size_t i = 1; i < logits.size(); ++i) {
-    if (logits[i] > logits[best]) best = static_cast<int32_t>(i);
+  constexpr size_t kLanes = 16;
+  float lanes[kLanes];
+  std::fill(std::begin(lanes), std::end(lanes), logits[0]);
+  size_t i = 0;
+  for (; i + kLanes <= logits.size(); i += kLanes) {
+    for (size_t j = 0; j < kLanes; ++j) lanes[j] = logits[i + j] > lanes[j] ? logits[i + j] : lanes[j];
   }
-  return best;
-}
-
-double LogSumExp(std::span<const float> logits) {
-  const double max = logits[ArgMax(logits)];
-  if (!std::isfinite(max)) return max;
-  double sum = 0;
-  for (const float l : logits) sum += std::exp(l - max);
-  return max + std::log(sum);
+  float max = *std::max_element(std::begin(lanes), std::end(lanes));
+  for (; i < logits.size(); ++i) max = std::max(max, logits[i]);
+  return static_cast<int32_t>(std::find(logits.begin(), logits.end(), max) - logits.begin());
 }
 
 // The n likeliest, through a heap of n whose top is the least likely kept: one pass over the vocabulary.
@@ -44,11 +46,13 @@ std::vector<TokenLogprob> TopLogprobs(std::span<const float> logits, double log_
   heap.resize(n);
   std::iota(heap.begin(), heap.end(), 0);
   std::make_heap(heap.begin(), heap.end(), likelier);
+  float least = n > 0 ? logits[heap.front()] : 0;
   for (int32_t id = n; n > 0 && id < static_cast<int32_t>(logits.size()); ++id) {
-    if (!likelier(id, heap.front())) continue;
+    if (logits[id] <= least) continue;  // a later id loses a tie
     std::pop_heap(heap.begin(), heap.end(), likelier);
     heap.back() = id;
     std::push_heap(heap.begin(), heap.end(), likelier);
+    least = logits[heap.front()];
   }
   std::sort_heap(heap.begin(), heap.end(), likelier);
   std::vector<TokenLogprob> top;
@@ -99,39 +103,90 @@ int32_t FrontHolding(double mass, std::span<int32_t> order, const std::vector<do
   return static_cast<int32_t>(begin) + 1;
 }
 
-// Draws among the ids that top-k, top-p and min-p keep. `logits` are adjusted, their maximum is finite, and temperature is not 0.
-int32_t Draw(std::span<const float> logits, float max, const SamplingParams& params, double uniform, SamplerScratch& scratch) {
-  const int32_t vocabulary = static_cast<int32_t>(logits.size());
-  const Likelier likelier{logits.data()};
-  std::vector<int32_t>& order = scratch.order;
-  order.resize(vocabulary);
-  std::iota(order.begin(), order.end(), 0);
+// From here on y [vocabulary] are adjusted logits less their maximum, over the temperature: token i weighs exp(y[i]), the likeliest 1.
 
-  int32_t kept = vocabulary;
-  if (params.top_k > 0 && params.top_k < vocabulary) {
-    kept = params.top_k;
-    std::nth_element(order.begin(), order.begin() + kept - 1, order.end(), likelier);
-  }
-  scratch.weights.resize(vocabulary);
-  double total = 0;
-  for (int32_t i = 0; i < kept; ++i) {
-    const int32_t id = order[i];
-    total += scratch.weights[id] = std::exp((static_cast<double>(logits[id]) - max) / params.temperature);
-  }
-  if (params.top_p < 1.0f) kept = FrontHolding(params.top_p * total, std::span(order).first(kept), scratch.weights, likelier);
-
-  // The kept ids are those up to the least likely kept one. Walking by id makes the draw independent of how selection left `order`.
-  const int32_t last = kept == vocabulary ? -1 : *std::max_element(order.begin(), order.begin() + kept, likelier);
-  const auto weight = [&](int32_t id) {
-    if (last >= 0 && likelier(last, id)) return 0.0;
-    const double w = scratch.weights[id];
-    return w < params.min_p ? 0.0 : w;  // the likeliest weighs 1
+// Draws among all. Blocks are weighed first, so that few exponentials are taken one by one.
+int32_t DrawFromAll(std::span<const float> y, double uniform) {
+  constexpr size_t kBlock = 512;
+  const auto weigh = [&](size_t begin) {
+    return std::exp(kernels::LogSumExp(y.data() + begin, static_cast<int64_t>(std::min(kBlock, y.size() - begin))));
   };
-  total = 0;
-  for (int32_t id = 0; id < vocabulary; ++id) total += weight(id);
+  double total = 0;
+  for (size_t begin = 0; begin < y.size(); begin += kBlock) total += weigh(begin);
   double left = uniform * total;
   int32_t chosen = 0;
-  for (int32_t id = 0; id < vocabulary; ++id) {
+  for (size_t begin = 0; begin < y.size(); begin += kBlock) {
+    const double block = weigh(begin);
+    const bool last = begin + kBlock >= y.size();
+    if (left >= block && !last) {
+      left -= block;
+      continue;
+    }
+    for (size_t i = begin; i < std::min(begin + kBlock, y.size()); ++i) {
+      const double w = std::exp(static_cast<double>(y[i]));
+      if (w == 0) continue;
+      chosen = static_cast<int32_t>(i);
+      if (left < w) return chosen;
+      left -= w;
+    }
+  }
+  return chosen;  // rounding left a crumb at the end
+}
+
+// Fills scratch.ids, ascending, with the tokens at or above `floor`, and their weights. Returns the sum of these.
+double Gather(std::span<const float> y, float floor, SamplerScratch& scratch) {
+  scratch.ids.clear();
+  scratch.weights.resize(y.size());
+  double sum = 0;
+  for (int32_t id = 0; id < static_cast<int32_t>(y.size()); ++id) {
+    if (y[id] < floor) continue;
+    scratch.ids.push_back(id);
+    sum += scratch.weights[id] = std::exp(static_cast<double>(y[id]));
+  }
+  return sum;
+}
+
+// Draws among the tokens that top-k, top-p and min-p keep. All three keep the front of one order, so only a front is ever looked at: what
+// lies within 5 nats of the likeliest, or 10, or 30, or everything, until it holds all that may be kept.
+int32_t Draw(std::span<const float> y, const SamplingParams& params, double uniform, SamplerScratch& scratch) {
+  const bool by_count = params.top_k > 0 && params.top_k < static_cast<int32_t>(y.size());
+  const bool by_mass = params.top_p < 1.0f;
+  if (!by_count && !by_mass && params.min_p == 0.0f) return DrawFromAll(y, uniform);
+
+  double mass = by_mass && !by_count ? params.top_p * std::exp(kernels::LogSumExp(y.data(), static_cast<int64_t>(y.size()))) : 0;
+  for (const float floor : {-5.0f, -10.0f, -30.0f, -std::numeric_limits<float>::infinity()}) {
+    const double gathered = Gather(y, floor, scratch);
+    if (by_count ? static_cast<int32_t>(scratch.ids.size()) >= params.top_k
+                 : by_mass ? gathered >= mass : std::exp(floor) < params.min_p) {
+      break;
+    }
+  }
+  const Likelier likelier{y.data()};
+  std::vector<int32_t>& order = scratch.order;
+  order = scratch.ids;
+  if (by_count && params.top_k < static_cast<int32_t>(order.size())) {
+    std::nth_element(order.begin(), order.begin() + params.top_k - 1, order.end(), likelier);
+    order.resize(params.top_k);
+  }
+  if (by_mass) {
+    if (by_count) {
+      for (const int32_t id : order) mass += scratch.weights[id];
+      mass *= params.top_p;
+    }
+    order.resize(FrontHolding(mass, order, scratch.weights, likelier));
+  }
+
+  // Kept are the ids up to the least likely of `order`. Walking by id makes the draw independent of how selection left them.
+  const int32_t last = *std::max_element(order.begin(), order.end(), likelier);
+  const auto weight = [&](int32_t id) {
+    const double w = scratch.weights[id];
+    return likelier(last, id) || w < params.min_p ? 0.0 : w;
+  };
+  double total = 0;
+  for (const int32_t id : scratch.ids) total += weight(id);
+  double left = uniform * total;
+  int32_t chosen = 0;
+  for (const int32_t id : scratch.ids) {
     const double w = weight(id);
     if (w == 0) continue;
     chosen = id;  // stays when rounding leaves a crumb at the end
@@ -155,13 +210,17 @@ SampledToken Sample(std::span<const float> logits, const SamplingParams& params,
   int32_t chosen = ArgMax(adjusted);
   const float max = adjusted[chosen];
   const bool greedy = params.temperature == 0.0f || !std::isfinite(max);  // a bias may have banned every token, or forced one
-  if (!greedy) chosen = Draw(adjusted, max, params, UniformAt(params.seed, output_index), scratch);
+  if (!greedy) {
+    scratch.logits.resize(logits.size());
+    for (size_t i = 0; i < logits.size(); ++i) scratch.logits[i] = (adjusted[i] - max) / params.temperature;
+    chosen = Draw(scratch.logits, params, UniformAt(params.seed, output_index), scratch);
+  }
   if (logprobs < 0) return {.id = chosen, .top = {}};
   return Score(logits, chosen, logprobs, scratch);
 }
 
 SampledToken Score(std::span<const float> logits, TokenId target, int32_t top, SamplerScratch& scratch) {
-  const double log_sum = LogSumExp(logits);
+  const double log_sum = kernels::LogSumExp(logits.data(), static_cast<int64_t>(logits.size()));
   return {.id = target,
           .logprob = static_cast<float>(logits[target] - log_sum),
           .top = TopLogprobs(logits, log_sum, top, scratch.order)};

@@ -10,10 +10,11 @@ namespace spherical::engine {
 
 // Reused from call to call, one per worker: no allocation once it has grown.
 struct SamplerScratch {
-  std::vector<float> logits;    // [vocabulary]  after bias and penalties
-  std::vector<double> weights;  // [vocabulary]  unnormalised probabilities, of what top-k kept
-  std::vector<int32_t> order;   // [vocabulary]  ids, what is kept in front
-  std::vector<int32_t> counts;  // [vocabulary]  zero between calls
+  std::vector<float> logits;    // [vocabulary]  after bias, penalties and temperature
+  std::vector<double> weights;  // [vocabulary]  unnormalised probabilities of `ids`
+  std::vector<int32_t> ids;     // candidates, ascending
+  std::vector<int32_t> order;   // candidates, the kept ones in front
+  std::vector<int32_t> counts;  // [vocabulary], zero between calls
 };
 
 // Chooses the next token from logits [vocabulary], which are finite and left untouched. A pure function: the draw depends on

@@ -129,7 +129,7 @@ TEST_CASE("every draw is the naive twin's draw") {
   int32_t differ = 0, draws = 0;
   for (uint64_t seed = 0; seed < 1500; ++seed) {
     std::mt19937_64 random(seed);
-    const int32_t vocabulary = 2 + static_cast<int32_t>(random() % 300);
+    const int32_t vocabulary = 2 + static_cast<int32_t>(random() % (seed % 8 == 0 ? 3000 : 300));
     const std::vector<float> logits = RandomLogits(random, vocabulary, 3);
     const History history = RandomHistory(random, vocabulary);
     SamplingParams params = RandomParams(random, vocabulary);
