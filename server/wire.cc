@@ -57,9 +57,15 @@ absl::StatusOr<std::vector<TokenId>> EncodeChat(const v1::ChatMessages& chat, co
 
 absl::StatusOr<std::vector<TokenId>> PromptOf(const v1::GenerateRequest& request, const ServedModel& model) {
   switch (request.input_case()) {
-    case v1::GenerateRequest::kText:
+    case v1::GenerateRequest::kText: {
       if (request.text().empty()) return Bad("text", "empty; a prompt needs at least one token");
-      return EncodeText(request.text(), false, model);
+      auto tokens = EncodeText(request.text(), false, model);
+      // Bytes that the vocabulary lacks are left out.
+      if (tokens.ok() && tokens->empty()) {
+        return Bad("text", "no byte of it is in the model's vocabulary; a prompt needs at least one token");
+      }
+      return tokens;
+    }
     case v1::GenerateRequest::kTokenIds: {
       const auto& ids = request.token_ids().ids();
       if (ids.empty()) return Bad("token_ids", "empty; a prompt needs at least one token");

@@ -9,10 +9,12 @@
 
 namespace spherical::engine {
 
-// Token i is byte i; 256 ends a sequence. Tests see through it.
+// Token i is byte i; 256 ends a sequence. Like real vocabularies, this one lacks a control
+// character and leaves it out of what it encodes. Tests see through it.
 class ByteTokenizer : public Tokenizer {
  public:
   static constexpr TokenId kEnd = 256;
+  static constexpr char kMissing = '\x04';
 
   ByteTokenizer() {
     for (int i = 0; i < 256; ++i) bytes_ += static_cast<char>(i);
@@ -20,7 +22,9 @@ class ByteTokenizer : public Tokenizer {
 
   absl::StatusOr<std::vector<TokenId>> Encode(std::string_view text, EncodeOptions) const override {
     std::vector<TokenId> ids;
-    for (const char c : text) ids.push_back(static_cast<unsigned char>(c));
+    for (const char c : text) {
+      if (c != kMissing) ids.push_back(static_cast<unsigned char>(c));
+    }
     return ids;
   }
   std::string_view Bytes(TokenId id) const override {

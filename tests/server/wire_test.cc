@@ -178,6 +178,8 @@ TEST_CASE("An unknown model is refused, the right one and none are taken") {
 TEST_CASE("A prompt must be there, be tokens, and leave room for an answer") {
   CHECK(Complaint(v1::GenerateRequest()) == "input: none; one of text, token_ids and chat is needed");
   CHECK(Complaint(Text("")) == "text: empty; a prompt needs at least one token");
+  CHECK(Complaint(Text(std::string(3, engine::ByteTokenizer::kMissing))) ==
+        "text: no byte of it is in the model's vocabulary; a prompt needs at least one token");
   CHECK(Complaint(Text(std::string(kContext - 1, 'a'))).empty());
   CHECK(Complaint(Text(std::string(kContext, 'a'))) ==
         "prompt: 100 tokens; the context holds 100, one of them for the answer; shorten it to at most 99");
