@@ -1,0 +1,52 @@
+// The spherical codec: a vector becomes one radius and one angle code per coordinate, written straight into a page (page_layout.h).
+//
+//     rho = |z| / sqrt(D);  u = z / rho;  c_i = clamp(floor(u_i / step), -2^(w-1), 2^(w-1) - 1);  u^_i = (c_i + 1/2) step
+//     stored radius = rho * <lambda u, u^> / <lambda u^, u^>         least squares in the metric of the logits (lambda = 1 for values)
+//     T8:  rho = max(|z| / sqrt(D), max|z_i| / 3.94) before the gain, so that heavy tails are not clamped
+//
+// Order of float operations (so that all implementations, and later the device, give the same codes and radii for the same z): sums over
+// coordinates run in 16 lanes over groups, coordinate i of each group in lane i, fused multiply-adds, then fold lanes 16 -> 8 -> 4 -> 2 -> 1
+// (lane i + lane i + half); scale(w) = (1 / rho) * (1 / step(w)); c = floor(z * scale(w)).
+// A vector that is zero or not finite is stored with radius 0. Radii beyond f16 are stored as its largest finite value.
+//
+// Threads: pure functions on disjoint pages. Nothing allocates.
+#ifndef SPHERICAL_KERNELS_SPHERICAL_CODEC_H_
+#define SPHERICAL_KERNELS_SPHERICAL_CODEC_H_
+
+#include <cstdint>
+#include <span>
+
+#include "kernels/spherical/geometry.h"
+#include "kernels/spherical/page_layout.h"
+
+namespace spherical::kernels {
+
+// What coding one token cost: squared errors that the controller weighs.
+struct CodingError {
+  float key;    // squared error of the key in the query metric: |diag(sqrt lambda) (z - z^)|^2
+  float value;  // squared error of the value
+};
+
+struct CodecImpl {
+  const char* name;  // "reference", "avx2", "avx512"
+  bool (*supported)();
+
+  // z = F (k - mu) for `rows` keys.   keys: row r at keys + r * key_stride, [D]; z [rows, D]
+  void (*map_keys)(const KeyGeometry& geometry, const float* keys, int64_t key_stride, int32_t rows, float* z);
+
+  // Codes `rows` tokens into slots [slot, slot + rows) of a page of `tier`: keys from z, values from rotated values v (RotateValue).
+  // Other slots keep their bytes; utilities are not touched. errors may be null.   z, v [rows, D]; errors [rows]
+  void (*encode)(const KeyGeometry& geometry, Tier tier, const float* z, const float* v, int32_t rows, int32_t slot, uint8_t* page,
+                 CodingError* errors);
+
+  // Moves token `from_slot` of a page to `to_slot` of a page of a lower (or the same) tier, from codes alone: the same F, the same groups;
+  // codes are requantised, the gain is found anew. The utility byte moves along.
+  void (*demote)(const KeyGeometry& geometry, Tier from, const uint8_t* from_page, int32_t from_slot, Tier to, uint8_t* to_page,
+                 int32_t to_slot);
+};
+std::span<const CodecImpl> CodecImpls();  // slowest first; the reference is [0]
+const CodecImpl& BestCodec();
+
+}  // namespace spherical::kernels
+
+#endif  // SPHERICAL_KERNELS_SPHERICAL_CODEC_H_
