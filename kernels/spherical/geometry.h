@@ -4,6 +4,7 @@
 #include <cstdint>
 
 #include "kernels/spherical/page_layout.h"
+#include "kernels/spherical/query_geometry.h"
 
 namespace spherical::kernels {
 
@@ -21,13 +22,6 @@ struct KeyGeometry {       // D = head_dim
   uint8_t widths[kTierCount][kGroupsMax] = {};  // bits of each group, per tier; sum over groups <= KeyWidths(tier, D)
 };
 
-// What decoding needs of a geometry: the map of queries. Kept apart from KeyGeometry, so that code which attends cannot rebuild keys.
-struct QueryGeometry {
-  int32_t head_dim = 0;
-  const float* map = nullptr;  // [D, D]   F^(-T), row-major
-  uint8_t widths[kTierCount][kGroupsMax] = {};
-};
-
 // Expected squared error of a unit-variance coordinate coded in `width` bits (0 to 6, 8), the centroid being used: rate-distortion of the
 // uniform quantiser on a normal variable.
 double ExpectedError(int32_t width);
@@ -35,9 +29,6 @@ double ExpectedError(int32_t width);
 // Width of each group so that sum(widths) <= total and sum(importance * ExpectedError) is small: reverse water-filling, one greedy step at a
 // time by gain per bit. Widths come from {0, 1, 2, 3, 4, 5, 6, 8}.   importance [groups], not negative; widths [groups]
 void AllotWidths(const float* importance, int32_t groups, int32_t total, uint8_t* widths);
-
-// The smallest change of a vector into codes: a step between the code points of each width; code c stands for (c + 1/2) * step. 0: no codes.
-inline constexpr float kCodeStep[9] = {0.0f, 1.596f, 0.9957f, 0.5860f, 0.3352f, 0.1881f, 0.1041f, 0.0f, 0.0308f};
 
 // Rotation of values: random signs, then a Walsh-Hadamard transform over the largest power of two, combined with a fixed orthonormal 5x5 or 6x6
 // matrix for head dims 80 and 96. Orthonormal, the same for every model.   x [D], in place
