@@ -9,7 +9,7 @@
 // items, whose values must be rotated too), then UnrotateValue is applied once to each output.
 // Constant terms: q.mu is left out (coded tokens only; add it to the logits' max before joining with exact items of the same head).
 //
-// This library knows how to read codes, not how to turn them back into keys: it depends on page_layout and QueryGeometry alone.
+// This library knows how to read codes, not how to turn them back into keys: it depends on page_layout and query_geometry alone.
 // Scratch per item: at most 8 KiB, on the stack. Threads: pure functions.
 #ifndef SPHERICAL_KERNELS_ATTENTION_ADA_DECODE_H_
 #define SPHERICAL_KERNELS_ATTENTION_ADA_DECODE_H_
@@ -17,37 +17,18 @@
 #include <cstdint>
 #include <span>
 
+#include "kernels/attention/ada_decode_item.h"
 #include "kernels/attention/exact_attention.h"
-#include "kernels/spherical/geometry.h"
-#include "kernels/spherical/page_layout.h"
 
 namespace spherical::kernels {
 
-inline constexpr int32_t kAdaUnitTokens = 32;  // tokens whose probabilities share a scale
-inline constexpr int32_t kAdaGroupMax = 16;    // query heads per kv head
-
-// The queries of one (row, kv head) for one tier: two int8 digits per coordinate, steps folded in. Prepared once per step.
-struct AdaQuery {
-  int8_t high[kAdaGroupMax][kHeadDimMax];
-  int8_t low[kAdaGroupMax][kHeadDimMax];
-  float scale[kAdaGroupMax];      // q'_i step_i ~ scale * (high + low / 256)
-  int32_t offset[kAdaGroupMax];   // sum over coordinates of (256 high + low) * (2^(w-1) - 1/2), times 2: what unsigned codes add
-};
-// query [G, D]: after rotary positions, not scaled.
+// query [G, D]: after rotary positions, not scaled. The best implementation's `prepare`.
 void PrepareAdaQuery(const QueryGeometry& geometry, Tier tier, const float* query, int32_t group, AdaQuery& out);
-
-struct AdaItem {
-  const AdaQuery* query;
-  const PageId* pages;  // [CeilDiv(tokens, TokensPerPage)], all of one tier, full but for the last
-  int32_t tokens = 0;   // 0: the state says that nothing was seen
-  Tier tier = Tier::kT4;
-  const uint8_t* widths;  // [D/16] of the tier
-  AttentionState state;   // rows = 1
-};
 
 struct AdaDecodeImpl {
   const char* name;  // "reference" (double), "portable", "avx2", "avx512vnni"
   bool (*supported)();
+  void (*prepare)(const QueryGeometry& geometry, Tier tier, const float* query, int32_t group, AdaQuery& out);
   void (*attend)(const AttentionShape& shape, const uint8_t* arena, const AdaItem& item);
 };
 std::span<const AdaDecodeImpl> AdaDecodeImpls();  // slowest first; the reference is [0]

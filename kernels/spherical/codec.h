@@ -5,7 +5,7 @@
 //     T8:  rho = max(|z| / sqrt(D), max|z_i| / 3.94) before the gain, so that heavy tails are not clamped
 //
 // Order of float operations (so that all implementations, and later the device, give the same codes and radii for the same z): sums over
-// coordinates run in 16 lanes over groups, coordinate i of each group in lane i, fused multiply-adds, then fold lanes 16 -> 8 -> 4 -> 2 -> 1
+// coordinates run in 16 lanes over groups, coordinate i of each group in lane i, fused multiply-adds, then fold lanes 16 to 8, 4, 2, 1
 // (lane i + lane i + half); scale(w) = (1 / rho) * (1 / step(w)); c = floor(z * scale(w)).
 // A vector that is zero or not finite is stored with radius 0. Radii beyond f16 are stored as its largest finite value.
 //

@@ -21,11 +21,16 @@ ENGINE_ORDER = ("intake", "kv", "budget", "batch", "model", "calibrate", "step",
 # Include nothing of ours but units; every stage may use them.
 ENGINE_SEAMS = ("engine/clock.h", "engine/host_memory.h", "engine/mutex.h")
 
+# Decoding attends from codes: it sees neither the map of keys nor the codec, so it cannot rebuild keys. Files by the start of their path.
+DECODE_FILES = ("kernels/attention/", "kernels/spherical/query_geometry.h", "kernels/spherical/page_layout.h")
+DECODE_SEES_OF_SPHERICAL = ("kernels/spherical/page_layout.h", "kernels/spherical/query_geometry.h")
+
 # Foreign headers a room does without: kernels speak std and intrinsics; the engine knows no wire, no JSON, no flags.
 FORBIDDEN_FOREIGN = {
     "kernels": re.compile(r"^(absl|spdlog|fmt|grpc|grpcpp|google|nlohmann|CLI|pcre2)\b"),
     "engine": re.compile(r"^(grpc|grpcpp|google|nlohmann|CLI)\b"),
 }
+_SPHERICAL_LABEL = re.compile(r'"(//kernels/spherical\b[^"]*)"')
 _INCLUDE = re.compile(r'^\s*#\s*include\s+[<"]([^>"]+)[>"]')
 
 
@@ -57,6 +62,8 @@ def check_edge(path, included):
         return "wire types stop at the door: only server includes *.pb.h"
     if target not in ROOMS or room not in ALLOWED:
         return None
+    if path.startswith(DECODE_FILES) and included.startswith("kernels/spherical/") and included not in DECODE_SEES_OF_SPHERICAL:
+        return f"attention cannot rebuild keys: of the codec it sees only {', '.join(DECODE_SEES_OF_SPHERICAL)}"
     if room == "server" and included == SERVER_SEES_OF_KERNELS:
         return None
     if target not in ALLOWED[room]:
@@ -66,8 +73,18 @@ def check_edge(path, included):
     return None
 
 
+def _check_decode_targets(tree):
+    """What attention links: a target it does not name cannot reach it, since those it names name no other of the codec."""
+    allowed = ["//" + header[:-2].replace("spherical/", "spherical:") for header in DECODE_SEES_OF_SPHERICAL]
+    for number, line in tree.lines("kernels/attention/BUILD") if tree.exists("kernels/attention/BUILD") else ():
+        for label in _SPHERICAL_LABEL.findall(line):
+            if label not in allowed:
+                yield f"kernels/attention/BUILD:{number}: names {label}: attention cannot rebuild keys, it links only {', '.join(allowed)}"
+
+
 def check(tree):
     """Findings of the whole tree."""
+    yield from _check_decode_targets(tree)
     for path in tree.with_suffix(*CPP):
         for number, line in tree.lines(path):
             match = _INCLUDE.match(line)

@@ -1,0 +1,23 @@
+// Angle-domain attention for one instruction set: all of it is in ada_decode.inc, this file chooses the lanes and the dot products.
+#include <stdint.h>
+#include <immintrin.h>
+
+#include "kernels/attention/ada_decode_isa.h"
+
+namespace spherical::kernels::avx512vnni {
+namespace {
+#include "kernels/base/lanes_avx512.inc"
+#include "kernels/base/exp.inc"
+#include "kernels/attention/code_dots_avx512vnni.inc"
+#include "kernels/attention/ada_decode.inc"
+}  // namespace
+
+void PrepareAda(const QueryGeometry& geometry, Tier tier, const float* query, int32_t group, AdaQuery& out) {
+  Prepare(geometry, tier, query, group, out);
+}
+
+void AttendAda(const AttentionShape& shape, const AdaLayout& layout, const uint8_t* arena, const AdaItem& item) {
+  Attend(shape, layout, arena, item);
+}
+
+}  // namespace spherical::kernels::avx512vnni

@@ -1,0 +1,38 @@
+// The arguments of angle-domain attention, as plain data: the files of one instruction set include this and no standard template.
+// Contract: ada_decode.h.
+#ifndef SPHERICAL_KERNELS_ATTENTION_ADA_DECODE_ITEM_H_
+#define SPHERICAL_KERNELS_ATTENTION_ADA_DECODE_ITEM_H_
+
+#include <cstdint>
+
+#include "kernels/attention/exact_attention_item.h"
+#include "kernels/base/units.h"
+#include "kernels/spherical/page_layout.h"
+#include "kernels/spherical/query_geometry.h"
+
+namespace spherical::kernels {
+
+inline constexpr int32_t kAdaUnitTokens = 32;   // tokens whose probabilities share a scale
+inline constexpr int32_t kAdaGroupMax = 16;     // query heads per kv head
+inline constexpr int32_t kAdaDigitMax = 32639;  // largest |256 high + low| of two int8 digits: 256 * 127 + 127
+
+// The queries of one (row, kv head) for one tier: two int8 digits per coordinate, steps folded in. Prepared once per step.
+struct AdaQuery {
+  int8_t high[kAdaGroupMax][kHeadDimMax];
+  int8_t low[kAdaGroupMax][kHeadDimMax];
+  float scale[kAdaGroupMax];      // q'_i step_i ~ scale * (high + low / 256); NaN where the query was not finite
+  int32_t offset[kAdaGroupMax];   // sum over coordinates of (256 high + low) * (2^w - 1): twice what unsigned codes add
+};
+
+struct AdaItem {
+  const AdaQuery* query;
+  const PageId* pages;    // [CeilDiv(tokens, TokensPerPage)], all of one tier, full but for the last
+  int32_t tokens = 0;     // 0: the state says that nothing was seen. Later slots of the last page are not looked at
+  Tier tier = Tier::kT4;
+  const uint8_t* widths;  // [D/16] of the tier
+  AttentionState state;   // rows = 1; written fully
+};
+
+}  // namespace spherical::kernels
+
+#endif  // SPHERICAL_KERNELS_ATTENTION_ADA_DECODE_ITEM_H_

@@ -1,0 +1,383 @@
+// Every implementation of angle-domain attention, the reference too, against plain arithmetic on the codes that were packed.
+#include "kernels/attention/ada_decode.h"
+
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/base/float16.h"
+#include "tests/fakes/coded_pages.h"
+
+namespace spherical::kernels {
+namespace {
+
+constexpr double kEpsilon = 0x1p-24;
+constexpr Tier kTiers[] = {Tier::kT8, Tier::kT4, Tier::kT3, Tier::kT2, Tier::kT1};
+
+struct States {
+  std::vector<float> max, sum, output;
+  States(int64_t states, int32_t head_dim) : max(states, -77), sum(states, -77), output(states * head_dim, -77) {}
+  AttentionState view() { return {max.data(), sum.data(), output.data()}; }
+  void Append(const States& other) {
+    max.insert(max.end(), other.max.begin(), other.max.end());
+    sum.insert(sum.end(), other.sum.begin(), other.sum.end());
+    output.insert(output.end(), other.output.begin(), other.output.end());
+  }
+  bool SameBits(const States& other) const {
+    const auto same = [](const std::vector<float>& a, const std::vector<float>& b) {
+      return a.size() == b.size() && std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0;
+    };
+    return same(max, other.max) && same(sum, other.sum) && same(output, other.output);
+  }
+};
+
+// G random queries and a random map, digits by the reference.
+struct Queries {
+  AttentionShape shape;
+  std::vector<float> map, rows;
+  QueryGeometry geometry;
+  AdaQuery digits = {};
+
+  Queries(const CodedPages& pages, int32_t group, uint64_t seed, float size = 1) {
+    const int32_t dims = pages.head_dim;
+    shape = {.head_dim = dims, .group = group, .scale = 1 / std::sqrt(static_cast<float>(dims)), .page_bytes = PageBytes(dims)};
+    std::mt19937_64 random(seed);
+    std::normal_distribution<float> normal;
+    map.resize(dims * dims);
+    for (float& x : map) x = normal(random) / std::sqrt(static_cast<float>(dims));
+    rows.resize(group * dims);
+    for (float& x : rows) x = size * normal(random);
+    geometry = {.head_dim = dims, .map = map.data()};
+    std::copy(pages.widths.begin(), pages.widths.end(), geometry.widths[static_cast<int32_t>(pages.tier)]);
+    AdaDecodeImpls()[0].prepare(geometry, pages.tier, rows.data(), group, digits);
+  }
+};
+
+States Attend(const AdaDecodeImpl& impl, const CodedPages& pages, const Queries& queries, int32_t first_page = 0, int32_t tokens = -1) {
+  States states(queries.shape.group, pages.head_dim);
+  impl.attend(queries.shape, pages.arena.data(),
+              {.query = &queries.digits, .pages = pages.pages.data() + first_page, .tokens = tokens < 0 ? pages.tokens : tokens,
+               .tier = pages.tier, .widths = pages.widths.data(), .state = states.view()});
+  return states;
+}
+
+std::vector<AdaDecodeImpl> Supported() {
+  std::vector<AdaDecodeImpl> impls;
+  for (const AdaDecodeImpl& impl : AdaDecodeImpls()) {
+    if (impl.supported()) impls.push_back(impl);
+  }
+  return impls;
+}
+
+// Attention of head g by arithmetic on codes and radii, with the query that its digits stand for.
+struct Plain {
+  std::vector<double> logits, p, output;
+  double max = -std::numeric_limits<double>::infinity(), sum = 0;
+
+  Plain(const CodedPages& pages, const Queries& queries, int32_t g) : output(pages.head_dim) {
+    const AttentionShape& shape = queries.shape;
+    const AdaQuery& digits = queries.digits;
+    for (int32_t t = 0; t < pages.tokens; ++t) {
+      double dot = 0;
+      for (int32_t d = 0; d < pages.head_dim; ++d) {
+        const uint8_t width = pages.widths[d / kGroup];
+        if (width > 0) dot += (digits.high[g][d] + digits.low[g][d] / 256.0) / kCodeStep[width] * pages.Key(t, d);
+      }
+      double logit = double{shape.scale} * digits.scale[g] * pages.key_radii[t] * dot;
+      if (shape.softcap > 0) logit = shape.softcap * std::tanh(logit / shape.softcap);
+      logits.push_back(logit);
+      max = std::max(max, logit);
+    }
+    for (int32_t t = 0; t < pages.tokens; ++t) {
+      p.push_back(std::exp(logits[t] - max));
+      sum += p[t];
+      for (int32_t d = 0; d < pages.head_dim; ++d) output[d] += p[t] * pages.value_radii[t] * pages.Value(t, d);
+    }
+  }
+};
+
+// How far a kernel's state may be from the truth, for one head. Integer sums are exact; a logit is one conversion and four float products:
+// 6 eps of it, and as much for the maximum it is measured from; softcap adds the rounding of tanh. Exp is within 2 eps. Sums and
+// rescalings: n / 16 + n / 256 + 8 additions at most for `sum`, n / 32 + n / 256 + 8 for `output`. Digits round p * radius to half of
+// 1 / 32,639 of their unit's largest, plus 4 eps of the float steps around them.
+void CheckNear(const std::string& name, const CodedPages& pages, const Queries& queries, const States& got) {
+  const int32_t dims = pages.head_dim;
+  double worst_max = 0, worst_sum = 0, worst_output = 0;  // error / tolerance
+  for (int32_t g = 0; g < queries.shape.group; ++g) {
+    const Plain want(pages, queries, g);
+    double largest_logit = 0;
+    for (const double logit : want.logits) largest_logit = std::max(largest_logit, std::fabs(logit));
+    const double logit_error = 6 * kEpsilon * largest_logit + 4 * kEpsilon * queries.shape.softcap;
+    const double relative = std::expm1(2 * logit_error + (pages.tokens / 16 + pages.tokens / 256 + 12) * kEpsilon);
+    double units = 0, mass = 0;  // sum of 32 x the largest weight of each unit; of weights
+    for (int32_t first = 0; first < pages.tokens; first += kAdaUnitTokens) {
+      double largest = 0;
+      for (int32_t t = first; t < std::min(first + kAdaUnitTokens, pages.tokens); ++t) {
+        largest = std::max(largest, want.p[t] * pages.value_radii[t]);
+        mass += want.p[t] * pages.value_radii[t];
+      }
+      units += kAdaUnitTokens * largest;
+    }
+    const double value = (1 << ValueWidth(pages.tier)) / 2.0 * kCodeStep[ValueWidth(pages.tier)];  // largest |v| / radius
+    const double shift = std::exp(double{got.max[g]} - want.max);
+    worst_max = std::max(worst_max, std::fabs(got.max[g] - want.max) / (logit_error + 1e-30));
+    worst_sum = std::max(worst_sum, std::fabs(got.sum[g] * shift / want.sum - 1) / relative);
+    for (int32_t d = 0; d < dims; ++d) {
+      const double error = std::fabs(got.output[g * dims + d] * shift - want.output[d]);
+      const double tolerance = value * (units * (0.5 / kAdaDigitMax + 4 * kEpsilon) + mass * relative);
+      worst_output = std::max(worst_output, error / (tolerance + 1e-30));
+    }
+  }
+  INFO(name << " tier " << static_cast<int>(pages.tier) << " D " << dims << " G " << queries.shape.group << " tokens " << pages.tokens);
+  CHECK(worst_max <= 1);
+  CHECK(worst_sum <= 1);
+  CHECK(worst_output <= 1);
+}
+
+// All implementations are near the truth, and all but the reference give the same bits.
+void CheckAll(const CodedPages& pages, const Queries& queries) {
+  const std::vector<AdaDecodeImpl> impls = Supported();
+  const States portable = Attend(impls[1], pages, queries);
+  CheckNear(impls[0].name, pages, queries, Attend(impls[0], pages, queries));
+  CheckNear(impls[1].name, pages, queries, portable);
+  for (size_t i = 2; i < impls.size(); ++i) {
+    INFO(impls[i].name << " tier " << static_cast<int>(pages.tier) << " D " << pages.head_dim << " G " << queries.shape.group);
+    CHECK(Attend(impls[i], pages, queries).SameBits(portable));
+  }
+}
+
+TEST_CASE("Every implementation agrees with arithmetic on the codes, for all tiers, head dims and group sizes") {
+  for (const Tier tier : kTiers) {
+    for (const int32_t head_dim : {64, 80, 96, 128, 256}) {
+      for (int32_t group = 1; group <= 16; ++group) {
+        const uint64_t seed = 100 * group + head_dim;
+        const CodedPages pages(head_dim, tier, RandomWidths(head_dim, tier, seed), 33 + 2 * group, seed);
+        CheckAll(pages, Queries(pages, group, seed + 1));
+      }
+    }
+  }
+}
+
+TEST_CASE("Every implementation agrees at every length around tiles, units, pages and strips") {
+  for (const Tier tier : kTiers) {
+    const int32_t page = TokensPerPage(tier, 64);
+    for (const int32_t tokens : {1, 15, 16, 17, 31, 32, 33, 48, page - 1, page, page + 1, page + 17, 3 * page, 3 * page + 5, 255, 256, 257,
+                                 529}) {
+      const CodedPages pages(64, tier, RandomWidths(64, tier, tokens), tokens, tokens);
+      CheckAll(pages, Queries(pages, 3, tokens + 1));
+    }
+  }
+}
+
+TEST_CASE("Every width of a key's group is read where it lies, groups without codes too") {
+  for (const uint8_t width : {0, 1, 2, 3, 4, 5, 6, 8}) {
+    for (const int32_t at : {0, 1, 3}) {
+      std::vector<uint8_t> widths = {2, 2, 2, 2};
+      widths[at] = width;
+      const CodedPages pages(64, Tier::kT4, widths, 70, width * 10 + at);
+      CheckAll(pages, Queries(pages, 2, 9));
+    }
+  }
+  const CodedPages none(64, Tier::kT1, {0, 0, 0, 0}, 70, 3);  // every logit is 0
+  CheckAll(none, Queries(none, 2, 9));
+}
+
+TEST_CASE("The largest sums of integers do not overflow") {
+  for (const int32_t sign : {-1, 1}) {
+    CodedPages pages(256, Tier::kT8, std::vector<uint8_t>(16, 8), 64, 4);
+    std::fill(pages.key_codes.begin(), pages.key_codes.end(), sign < 0 ? -128 : 127);
+    std::fill(pages.value_codes.begin(), pages.value_codes.end(), sign < 0 ? -128 : 127);
+    std::fill(pages.key_radii.begin(), pages.key_radii.end(), 0.01f);
+    pages.Write();
+    Queries queries(pages, 2, 5);
+    std::fill(queries.map.begin(), queries.map.end(), 1 / 256.0f);  // all coordinates alike: every digit is the largest
+    std::fill(queries.rows.begin(), queries.rows.end(), 1.0f);
+    AdaDecodeImpls()[0].prepare(queries.geometry, pages.tier, queries.rows.data(), 2, queries.digits);
+    REQUIRE(queries.digits.high[0][0] == 127);
+    REQUIRE(queries.digits.low[1][255] == 127);
+    CheckAll(pages, queries);
+  }
+}
+
+TEST_CASE("Softcap agrees") {
+  const CodedPages pages(64, Tier::kT4, RandomWidths(64, Tier::kT4, 1), 100, 1);
+  for (const float softcap : {1.0f, 30.0f}) {
+    Queries queries(pages, 3, 2, /*size=*/5);
+    queries.shape.softcap = softcap;
+    CheckAll(pages, queries);
+  }
+}
+
+TEST_CASE("Digits of queries are the query to 16 bits, the same from every instruction set") {
+  for (const int32_t head_dim : {64, 80, 256}) {
+    for (const Tier tier : kTiers) {
+      const CodedPages pages(head_dim, tier, RandomWidths(head_dim, tier, 6), 1, 1);
+      const Queries queries(pages, 5, 7);
+      const std::vector<AdaDecodeImpl> impls = Supported();
+      AdaQuery first = {};
+      impls[1].prepare(queries.geometry, tier, queries.rows.data(), 5, first);
+      for (int32_t g = 0; g < 5; ++g) {
+        CHECK(first.scale[g] == Approx(queries.digits.scale[g]).epsilon(1e-5));
+        int32_t apart = 0;
+        int64_t offset = 0;
+        for (int32_t d = 0; d < head_dim; ++d) {
+          const int32_t got = 256 * first.high[g][d] + first.low[g][d];
+          apart = std::max(apart, std::abs(got - 256 * queries.digits.high[g][d] - queries.digits.low[g][d]));
+          offset += int64_t{got} * ((1 << pages.widths[d / kGroup]) - 1);
+        }
+        CHECK(apart <= 1);
+        CHECK(first.offset[g] == offset);
+      }
+      for (size_t i = 2; i < impls.size(); ++i) {
+        AdaQuery other = {};
+        impls[i].prepare(queries.geometry, tier, queries.rows.data(), 5, other);
+        INFO(impls[i].name);
+        CHECK(std::memcmp(&first, &other, sizeof(first)) == 0);
+      }
+    }
+  }
+}
+
+double RelativeError(const float* got, double scale, const std::vector<double>& want) {
+  double error = 0, size = 0;
+  for (size_t d = 0; d < want.size(); ++d) {
+    error += (got[d] * scale - want[d]) * (got[d] * scale - want[d]);
+    size += want[d] * want[d];
+  }
+  return std::sqrt(error / size);
+}
+
+TEST_CASE("One sink 8 to 14 nats above 131,072 diffuse tokens, value radii from 1e-3 to 1e3: the output is right to 1e-3") {
+  const int32_t tokens = 131072;
+  CodedPages pages(64, Tier::kT4, {6, 5, 4, 3}, tokens, 11);
+  std::mt19937_64 random(12);
+  std::uniform_real_distribution<float> exponent(-3, 3);
+  for (const bool spread : {false, true}) {
+    for (const double gap : {8.0, 11.0, 14.0}) {
+      Queries queries(pages, 1, 13);
+      for (int32_t t = 0; t < tokens; ++t) {
+        pages.key_radii[t] = 0.01f;
+        pages.value_radii[t] = spread ? std::pow(10.0f, exponent(random)) : 1.0f;
+      }
+      std::copy_n(&pages.key_codes[0], 64, &pages.key_codes[5 * 64]);
+      for (int32_t d = 0; d < 64; ++d) {  // token 5's key points where the query does
+        const int32_t half = 1 << (pages.widths[d / 16] - 1);
+        pages.key_codes[5 * 64 + d] = queries.digits.high[0][d] > 0 ? half - 1 : -half;
+      }
+      pages.Write();
+      pages.key_radii[5] *= static_cast<float>(gap / Plain(pages, queries, 0).logits[5]);
+      pages.Write();
+      const Plain want(pages, queries, 0);
+      for (const AdaDecodeImpl& impl : Supported()) {
+        const States whole = Attend(impl, pages, queries);
+        INFO(impl.name << " gap " << gap << " spread " << spread);
+        CHECK(RelativeError(whole.output.data(), std::exp(whole.max[0] - want.max), want.output) <= 1e-3);
+        States parts(0, 64);
+        const int32_t run_pages = 16;
+        for (int32_t page = 0; page < tokens / 64; page += run_pages) parts.Append(Attend(impl, pages, queries, page, run_pages * 64));
+        std::vector<float> merged(64);
+        MergeAttention(parts.view(), tokens / 64 / run_pages, 1, 1, 64, merged.data(), 64);
+        CHECK(RelativeError(merged.data(), want.sum, want.output) <= 1e-3);
+      }
+    }
+  }
+}
+
+TEST_CASE("Nothing drifts with length: pages seen 200 times give what they give once") {
+  for (const Tier tier : kTiers) {
+    CodedPages pages(64, tier, RandomWidths(64, tier, 3), 16 * TokensPerPage(tier, 64), 3);
+    const Queries queries(pages, 3, 4);
+    const int32_t tokens = pages.tokens;
+    const std::vector<PageId> once = pages.pages;
+    for (int32_t i = 1; i < 200; ++i) pages.pages.insert(pages.pages.end(), once.begin(), once.end());
+    for (const AdaDecodeImpl& impl : Supported()) {
+      if (impl.name == std::string("reference") || impl.name == std::string("portable")) continue;  // the same bits, slowly
+      const States one = Attend(impl, pages, queries, 0, tokens);
+      const States many = Attend(impl, pages, queries, 0, 200 * tokens);
+      INFO(impl.name << " tier " << static_cast<int>(tier));
+      for (int32_t g = 0; g < 3; ++g) {
+        std::vector<double> want;
+        for (int32_t d = 0; d < 64; ++d) want.push_back(double{one.output[g * 64 + d]} / one.sum[g]);
+        CHECK(RelativeError(&many.output[g * 64], 1 / double{many.sum[g]}, want) <= 1e-4);
+      }
+    }
+  }
+}
+
+TEST_CASE("Zero radii are tokens without a key or without a value") {
+  CodedPages pages(64, Tier::kT4, {6, 5, 4, 3}, 90, 21);
+  std::fill(pages.key_radii.begin(), pages.key_radii.end(), 0.0f);
+  std::fill(pages.value_radii.begin() + 32, pages.value_radii.begin() + 64, 0.0f);  // a whole unit
+  pages.Write();
+  const Queries queries(pages, 3, 22);
+  CheckAll(pages, queries);
+  std::fill(pages.value_radii.begin(), pages.value_radii.end(), 0.0f);
+  pages.Write();
+  for (const AdaDecodeImpl& impl : Supported()) {
+    const States states = Attend(impl, pages, queries);
+    CHECK(states.sum[1] == 90);
+    CHECK(std::all_of(states.output.begin(), states.output.end(), [](float x) { return x == 0; }));
+  }
+}
+
+TEST_CASE("A query of zero sees all tokens alike; one that is not finite shows in its own sum") {
+  CodedPages pages(64, Tier::kT4, {6, 5, 4, 3}, 90, 31);
+  for (const AdaDecodeImpl& impl : Supported()) {
+    Queries queries(pages, 3, 32);
+    std::fill_n(queries.rows.begin(), 64, 0.0f);
+    queries.rows[64 + 7] = std::numeric_limits<float>::quiet_NaN();
+    impl.prepare(queries.geometry, pages.tier, queries.rows.data(), 3, queries.digits);
+    const States states = Attend(impl, pages, queries);
+    INFO(impl.name);
+    CHECK(states.sum[0] == 90);
+    CHECK(std::isnan(states.sum[1]));
+    CHECK(std::isfinite(states.sum[2]));
+    CHECK(std::isfinite(states.output[2 * 64]));
+  }
+}
+
+TEST_CASE("Items of several tiers and of exact pages merge to attention over all of them; an item without tokens changes nothing") {
+  const int32_t group = 3, dims = 64;
+  for (const AdaDecodeImpl& impl : Supported()) {
+    States states(0, dims);
+    std::vector<double> output(group * dims, 0.0), sum(group, 0.0);
+    for (const Tier tier : {Tier::kT8, Tier::kT4, Tier::kT2}) {
+      const CodedPages pages(dims, tier, RandomWidths(dims, tier, 41), 200, 42);
+      const Queries queries(pages, group, 43);
+      states.Append(Attend(impl, pages, queries));
+      states.Append(Attend(impl, pages, queries, 0, 0));
+      for (int32_t g = 0; g < group; ++g) {
+        const Plain plain(pages, queries, g);
+        sum[g] += plain.sum * std::exp(plain.max);
+        for (int32_t d = 0; d < dims; ++d) output[g * dims + d] += plain.output[d] * std::exp(plain.max);
+      }
+    }
+    std::vector<uint8_t> page(PageBytes(dims));
+    std::vector<float> query(group * dims, 0.25f), key(dims, 0.5f), value(dims, 2.0f);
+    for (int32_t slot = 0; slot < 16; ++slot) BestExactAttention().append(dims, key.data(), value.data(), slot, page.data());
+    const PageId first = 0;
+    States exact(group, dims);
+    BestExactAttention().attend({.head_dim = dims, .group = group, .scale = 0.125f, .page_bytes = PageBytes(dims)}, page.data(),
+                                {.query = query.data(), .query_stride = group * dims, .rows = 1, .row_position = 15, .pages = &first,
+                                 .tokens = 16, .state = exact.view()});
+    states.Append(exact);
+    for (int32_t g = 0; g < group; ++g) {
+      sum[g] += 16 * std::exp(1.0);
+      for (int32_t d = 0; d < dims; ++d) output[g * dims + d] += 16 * std::exp(1.0) * 2;
+    }
+    std::vector<float> merged(group * dims);
+    MergeAttention(states.view(), 7, 1, group, dims, merged.data(), group * dims);
+    for (int32_t g = 0; g < group; ++g) {
+      INFO(impl.name << " head " << g);
+      CHECK(RelativeError(&merged[g * dims], sum[g], {output.begin() + g * dims, output.begin() + (g + 1) * dims}) <= 1e-4);
+    }
+  }
+}
+
+}  // namespace
+}  // namespace spherical::kernels
