@@ -30,8 +30,8 @@ double ExpectedError(int32_t width);
 // a time by gain per bit. Widths come from {0, 1, 2, 3, 4, 5, 6, 8}.   importance [groups], not negative; widths [groups]
 void AllotWidths(const float* importance, int32_t groups, int32_t total, uint8_t* widths);
 
-// Rotation of values: random signs, then a Walsh-Hadamard transform over the largest power of two, combined with a fixed orthonormal 5x5
-// or 6x6 matrix for head dims 80 and 96. Orthonormal, the same for every model.   x [D], in place
+// Rotation of values: random signs, then a Walsh-Hadamard transform over the largest power of two, combined with the reflection
+// I - (2/m) J across what is left: m = 5 for head dim 80, 3 for 96. Orthonormal, the same for every model.   x [D], in place
 void RotateValue(int32_t head_dim, float* x);
 void UnrotateValue(int32_t head_dim, float* x);
 

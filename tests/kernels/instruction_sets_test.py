@@ -5,7 +5,7 @@ import re
 import subprocess
 import unittest
 
-_ARCHIVE = re.compile(r"^lib(matmul|rows|exact_attention|ada_decode)_(portable|avx2|avx512|avx512vnni)(\.pic)?\.a$")
+_ARCHIVE = re.compile(r"^lib(matmul|rows|exact_attention|ada_decode|codec)_(portable|avx2|avx512|avx512vnni)(\.pic)?\.a$")
 _SANITIZER = re.compile(r"__(asan|ubsan|tsan)|^DW\.ref\.|^_GLOBAL_|^(asan|tsan)\.")
 
 
@@ -28,6 +28,7 @@ class InstructionSetsTest(unittest.TestCase):
         found = {(what, set_) for what, set_, _ in archives()}
         expected = {(what, s) for what in ("matmul", "ada_decode") for s in ("portable", "avx2", "avx512vnni")}
         expected |= {(what, s) for what in ("rows", "exact_attention") for s in ("portable", "avx2", "avx512")}
+        expected |= {("codec", s) for s in ("avx2", "avx512")}
         self.assertEqual(found, expected)
 
     def test_a_library_defines_only_symbols_of_its_own_namespace(self):

@@ -1,0 +1,18 @@
+// The codec for one instruction set: all of it is in codec.inc, this file chooses the lanes.
+#include <immintrin.h>
+#include <stdint.h>
+
+#include "kernels/spherical/codec_isa.h"
+
+namespace spherical::kernels::avx512 {
+namespace {
+#include "kernels/base/lanes_avx512.inc"
+#include "kernels/spherical/code_lanes_avx512.inc"
+#include "kernels/spherical/codec.inc"
+}  // namespace
+
+void MapKeys(const MapOperands& o) { MapRows(o); }
+void Encode(const EncodeOperands& o) { EncodeRows(o); }
+void Demote(const DemoteOperands& o) { DemoteToken(o); }
+
+}  // namespace spherical::kernels::avx512

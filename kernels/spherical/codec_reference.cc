@@ -1,0 +1,193 @@
+// The codec as codec.h defines it, one coordinate at a time. The order of float operations is part of the definition.
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "kernels/base/float16.h"
+#include "kernels/spherical/code_planes.h"
+#include "kernels/spherical/codec_isa.h"
+
+namespace spherical::kernels::reference {
+namespace {
+
+// Sixteen running sums, coordinate i of each group in lane i.
+struct LaneSums {
+  std::array<float, kGroup> lane = {};
+
+  void AddProduct(int32_t coordinate, float a, float b) { lane[coordinate % kGroup] = std::fma(a, b, lane[coordinate % kGroup]); }
+  float Fold() const {
+    std::array<float, kGroup> fold = lane;
+    for (int32_t half = kGroup / 2; half > 0; half /= 2) {
+      for (int32_t i = 0; i < half; ++i) fold[i] += fold[i + half];
+    }
+    return fold[0];
+  }
+};
+
+uint16_t RoundRadius(float radius) { return F32ToF16(radius > 0 ? std::min(radius, kLargestRadius) : 0.0f); }
+
+float Quantise(float steps, int32_t width) {
+  const float half_range = kScales.offset[width];
+  return std::max(-half_range, std::min(half_range - 1, std::floor(steps)));
+}
+float CodePoint(float code, int32_t width) { return (code + 0.5f) * kScales.step[width]; }
+
+// One vector's codes: keys are rows of their blocks, values columns.
+struct Vector {
+  int32_t dims;
+  const uint8_t* widths;
+  bool key;
+  int32_t slot;
+
+  int32_t width(int32_t i) const { return widths[i / kGroup]; }
+  int32_t block(int32_t i) const {  // bytes before it in its tile
+    int32_t bytes = 0;
+    for (int32_t g = 0; g < i / kGroup; ++g) bytes += kGroup * kTokenTile / 8 * widths[g];
+    return bytes;
+  }
+  int32_t row(int32_t i) const { return key ? slot % kTokenTile : i % kGroup; }
+  int32_t column(int32_t i) const { return key ? i % kGroup : slot % kTokenTile; }
+
+  float Read(const uint8_t* tile, int32_t i) const {
+    return static_cast<float>(ReadCode(tile + block(i), width(i), row(i), column(i))) - kScales.offset[width(i)];
+  }
+  void Write(uint8_t* tile, int32_t i, float code) const {
+    WriteCode(tile + block(i), width(i), row(i), column(i), static_cast<uint32_t>(code + kScales.offset[width(i)]));
+  }
+};
+
+uint16_t EncodeVector(const float* x, const Vector& to, const float* importance, bool wide, uint8_t* tile, float* error) {
+  LaneSums squares, along, norm, errors;
+  float largest = 0;
+  for (int32_t i = 0; i < to.dims; ++i) {
+    squares.AddProduct(i, x[i], x[i]);
+    largest = std::max(largest, std::fabs(x[i]));
+  }
+  const float energy = squares.Fold();
+  const bool sound = energy > 0 && energy < std::numeric_limits<float>::infinity();
+  float radius = std::sqrt(energy / static_cast<float>(to.dims));
+  if (wide) radius = std::max(radius, largest / kWideReach);
+  const float inverse = sound ? 1 / radius : 0;
+
+  std::array<float, kHeadDimMax> points = {};
+  for (int32_t i = 0; i < to.dims; ++i) {
+    const int32_t width = to.width(i);
+    if (width == 0) continue;
+    const float a = sound ? x[i] : 0;
+    const float code = Quantise(a * (inverse * kScales.inverse[width]), width);
+    points[i] = CodePoint(code, width);
+    const float weighted = points[i] * importance[i / kGroup];
+    along.AddProduct(i, weighted, a);
+    norm.AddProduct(i, weighted, points[i]);
+    to.Write(tile, i, code);
+  }
+  const uint16_t stored = sound ? RoundRadius(along.Fold() / norm.Fold()) : 0;
+  if (error == nullptr) return stored;
+  for (int32_t i = 0; i < to.dims; ++i) {
+    const float off = std::fma(-F16ToF32(stored), points[i], sound ? x[i] : 0);
+    errors.AddProduct(i, off * importance[i / kGroup], off);
+  }
+  *error = errors.Fold();
+  return stored;
+}
+
+struct Requantised {
+  std::array<float, kHeadDimMax> codes = {};
+  float gain, score;
+};
+
+Requantised Requantise(const std::array<float, kHeadDimMax>& points, const Vector& to, const float* importance, float shrink) {
+  Requantised out;
+  LaneSums along, norm;
+  for (int32_t i = 0; i < to.dims; ++i) {
+    const int32_t width = to.width(i);
+    if (width == 0) continue;
+    out.codes[i] = Quantise(points[i] * (shrink * kScales.inverse[width]), width);
+    const float point = CodePoint(out.codes[i], width);
+    const float weighted = point * importance[i / kGroup];
+    along.AddProduct(i, weighted, points[i]);
+    norm.AddProduct(i, weighted, point);
+  }
+  out.gain = along.Fold() / norm.Fold();
+  out.score = along.Fold() * out.gain;
+  return out;
+}
+
+uint16_t DemoteVector(const Vector& from, const uint8_t* from_tile, bool wide, bool same_tier, uint16_t radius, const Vector& to,
+                      const float* importance, uint8_t* tile) {
+  std::array<float, kHeadDimMax> points = {};
+  LaneSums squares;
+  bool keeps_wide = false;
+  for (int32_t i = 0; i < from.dims; ++i) {
+    if (from.width(i) == 0) continue;
+    points[i] = CodePoint(from.Read(from_tile, i), from.width(i));
+    squares.AddProduct(i, points[i], points[i]);
+    keeps_wide |= to.width(i) == 8;
+  }
+  float shrink = 1;
+  if (wide && !same_tier) {
+    const float mean = squares.Fold() / static_cast<float>(from.dims);
+    shrink = mean < kRaisedRadius ? kFirstShrink / std::sqrt(mean) : keeps_wide ? 1 : kFirstShrink;
+  }
+  Requantised best = Requantise(points, to, importance, shrink);
+  if (!wide && !same_tier) {
+    const Requantised merged = Requantise(points, to, importance, kMergeShrink);
+    if (merged.score > best.score) best = merged;
+  }
+  for (int32_t i = 0; i < to.dims; ++i) {
+    if (to.width(i) != 0) to.Write(tile, i, best.codes[i]);
+  }
+  return RoundRadius(F16ToF32(radius) * best.gain);
+}
+
+Vector KeyOf(const CodecTier& tier, int32_t slot) { return {tier.groups * kGroup, tier.key_widths, true, slot}; }
+Vector ValueOf(const CodecTier& tier, int32_t slot) { return {tier.groups * kGroup, tier.value_widths, false, slot}; }
+template <class Byte>
+Byte* KeyTile(const CodecTier& tier, Byte* page, int32_t slot) { return page + slot / kTokenTile * tier.key_tile; }
+template <class Byte>
+Byte* ValueTile(const CodecTier& tier, Byte* page, int32_t slot) { return page + tier.values + slot / kTokenTile * tier.value_tile; }
+
+}  // namespace
+
+void MapKeys(const MapOperands& o) {
+  for (int32_t r = 0; r < o.rows; ++r) {
+    for (int32_t i = 0; i < o.head_dim; ++i) {
+      LaneSums sum;
+      for (int32_t d = 0; d < o.head_dim; ++d) {
+        sum.AddProduct(d, o.map[int64_t{i} * o.head_dim + d], o.keys[r * o.key_stride + d] - o.centre[d]);
+      }
+      o.z[int64_t{r} * o.head_dim + i] = sum.Fold();
+    }
+  }
+}
+
+void Encode(const EncodeOperands& o) {
+  for (int32_t r = 0; r < o.rows; ++r) {
+    const int32_t slot = o.slot + r;
+    const int64_t first = int64_t{r} * o.tier.groups * kGroup;
+    float* errors = o.errors == nullptr ? nullptr : o.errors + 2 * r;
+    const uint16_t key =
+        EncodeVector(o.z + first, KeyOf(o.tier, slot), o.importance, o.tier.wide, KeyTile(o.tier, o.page, slot), errors);
+    const uint16_t value = EncodeVector(o.v + first, ValueOf(o.tier, slot), o.ones, o.tier.wide, ValueTile(o.tier, o.page, slot),
+                                        errors == nullptr ? nullptr : errors + 1);
+    std::memcpy(o.page + o.tier.key_radii + 2 * slot, &key, sizeof key);
+    std::memcpy(o.page + o.tier.value_radii + 2 * slot, &value, sizeof value);
+  }
+}
+
+void Demote(const DemoteOperands& o) {
+  uint16_t key, value;
+  std::memcpy(&key, o.from_page + o.from.key_radii + 2 * o.from_slot, sizeof key);
+  std::memcpy(&value, o.from_page + o.from.value_radii + 2 * o.from_slot, sizeof value);
+  key = DemoteVector(KeyOf(o.from, o.from_slot), KeyTile(o.from, o.from_page, o.from_slot), o.from.wide, o.same_tier, key,
+                     KeyOf(o.to, o.to_slot), o.importance, KeyTile(o.to, o.to_page, o.to_slot));
+  value = DemoteVector(ValueOf(o.from, o.from_slot), ValueTile(o.from, o.from_page, o.from_slot), o.from.wide, o.same_tier, value,
+                       ValueOf(o.to, o.to_slot), o.ones, ValueTile(o.to, o.to_page, o.to_slot));
+  std::memcpy(o.to_page + o.to.key_radii + 2 * o.to_slot, &key, sizeof key);
+  std::memcpy(o.to_page + o.to.value_radii + 2 * o.to_slot, &value, sizeof value);
+  o.to_page[o.to.utilities + o.to_slot] = o.from_page[o.from.utilities + o.from_slot];
+}
+
+}  // namespace spherical::kernels::reference

@@ -1,0 +1,486 @@
+// Every implementation of the codec against the reference, bit for bit; the reference against what the design promises of its errors.
+#include "kernels/spherical/codec.h"
+
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "kernels/base/float16.h"
+#include "kernels/spherical/decode.h"
+
+namespace spherical::kernels {
+namespace {
+
+constexpr int32_t kHeadDims[] = {64, 80, 96, 128, 256};
+constexpr Tier kTiers[] = {Tier::kT8, Tier::kT4, Tier::kT3, Tier::kT2, Tier::kT1};
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
+
+using Rng = std::mt19937_64;
+
+// A head's geometry with the arrays that it points to. The map is the identity unless a test sets it.
+struct Head {
+  KeyGeometry geometry;
+  std::vector<float> centre, map, importance;
+
+  explicit Head(int32_t head_dim, double decay = 0.7) : centre(head_dim), map(head_dim * head_dim), importance(head_dim / kGroup) {
+    for (int32_t i = 0; i < head_dim; ++i) map[i * head_dim + i] = 1;
+    for (size_t g = 0; g < importance.size(); ++g) importance[g] = static_cast<float>(10 * std::pow(decay, g));
+    geometry = {.head_dim = head_dim, .centre = centre.data(), .map = map.data(), .importance = importance.data()};
+    for (const Tier tier : kTiers) {
+      AllotWidths(importance.data(), head_dim / kGroup, KeyWidths(tier, head_dim), geometry.widths[static_cast<int32_t>(tier)]);
+    }
+  }
+  Head(const Head&) = delete;
+  Head& operator=(const Head&) = delete;
+
+  const uint8_t* widths(Tier tier) const { return geometry.widths[static_cast<int32_t>(tier)]; }
+
+  // Any widths that fit the tiers' bytes, in any order.
+  void DrawWidths(Rng& random) {
+    constexpr uint8_t kAny[] = {0, 1, 2, 3, 4, 5, 6, 8};
+    for (const Tier tier : kTiers) {
+      int32_t left = KeyWidths(tier, geometry.head_dim);
+      for (size_t g = 0; g < importance.size(); ++g) {
+        uint8_t width = kAny[random() % 8];
+        while (width > left) width = kAny[random() % 8];
+        geometry.widths[static_cast<int32_t>(tier)][g] = width;
+        left -= width;
+      }
+    }
+  }
+};
+
+std::vector<float> Normal(int64_t count, Rng& random, double size = 1) {
+  std::normal_distribution<double> normal(0, size);
+  std::vector<float> x(count);
+  for (float& a : x) a = static_cast<float>(normal(random));
+  return x;
+}
+
+std::vector<uint8_t> RandomPage(int32_t head_dim, Rng& random) {
+  std::vector<uint8_t> page(PageBytes(head_dim));
+  for (uint8_t& byte : page) byte = static_cast<uint8_t>(random());
+  return page;
+}
+
+std::vector<CodecImpl> Others() {
+  std::vector<CodecImpl> impls;
+  for (const CodecImpl& impl : CodecImpls().subspan(1)) {
+    if (impl.supported()) impls.push_back(impl);
+  }
+  return impls;
+}
+const CodecImpl& Reference() { return CodecImpls()[0]; }
+
+// Vectors of every kind that a server can meet, in turn.
+std::vector<float> Vectors(int32_t rows, int32_t head_dim, Rng& random) {
+  std::vector<float> x;
+  for (int32_t r = 0; r < rows; ++r) {
+    std::vector<float> row = Normal(head_dim, random, std::pow(10.0, static_cast<int32_t>(random() % 7) - 3));
+    switch (random() % 12) {
+      case 0: std::fill(row.begin(), row.end(), 0.0f); break;
+      case 1: row[random() % head_dim] = random() % 2 ? kNaN : -kInfinity; break;
+      case 2: row[random() % head_dim] *= 1e3f; break;
+      case 3: std::fill(row.begin(), row.end(), -1.5f); break;
+      case 4: for (float& a : row) a *= 1e-22f; break;  // its squares vanish
+      case 5: for (float& a : row) a *= 1e22f; break;   // its squares overflow
+      default: break;
+    }
+    x.insert(x.end(), row.begin(), row.end());
+  }
+  return x;
+}
+
+TEST_CASE("Every implementation codes to the bits of the reference, in every tier, head dim and slot, under any widths") {
+  Rng random(1);
+  for (const int32_t head_dim : kHeadDims) {
+    for (int32_t trial = 0; trial < 12; ++trial) {
+      Head head(head_dim);
+      if (trial > 0) head.DrawWidths(random);
+      for (const Tier tier : kTiers) {
+        const int32_t n = TokensPerPage(tier, head_dim);
+        const int32_t slot = trial < 2 ? 0 : static_cast<int32_t>(random() % n);
+        const int32_t rows = trial < 2 ? n : 1 + static_cast<int32_t>(random() % (n - slot));
+        const std::vector<float> z = Vectors(rows, head_dim, random), v = Vectors(rows, head_dim, random);
+        const std::vector<uint8_t> before = RandomPage(head_dim, random);
+        std::vector<uint8_t> want = before;
+        std::vector<CodingError> want_errors(rows);
+        Reference().encode(head.geometry, tier, z.data(), v.data(), rows, slot, want.data(), want_errors.data());
+        for (const CodecImpl& impl : Others()) {
+          std::vector<uint8_t> page = before;
+          std::vector<CodingError> errors(rows);
+          impl.encode(head.geometry, tier, z.data(), v.data(), rows, slot, page.data(), errors.data());
+          INFO(impl.name << " D " << head_dim << " tier " << static_cast<int32_t>(tier) << " slot " << slot << " rows " << rows);
+          CHECK(page == want);
+          CHECK(std::memcmp(errors.data(), want_errors.data(), rows * sizeof(CodingError)) == 0);
+          page = before;
+          impl.encode(head.geometry, tier, z.data(), v.data(), rows, slot, page.data(), nullptr);
+          CHECK(page == want);
+        }
+      }
+    }
+  }
+}
+
+// All that a slot holds, decoded.
+struct Token {
+  std::vector<float> z, v;
+  uint8_t utility;
+  bool operator==(const Token& other) const {
+    const auto same = [](const auto& a, const auto& b) { return std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0; };
+    return same(z, other.z) && same(v, other.v) && utility == other.utility;
+  }
+};
+Token TokenAt(const Head& head, Tier tier, const std::vector<uint8_t>& page, int32_t slot) {
+  const int32_t head_dim = head.geometry.head_dim;
+  Token token = {std::vector<float>(head_dim), std::vector<float>(head_dim), page[LayoutOf(tier, head_dim).utilities + slot]};
+  DecodeToken(tier, head_dim, head.widths(tier), page.data(), slot, token.z.data(), token.v.data());
+  return token;
+}
+
+TEST_CASE("Coding and demoting into a slot leaves every other slot, the utilities and the bytes behind them alone") {
+  Rng random(2);
+  for (const int32_t head_dim : kHeadDims) {
+    for (const Tier tier : kTiers) {
+      Head head(head_dim);
+      if (head_dim != 64) head.DrawWidths(random);
+      const int32_t n = TokensPerPage(tier, head_dim);
+      for (const int32_t slot : {0, 1, 15, 16, n - 2, n - 1}) {
+        const std::vector<uint8_t> before = RandomPage(head_dim, random), source = RandomPage(head_dim, random);
+        const std::vector<float> z = Normal(head_dim, random), v = Normal(head_dim, random);
+        for (const bool demoted : {false, true}) {
+          std::vector<uint8_t> page = before;
+          if (demoted) {
+            Reference().demote(head.geometry, Tier::kT8, source.data(), 3, tier, page.data(), slot);
+          } else {
+            Reference().encode(head.geometry, tier, z.data(), v.data(), 1, slot, page.data(), nullptr);
+          }
+          bool same = true;
+          for (int32_t other = 0; other < n; ++other) {
+            if (other != slot) same &= TokenAt(head, tier, page, other) == TokenAt(head, tier, before, other);
+          }
+          INFO("D " << head_dim << " tier " << static_cast<int32_t>(tier) << " slot " << slot << (demoted ? " demoted" : " coded"));
+          CHECK(same);
+          const TierLayout layout = LayoutOf(tier, head_dim);
+          CHECK(std::equal(page.begin() + layout.utilities + n, page.end(), before.begin() + layout.utilities + n));
+          const uint8_t utility = page[layout.utilities + slot];
+          CHECK(utility == (demoted ? source[LayoutOf(Tier::kT8, head_dim).utilities + 3] : before[layout.utilities + slot]));
+        }
+      }
+    }
+  }
+}
+
+double SquaredDistance(const float* a, const float* b, int32_t count) {
+  double sum = 0;
+  for (int32_t i = 0; i < count; ++i) sum += (double{a[i]} - b[i]) * (double{a[i]} - b[i]);
+  return sum;
+}
+double Energy(const float* a, int32_t count) {
+  double sum = 0;
+  for (int32_t i = 0; i < count; ++i) sum += double{a[i]} * a[i];
+  return sum;
+}
+
+// Squared error of decoded vectors, of keys in the metric, as a share of the energy.
+struct Errors {
+  double key = 0, value = 0;
+};
+Errors MeasuredErrors(const Head& head, Tier tier, const std::vector<uint8_t>& page, const float* z, const float* v, int32_t slot) {
+  const int32_t head_dim = head.geometry.head_dim;
+  const Token token = TokenAt(head, tier, page, slot);
+  Errors errors;
+  for (int32_t g = 0; g < head_dim / kGroup; ++g) {
+    errors.key += head.importance[g] * SquaredDistance(z + g * kGroup, &token.z[g * kGroup], kGroup);
+  }
+  errors.value = SquaredDistance(v, token.v.data(), head_dim);
+  return errors;
+}
+
+// On a sphere of D dimensions tails are shorter than a normal variable's, and T8's radius spares the rest: a little less than expected.
+bool IsExpected(double error, int32_t width) { return error <= 1.03 * ExpectedError(width) && error >= 0.8 * ExpectedError(width); }
+
+TEST_CASE("Gaussian vectors lose what each width is expected to lose, and the reported errors are the decoded ones") {
+  Rng random(3);
+  for (const int32_t head_dim : kHeadDims) {
+    for (const int32_t width : {0, 1, 2, 3, 4, 5, 6, 8}) {
+      Head head(head_dim, 1.0);
+      for (int32_t g = 0; g < head_dim / kGroup; ++g) head.geometry.widths[0][g] = static_cast<uint8_t>(width);
+      double error = 0, energy = 0;
+      for (int32_t trial = 0; trial < 200; ++trial) {
+        const std::vector<float> z = Normal(head_dim, random), v = Normal(head_dim, random);
+        std::vector<uint8_t> page(PageBytes(head_dim));
+        CodingError reported;
+        Reference().encode(head.geometry, Tier::kT8, z.data(), v.data(), 1, trial % 32, page.data(), &reported);
+        const Errors measured = MeasuredErrors(head, Tier::kT8, page, z.data(), v.data(), trial % 32);
+        REQUIRE(reported.key == Approx(measured.key).epsilon(1e-3));
+        REQUIRE(reported.value == Approx(measured.value).epsilon(1e-3));
+        error += measured.key / 10;
+        energy += Energy(z.data(), head_dim);
+      }
+      INFO("D " << head_dim << " width " << width << " error " << error / energy);
+      CHECK(IsExpected(error / energy, width));
+    }
+  }
+}
+
+TEST_CASE("Values of every tier lose what their width is expected to lose") {
+  Rng random(4);
+  for (const int32_t head_dim : kHeadDims) {
+    const Head head(head_dim);
+    for (const Tier tier : kTiers) {
+      double error = 0, energy = 0;
+      for (int32_t trial = 0; trial < 200; ++trial) {
+        const std::vector<float> z = Normal(head_dim, random), v = Normal(head_dim, random, std::pow(10.0, trial % 7 - 3));
+        std::vector<uint8_t> page(PageBytes(head_dim));
+        const int32_t slot = trial % TokensPerPage(tier, head_dim);
+        Reference().encode(head.geometry, tier, z.data(), v.data(), 1, slot, page.data(), nullptr);
+        const double size = Energy(v.data(), head_dim);
+        error += MeasuredErrors(head, tier, page, z.data(), v.data(), slot).value / size;
+        energy += 1;
+      }
+      INFO("D " << head_dim << " tier " << static_cast<int32_t>(tier));
+      CHECK(IsExpected(error / energy, ValueWidth(tier)));
+    }
+  }
+}
+
+TEST_CASE("Heavy-tailed vectors lose at most 0.001 of their energy at T8") {
+  Rng random(5);
+  std::student_t_distribution<double> student(3);
+  for (const int32_t head_dim : kHeadDims) {
+    const Head head(head_dim, 1.0);
+    for (const bool concentrated : {false, true}) {
+      double key_worst = 0, value_worst = 0, sum = 0;
+      for (int32_t trial = 0; trial < 300; ++trial) {
+        std::vector<float> x(head_dim);
+        for (float& a : x) a = static_cast<float>(student(random));
+        if (concentrated) {  // 80 % of the energy in 16 coordinates
+          std::shuffle(x.begin(), x.end(), random);
+          const double inside = Energy(x.data(), 16), outside = Energy(x.data() + 16, head_dim - 16);
+          for (int32_t i = 0; i < 16; ++i) x[i] *= static_cast<float>(std::sqrt(4 * outside / inside));
+          std::shuffle(x.begin(), x.end(), random);
+        }
+        std::vector<uint8_t> page(PageBytes(head_dim));
+        CodingError error;
+        Reference().encode(head.geometry, Tier::kT8, x.data(), x.data(), 1, 0, page.data(), &error);
+        const double energy = Energy(x.data(), head_dim);
+        key_worst = std::max(key_worst, error.key / 10 / energy);
+        value_worst = std::max(value_worst, error.value / energy);
+        sum += error.value / energy;
+      }
+      INFO("D " << head_dim << (concentrated ? " concentrated" : " Student's t"));
+      CHECK(sum / 300 <= 0.001);
+      // 8 bits over [-m, m] lose D (m / 128)^2 / 12: more than 0.001 only where one of 256 coordinates is nearly all of the vector.
+      const double bound = concentrated || head_dim < 256 ? 0.001 : 256.0 / (12 * 128 * 128);
+      CHECK(key_worst <= bound);
+      CHECK(value_worst <= bound);
+    }
+  }
+}
+
+TEST_CASE("Vectors that are zero or not finite are stored with radius 0 and cost nothing; the rest of the page does not suffer") {
+  const int32_t head_dim = 64;
+  const Head head(head_dim);
+  for (const float bad : {0.0f, kNaN, kInfinity, -kInfinity, 3e38f}) {
+    for (const Tier tier : kTiers) {
+      std::vector<float> x(head_dim, bad == 0 ? 0.0f : 1.0f);
+      x[17] = bad;
+      std::vector<uint8_t> page(PageBytes(head_dim), 0xff);
+      CodingError error = {-1, -1};
+      Reference().encode(head.geometry, tier, x.data(), x.data(), 1, 2, page.data(), &error);
+      const Token token = TokenAt(head, tier, page, 2);
+      CHECK(std::all_of(token.z.begin(), token.z.end(), [](float a) { return a == 0; }));
+      CHECK(std::all_of(token.v.begin(), token.v.end(), [](float a) { return a == 0; }));
+      CHECK(error.key == 0);
+      CHECK(error.value == 0);
+      std::vector<uint8_t> lower(PageBytes(head_dim));
+      Reference().demote(head.geometry, tier, page.data(), 2, Tier::kT1, lower.data(), 0);
+      const Token demoted = TokenAt(head, Tier::kT1, lower, 0);
+      CHECK(std::all_of(demoted.v.begin(), demoted.v.end(), [](float a) { return a == 0; }));
+    }
+  }
+}
+
+TEST_CASE("A radius beyond f16 is stored as its largest value") {
+  const Head head(64);
+  const std::vector<float> x(64, 1e6f);
+  std::vector<uint8_t> page(PageBytes(64));
+  Reference().encode(head.geometry, Tier::kT4, x.data(), x.data(), 1, 0, page.data(), nullptr);
+  uint16_t radius;
+  std::memcpy(&radius, &page[LayoutOf(Tier::kT4, 64).value_radii], 2);
+  CHECK(F16ToF32(radius) == 65504.0f);
+}
+
+// Mean squared error of each tier when tokens walk `ladder` from T8, and when they are coded once.
+void CheckLadder(const Head& head, const std::vector<Tier>& ladder, uint64_t seed) {
+  Rng random(seed);
+  const int32_t head_dim = head.geometry.head_dim;
+  std::vector<Errors> walked(ladder.size()), once(ladder.size());
+  const CodecImpl& codec = BestCodec();
+  for (int32_t trial = 0; trial < 1500; ++trial) {
+    const std::vector<float> z = Normal(head_dim, random), v = Normal(head_dim, random);
+    std::vector<uint8_t> page(PageBytes(head_dim)), next(PageBytes(head_dim)), fresh(PageBytes(head_dim));
+    codec.encode(head.geometry, Tier::kT8, z.data(), v.data(), 1, 5, page.data(), nullptr);
+    Tier from = Tier::kT8;
+    for (size_t i = 0; i < ladder.size(); ++i) {
+      codec.demote(head.geometry, from, page.data(), 5, ladder[i], next.data(), 5);
+      codec.encode(head.geometry, ladder[i], z.data(), v.data(), 1, 5, fresh.data(), nullptr);
+      const Errors a = MeasuredErrors(head, ladder[i], next, z.data(), v.data(), 5);
+      const Errors b = MeasuredErrors(head, ladder[i], fresh, z.data(), v.data(), 5);
+      walked[i].key += a.key, walked[i].value += a.value, once[i].key += b.key, once[i].value += b.value;
+      std::swap(page, next);
+      from = ladder[i];
+    }
+  }
+  for (size_t i = 0; i < ladder.size(); ++i) {
+    INFO("D " << head_dim << " importance falls by " << head.importance[1] / head.importance[0] << " tier "
+              << static_cast<int32_t>(ladder[i])
+              << " keys " << walked[i].key / once[i].key << " values " << walked[i].value / once[i].value);
+    CHECK(walked[i].key <= 1.2 * once[i].key);
+    CHECK(walked[i].value <= 1.2 * once[i].value);
+  }
+}
+
+TEST_CASE("Demotion down the whole ladder costs at most 1.2 times the error of coding once, in every tier") {
+  for (const int32_t head_dim : kHeadDims) {
+    for (const double decay : {1.0, 0.7, 0.4}) {
+      const Head head(head_dim, decay);
+      CheckLadder(head, {Tier::kT4, Tier::kT3, Tier::kT2}, 6);
+      CheckLadder(head, {Tier::kT3, Tier::kT2}, 7);
+      CheckLadder(head, {Tier::kT4, Tier::kT2}, 8);
+      CheckLadder(head, {Tier::kT2, Tier::kT1}, 9);
+    }
+  }
+  CheckLadder(Head(64, 1.0), {Tier::kT4, Tier::kT3, Tier::kT2, Tier::kT1}, 10);
+  CheckLadder(Head(128, 0.9), {Tier::kT4, Tier::kT3, Tier::kT2, Tier::kT1}, 11);
+}
+
+TEST_CASE("Demotion to the same tier moves a token without changing it") {
+  Rng random(12);
+  for (const int32_t head_dim : kHeadDims) {
+    Head head(head_dim);
+    head.DrawWidths(random);
+    for (const Tier tier : kTiers) {
+      const int32_t n = TokensPerPage(tier, head_dim);
+      std::vector<uint8_t> from = RandomPage(head_dim, random), to = RandomPage(head_dim, random);
+      const std::vector<float> z = Normal(head_dim, random), v = Normal(head_dim, random);
+      Reference().encode(head.geometry, tier, z.data(), v.data(), 1, n - 1, from.data(), nullptr);
+      Reference().demote(head.geometry, tier, from.data(), n - 1, tier, to.data(), 1);
+      CHECK(TokenAt(head, tier, to, 1) == TokenAt(head, tier, from, n - 1));
+    }
+  }
+}
+
+TEST_CASE("Every implementation demotes to the bits of the reference, between all tiers and slots, under any widths") {
+  Rng random(13);
+  for (const int32_t head_dim : kHeadDims) {
+    for (int32_t trial = 0; trial < 4; ++trial) {
+      Head head(head_dim);
+      if (trial > 0) head.DrawWidths(random);
+      for (const Tier from : kTiers) {
+        const int32_t n = TokensPerPage(from, head_dim);
+        std::vector<uint8_t> page = RandomPage(head_dim, random);
+        const std::vector<float> z = Vectors(n, head_dim, random), v = Vectors(n, head_dim, random);
+        Reference().encode(head.geometry, from, z.data(), v.data(), n, 0, page.data(), nullptr);
+        for (const Tier to : kTiers) {
+          if (to < from) continue;
+          for (int32_t i = 0; i < 24; ++i) {
+            const int32_t from_slot = static_cast<int32_t>(random() % n);
+            const int32_t to_slot = static_cast<int32_t>(random() % TokensPerPage(to, head_dim));
+            const std::vector<uint8_t> before = RandomPage(head_dim, random);
+            std::vector<uint8_t> want = before;
+            Reference().demote(head.geometry, from, page.data(), from_slot, to, want.data(), to_slot);
+            for (const CodecImpl& impl : Others()) {
+              std::vector<uint8_t> got = before;
+              impl.demote(head.geometry, from, page.data(), from_slot, to, got.data(), to_slot);
+              INFO(impl.name << " D " << head_dim << " from tier " << static_cast<int32_t>(from) << " to " << static_cast<int32_t>(to));
+              CHECK(got == want);
+            }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("A heavy-tailed T8 token, whose radius was raised, demotes as well as it is coded") {
+  Rng random(14);
+  const Head head(128, 1.0);
+  Errors walked, once;
+  for (int32_t trial = 0; trial < 500; ++trial) {
+    std::vector<float> x = Normal(128, random);
+    x[trial % 128] = 30;
+    std::vector<uint8_t> page(PageBytes(128)), lower(PageBytes(128));
+    Reference().encode(head.geometry, Tier::kT8, x.data(), x.data(), 1, 0, page.data(), nullptr);
+    Reference().demote(head.geometry, Tier::kT8, page.data(), 0, Tier::kT4, lower.data(), 0);
+    Reference().encode(head.geometry, Tier::kT4, x.data(), x.data(), 1, 0, page.data(), nullptr);
+    const Errors a = MeasuredErrors(head, Tier::kT4, lower, x.data(), x.data(), 0);
+    const Errors b = MeasuredErrors(head, Tier::kT4, page, x.data(), x.data(), 0);
+    walked.key += a.key, walked.value += a.value, once.key += b.key, once.value += b.value;
+  }
+  CHECK(walked.key <= 1.2 * once.key);
+  CHECK(walked.value <= 1.2 * once.value);
+}
+
+TEST_CASE("Mapped keys are F (k - mu), the same bits in every implementation, for any number of rows") {
+  Rng random(15);
+  for (const int32_t head_dim : kHeadDims) {
+    Head head(head_dim);
+    const std::vector<float> map = Normal(head_dim * head_dim, random), centre = Normal(head_dim, random, 1e3);
+    std::copy(map.begin(), map.end(), head.map.begin());
+    std::copy(centre.begin(), centre.end(), head.centre.begin());
+    for (const int32_t rows : {1, 2, 3, 4, 5, 11}) {
+      const int64_t stride = head_dim + 3;
+      std::vector<float> keys = Normal(rows * stride, random);
+      for (int32_t r = 0; r < rows; ++r) {
+        for (int32_t d = 0; d < head_dim; ++d) keys[r * stride + d] += centre[d];  // biases as large as Qwen2's
+      }
+      std::vector<float> want(rows * head_dim);
+      Reference().map_keys(head.geometry, keys.data(), stride, rows, want.data());
+      for (int32_t r = 0; r < rows; ++r) {
+        for (int32_t i = 0; i < head_dim; ++i) {
+          double z = 0, mass = 0;
+          for (int32_t d = 0; d < head_dim; ++d) {
+            const double term = double{map[i * head_dim + d]} * (keys[r * stride + d] - centre[d]);
+            z += term;
+            mass += std::fabs(term);
+          }
+          REQUIRE(std::fabs(want[r * head_dim + i] - z) <= (head_dim / 16 + 5) * 0x1p-24 * mass);
+        }
+      }
+      for (const CodecImpl& impl : Others()) {
+        std::vector<float> z(rows * head_dim);
+        impl.map_keys(head.geometry, keys.data(), stride, rows, z.data());
+        INFO(impl.name << " D " << head_dim << " rows " << rows);
+        CHECK(std::memcmp(z.data(), want.data(), z.size() * sizeof(float)) == 0);
+      }
+    }
+  }
+}
+
+TEST_CASE("Constant keys, equal to their centre, code to nothing; with a bias of 1e3 what varies is still coded") {
+  Rng random(16);
+  Head head(64, 1.0);
+  std::fill(head.centre.begin(), head.centre.end(), 1000.0f);
+  const std::vector<float> constant(64, 1000.0f);
+  std::vector<float> key(64), z(64);
+  const std::vector<float> noise = Normal(64, random);
+  for (int32_t d = 0; d < 64; ++d) key[d] = 1000.0f + noise[d];
+  std::vector<uint8_t> page(PageBytes(64));
+  Reference().map_keys(head.geometry, constant.data(), 64, 1, z.data());
+  CHECK(Energy(z.data(), 64) == 0);
+  Reference().map_keys(head.geometry, key.data(), 64, 1, z.data());
+  Reference().encode(head.geometry, Tier::kT8, z.data(), z.data(), 1, 0, page.data(), nullptr);
+  const Token token = TokenAt(head, Tier::kT8, page, 0);
+  CHECK(SquaredDistance(token.z.data(), noise.data(), 64) <= 0.001 * Energy(noise.data(), 64));
+}
+
+}  // namespace
+}  // namespace spherical::kernels
