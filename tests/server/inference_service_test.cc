@@ -166,6 +166,20 @@ TEST_CASE("A message larger than the door's limit is refused") {
   CHECK(Generate(door, Ask("x", 5)).status.ok());
 }
 
+TEST_CASE("Headers larger than the door's limit are refused") {
+  TestDoor door;
+  grpc::ClientContext context;
+  context.AddMetadata("x", std::string(kMetadataBytesMax, 'x'));
+  const auto refused = door.stub->Generate(&context, Ask("x", 5));
+  const grpc::Status status = Receive(*refused).status;
+  INFO(status.error_message());
+  CHECK(status.error_code() == StatusCode::RESOURCE_EXHAUSTED);
+  const Answer next = Generate(door, Ask("x", 5));
+  INFO(next.status.error_message());
+  CHECK(next.status.ok());
+  CHECK(door.stats().admitted == 1);
+}
+
 TEST_CASE("Before the model is there every method says UNAVAILABLE") {
   TestDoor door({.serve = false});
   CHECK(Generate(door, Ask("x", 5)).status.error_code() == StatusCode::UNAVAILABLE);

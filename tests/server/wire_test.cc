@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <random>
 #include <string>
 
 #include "proto/rpc_status.pb.h"
@@ -247,6 +248,83 @@ TEST_CASE("Chat becomes the template's text, or says why not") {
   CHECK(Complaint(request, model).find("chat: messages[0].role") == 0);
   request.mutable_chat()->clear_messages();
   CHECK(Complaint(request, model).find("chat: ") == 0);
+}
+
+// A request of fields left out, ordinary, at a bound or absurd, in any mixture.
+v1::GenerateRequest AnyRequest(std::mt19937_64& random) {
+  const auto chance = [&](int in) { return random() % static_cast<uint64_t>(in) == 0; };
+  const auto integer = [&] {
+    constexpr int32_t kValues[] = {std::numeric_limits<int32_t>::min(), -1, 0, 1, 2, 20, 21, 50, 99, 100, 256, 257, 1 << 20,
+                                   std::numeric_limits<int32_t>::max()};
+    return kValues[random() % std::size(kValues)];
+  };
+  const auto number = [&] {
+    constexpr float kInfinity = std::numeric_limits<float>::infinity();
+    const float values[] = {-kInfinity, -1e30f, -2.1f, -2, -1e-30f, -0.0f, 0, 1e-30f, 0.5f, 1, 1.1f, 2, 10, 100, 101, 1e30f, kInfinity,
+                            std::nanf("")};
+    return values[random() % std::size(values)];
+  };
+  v1::GenerateRequest request;
+  if (chance(8)) request.set_model(chance(2) ? "bytes" : "other");
+  switch (random() % 6) {
+    case 0: break;
+    case 1:
+      for (uint64_t i = random() % 4; i > 0; --i) request.mutable_token_ids()->add_ids(integer());
+      break;
+    case 2: request.mutable_chat(); break;
+    default: request.set_text(std::string(random() % (chance(4) ? 200 : 20), 'x'));
+  }
+  if (chance(2)) request.set_max_tokens(integer());
+  if (chance(8)) request.add_stop(std::string(random() % (chance(2) ? 2000 : 3), 's'));
+  if (chance(8)) request.set_logprobs(integer());
+  if (chance(8)) request.set_prompt_logprobs(integer());
+  v1::Sampling& sampling = *request.mutable_sampling();
+  if (chance(4)) sampling.set_temperature(number());
+  if (chance(8)) sampling.set_top_k(integer());
+  if (chance(8)) sampling.set_top_p(number());
+  if (chance(8)) sampling.set_min_p(number());
+  if (chance(8)) sampling.set_repetition_penalty(number());
+  if (chance(8)) sampling.set_frequency_penalty(number());
+  if (chance(8)) sampling.set_presence_penalty(number());
+  if (chance(8)) (*sampling.mutable_logit_bias())[integer()] = number();
+  return request;
+}
+
+TEST_CASE("Whatever a request says, it is refused with a reason or becomes a submission that keeps every promise of submission.h") {
+  const ServedModel model = Model();
+  int taken = 0;
+  constexpr int kRequests = 20'000;
+  for (int seed = 0; seed < kRequests; ++seed) {
+    std::mt19937_64 random(static_cast<uint64_t>(seed));
+    const v1::GenerateRequest request = AnyRequest(random);
+    const auto submission = FromWire(request, model, 1);
+    INFO("seed " << seed << "\n" << request.DebugString());
+    if (!submission.ok()) {
+      REQUIRE(submission.status().code() == absl::StatusCode::kInvalidArgument);
+      REQUIRE(submission.status().message().find(": ") != absl::string_view::npos);
+      continue;
+    }
+    ++taken;
+    const engine::SamplingParams& params = submission->sampling;
+    const auto in = [](float value, float min, float max) { return value >= min && value <= max; };
+    REQUIRE_FALSE(submission->prompt.empty());
+    for (const engine::TokenId id : submission->prompt) REQUIRE((id >= 0 && id < 257));
+    REQUIRE(submission->max_new_tokens > 0);
+    REQUIRE(static_cast<int64_t>(submission->prompt.size()) + submission->max_new_tokens <= kContext);
+    REQUIRE(in(params.temperature, 0, 100));
+    REQUIRE(params.top_k >= 0);
+    REQUIRE((in(params.top_p, 0, 1) && params.top_p > 0));
+    REQUIRE(in(params.min_p, 0, 1));
+    REQUIRE((in(params.repetition_penalty, 0, 10) && params.repetition_penalty > 0));
+    REQUIRE(in(params.frequency_penalty, -2, 2));
+    REQUIRE(in(params.presence_penalty, -2, 2));
+    for (const auto& [id, bias] : params.logit_bias) REQUIRE((id >= 0 && id < 257 && std::isfinite(bias)));
+    for (const std::string& stop : submission->stop) REQUIRE((!stop.empty() && stop.size() <= 1024));
+    REQUIRE((submission->logprobs >= -1 && submission->logprobs <= 20));
+    REQUIRE((submission->prompt_logprobs >= -1 && submission->prompt_logprobs <= 20));
+  }
+  CHECK(taken > kRequests / 50);  // neither all nor nothing
+  CHECK(taken < kRequests / 2);
 }
 
 TEST_CASE("Tokenize and detokenize are each other's inverse, and check their input") {
