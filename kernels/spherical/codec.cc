@@ -23,8 +23,18 @@ constexpr auto kValueWidths = [] {
   return widths;
 }();
 
+// By groups of the head dim: computing one takes a tenth of a token's demotion.
+constexpr auto kLayouts = [] {
+  std::array<std::array<TierLayout, kTierCount>, kGroupsMax + 1> layouts = {};
+  for (int32_t groups = 1; groups <= kGroupsMax; ++groups) {
+    for (int32_t t = 0; t < kTierCount; ++t) layouts[groups][t] = LayoutOf(static_cast<Tier>(t), groups * kGroup);
+  }
+  return layouts;
+}();
+const TierLayout& LayoutFor(Tier tier, int32_t head_dim) { return kLayouts[head_dim / kGroup][static_cast<size_t>(tier)]; }
+
 CodecTier TierOf(const KeyGeometry& geometry, Tier tier) {
-  const TierLayout layout = LayoutOf(tier, geometry.head_dim);
+  const TierLayout& layout = LayoutFor(tier, geometry.head_dim);
   return {.groups = geometry.head_dim / kGroup,
           .key_tile = layout.key_tile,
           .value_tile = layout.value_tile,
@@ -47,7 +57,7 @@ template <void (*kEncode)(const EncodeOperands&)>
 void Encode(const KeyGeometry& geometry, Tier tier, const float* z, const float* v, int32_t rows, int32_t slot, uint8_t* page,
             CodingError* errors) {
   static_assert(sizeof(CodingError) == 2 * sizeof(float));
-  SPH_CHECK(slot >= 0 && slot + rows <= TokensPerPage(tier, geometry.head_dim));
+  SPH_CHECK(slot >= 0 && slot + rows <= LayoutFor(tier, geometry.head_dim).tokens);
   kEncode({.tier = TierOf(geometry, tier), .importance = geometry.importance, .ones = kOnes.data(), .z = z, .v = v, .rows = rows,
            .slot = slot, .page = page, .errors = errors == nullptr ? nullptr : &errors->key});
 }
@@ -56,7 +66,7 @@ template <void (*kDemote)(const DemoteOperands&)>
 void Demote(const KeyGeometry& geometry, Tier from, const uint8_t* from_page, int32_t from_slot, Tier to, uint8_t* to_page,
             int32_t to_slot) {
   SPH_CHECK(from <= to && from_slot >= 0 && to_slot >= 0);
-  SPH_CHECK(from_slot < TokensPerPage(from, geometry.head_dim) && to_slot < TokensPerPage(to, geometry.head_dim));
+  SPH_CHECK(from_slot < LayoutFor(from, geometry.head_dim).tokens && to_slot < LayoutFor(to, geometry.head_dim).tokens);
   kDemote({.from = TierOf(geometry, from), .to = TierOf(geometry, to), .same_tier = from == to, .importance = geometry.importance,
            .ones = kOnes.data(), .from_page = from_page, .from_slot = from_slot, .to_page = to_page, .to_slot = to_slot});
 }

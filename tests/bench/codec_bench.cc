@@ -22,6 +22,11 @@ constexpr int32_t kHeadDims[] = {64, 80, 96, 128, 256};
 constexpr int64_t kPagesBytes = int64_t{64} << 20;
 constexpr const char* kTierNames[] = {"T8", "T4", "T3", "T2", "T1"};
 
+// Pages begin on lines, as those of the pool do.
+struct alignas(kPageAlignment) Line {
+  uint8_t bytes[kPageAlignment];
+};
+
 double CpuSeconds() {
   timespec now;
   clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
@@ -52,7 +57,8 @@ void Measure(const CodecImpl& impl, int32_t head_dim) {
   }
   const int32_t page_bytes = PageBytes(head_dim);
   const int64_t pages = kPagesBytes / page_bytes;
-  std::vector<uint8_t> from(pages * page_bytes), to(pages * page_bytes);
+  std::vector<Line> from_lines(pages * page_bytes / sizeof(Line)), to_lines(from_lines.size());
+  uint8_t *const from = from_lines[0].bytes, *const to = to_lines[0].bytes;
 
   constexpr int32_t kRows = 512;
   std::vector<float> keys(kRows * head_dim), z(keys.size()), v(keys.size());
@@ -90,8 +96,8 @@ void Measure(const CodecImpl& impl, int32_t head_dim) {
                 static_cast<double>(tokens) * TokenBytes(above, head_dim) / seconds / 1e9, kTierNames[static_cast<int32_t>(above)]);
   };
   for (const Tier below : {Tier::kT4, Tier::kT3, Tier::kT2}) demote(Tier::kT8, below);
-  impl.encode(geometry, Tier::kT4, z.data(), v.data(), TokensPerPage(Tier::kT4, head_dim), 0, from.data(), nullptr);
-  for (int64_t p = 1; p < pages; ++p) std::copy_n(from.begin(), page_bytes, from.begin() + p * page_bytes);
+  impl.encode(geometry, Tier::kT4, z.data(), v.data(), TokensPerPage(Tier::kT4, head_dim), 0, from, nullptr);
+  for (int64_t p = 1; p < pages; ++p) std::copy_n(from, page_bytes, from + p * page_bytes);
   demote(Tier::kT4, Tier::kT3);
 }
 
