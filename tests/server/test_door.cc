@@ -67,7 +67,7 @@ bool TestDoor::Eventually(const std::function<bool(const engine::EngineStats&)>&
 
 std::string TestDoor::TextFor(const v1::GenerateRequest& request) const {
   const auto submission = FromWire(request, model, 0);
-  REQUIRE(submission.ok());
+  if (!submission.ok()) return "not a good request";  // no REQUIRE: Catch2 may be asked on the test's own thread only
   const std::vector<engine::TokenId> tokens = engine::FakeStepper::TokensFor(*submission);
   return std::string(tokens.begin(), tokens.end());
 }

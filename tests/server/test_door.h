@@ -41,7 +41,7 @@ class TestDoor {
   engine::EngineStats stats() const { return engine.Stats(); }
   // Waits until the engine's numbers are as wanted; false: they never were.
   bool Eventually(const std::function<bool(const engine::EngineStats&)>& wanted) const;
-  // What the fake device answers to this request.
+  // What the fake device answers to this request. Any thread.
   std::string TextFor(const v1::GenerateRequest& request) const;
   void Drain(absl::Time deadline) { engine.Drain(deadline); }
 
