@@ -19,8 +19,8 @@ std::optional<Reservation> Lender::Reserve(TenantId tenant, PageCount pages) {
 void Lender::LendUpTo(TokenCount tokens, TenantId tenant, Reservation& room, PageTable& table) {
   const int64_t pages = CeilDiv(tokens.value(), kernels::kExactTokensPerPage);
   const PageCount before = room.held();
-  for (int32_t i = 0; i < table.lists(); ++i) {
-    std::vector<PageId>& list = table.list(i);
+  for (int32_t i = 0; i < table.heads(); ++i) {
+    std::vector<PageId>& list = table.head(i).exact;
     while (static_cast<int64_t>(list.size()) < pages) list.push_back(pool_.Acquire(room));
   }
   ledger_.Acquire(tenant, room.held() - before);
@@ -28,9 +28,9 @@ void Lender::LendUpTo(TokenCount tokens, TenantId tenant, Reservation& room, Pag
 
 void Lender::TakeBack(TenantId tenant, Reservation room, PageTable& table) {
   const PageCount held = room.held(), promised = room.promised();
-  for (int32_t i = 0; i < table.lists(); ++i) {
-    for (const PageId page : table.list(i)) pool_.Release(page, room);
-    table.list(i).clear();
+  for (int32_t i = 0; i < table.heads(); ++i) {
+    for (const PageId page : table.head(i).exact) pool_.Release(page, room);
+    table.head(i).exact.clear();
   }
   pool_.Cancel(std::move(room));
   ledger_.Release(tenant, held);

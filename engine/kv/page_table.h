@@ -1,29 +1,52 @@
 #ifndef SPHERICAL_ENGINE_KV_PAGE_TABLE_H_
 #define SPHERICAL_ENGINE_KV_PAGE_TABLE_H_
 
+#include <array>
 #include <cstdint>
-#include <span>
 #include <vector>
 
 #include "kernels/base/units.h"
+#include "kernels/spherical/page_layout.h"
 
 namespace spherical::engine {
 
-// One sequence's pages: a list per (layer, kv head), in position order for tier `exact`. A value owned by the sequence; steps read it
-// through a const reference. Written by the engine thread between steps only.
+// What one sequence holds of one (layer, kv head).
+//
+//   positions:  | coded: pages of the pool, a list per tier | exact: f16 pages, in position order | not entered yet
+//               0                                           exact_begin                           entered
+//
+// In mode `exact` nothing is ever coded and the f16 pages are the pool's own. In the coded modes the f16 pages are the prefill workspace's,
+// and a head is sealed once nothing of it is exact any more: from then on new tokens enter as T8.
+// T8's list: slots 0-3 are the sequence's first tokens (attention sinks), the rest follows in position order, newest last.
+struct HeadPages {
+  struct Coded {
+    std::vector<PageId> pages;  // full but for the last
+    int32_t tokens = 0;
+  };
+  std::array<Coded, kernels::kTierCount> tiers;  // [Tier]
+  std::vector<PageId> exact;                     // the first holds positions from exact_begin on
+  int32_t exact_begin = 0;                       // a multiple of 16, until sealed
+  bool sealed = false;
+
+  Coded& of(kernels::Tier tier) { return tiers[static_cast<size_t>(tier)]; }
+  const Coded& of(kernels::Tier tier) const { return tiers[static_cast<size_t>(tier)]; }
+};
+
+// One sequence's pages. A value owned by the sequence; steps read it through a const reference. Written by the engine thread between steps
+// only.
 class PageTable {
  public:
-  PageTable(int32_t layers, int32_t kv_heads) : kv_heads_(kv_heads), lists_(static_cast<size_t>(layers) * kv_heads) {}
+  PageTable(int32_t layers, int32_t kv_heads) : kv_heads_(kv_heads), heads_(static_cast<size_t>(layers) * kv_heads) {}
 
-  int32_t lists() const { return static_cast<int32_t>(lists_.size()); }
-  int32_t list_of(int32_t layer, int32_t kv_head) const { return layer * kv_heads_ + kv_head; }
-  std::span<const PageId> pages(int32_t layer, int32_t kv_head) const { return lists_[list_of(layer, kv_head)]; }
-  std::vector<PageId>& list(int32_t i) { return lists_[i]; }
-  const std::vector<PageId>& list(int32_t i) const { return lists_[i]; }
+  int32_t heads() const { return static_cast<int32_t>(heads_.size()); }  // layers * kv heads
+  int32_t index_of(int32_t layer, int32_t kv_head) const { return layer * kv_heads_ + kv_head; }
+  const HeadPages& at(int32_t layer, int32_t kv_head) const { return heads_[index_of(layer, kv_head)]; }
+  HeadPages& head(int32_t i) { return heads_[i]; }
+  const HeadPages& head(int32_t i) const { return heads_[i]; }
 
  private:
   int32_t kv_heads_;
-  std::vector<std::vector<PageId>> lists_;  // [layers * kv_heads]
+  std::vector<HeadPages> heads_;  // [layers * kv_heads]
 };
 
 }  // namespace spherical::engine

@@ -71,6 +71,7 @@ void Forward::RunLayer(const StepPlan& plan, int32_t layer, uint8_t* arena) {
 
   NormAndPrepare(x_.data(), w.attention_norm, m);
   Multiply({{&w.query, query_.data()}, {&w.key, key_.data()}, {&w.value, value_.data()}});
+  if (observer_) observer_({.layer = layer, .rows = m, .residual = x_.data(), .query = query_.data(), .key = key_.data()});
   RotateAndAppend(plan, layer, arena);
   Attend(plan, layer, arena);
   prepared_.Bind(activations_, attended_.data(), m, int64_t{spec_.heads} * spec_.head_dim);
@@ -124,7 +125,7 @@ void Forward::RotateAndAppend(const StepPlan& plan, int32_t layer, uint8_t* aren
       kernels::ApplyRotary(angles, spec_.rotary_pairing, spec_.kv_heads, d, spec_.rotary_dim, key);
       const Row& row = rows_[r];
       for (int32_t head = 0; head < spec_.kv_heads; ++head) {
-        const PageId page = plan.items[row.item].pages->pages(layer, head)[row.position / kernels::kExactTokensPerPage];
+        const PageId page = plan.items[row.item].pages->at(layer, head).exact[row.position / kernels::kExactTokensPerPage];
         exact_.append(d, key + head * d, &value_[(r * spec_.kv_heads + head) * d], row.position % kernels::kExactTokensPerPage,
                       arena + page * attention_.page_bytes);
       }
@@ -141,7 +142,7 @@ void Forward::AttendPart(const StepPlan& plan, int32_t layer, const uint8_t* are
   const int64_t group_floats = int64_t{attention_.group} * spec_.head_dim;
   const int64_t row_floats = group_floats * spec_.kv_heads;
   const int64_t offset = part.row * row_floats + part.kv_head * group_floats;
-  const std::span<const PageId> pages = plan.items[part.item].pages->pages(layer, part.kv_head);
+  const std::span<const PageId> pages = plan.items[part.item].pages->at(layer, part.kv_head).exact;
   exact_.attend(attention_, arena,
                 {.query = query_.data() + offset,
                  .query_stride = row_floats,

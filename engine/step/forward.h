@@ -3,9 +3,11 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <initializer_list>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
@@ -36,6 +38,17 @@ class Forward {
 
   void RunLayers(const StepPlan& plan, uint8_t* arena);
 
+  // Shown, layer by layer, what enters attention: for calibration. `rows` are the plan's, in order.
+  struct AttentionInput {
+    int32_t layer;
+    int64_t rows;           // M
+    const float* residual;  // [M, width]        before the layer's norm
+    const float* query;     // [M, heads, D]     before rotary positions
+    const float* key;       // [M, kv_heads, D]  before rotary positions
+  };
+  using Observer = std::function<void(const AttentionInput&)>;
+  void Observe(Observer observer) { observer_ = std::move(observer); }  // empty: nobody looks
+
   // logits [rows.size(), vocabulary]: row i belongs to row rows[i] of the plan just run. At most kLogitsRowsMax rows.
   void Logits(std::span<const int32_t> rows, float* logits);
 
@@ -63,6 +76,8 @@ class Forward {
   const kernels::AttentionShape attention_;
   const kernels::MatMulImpl& matmul_;
   const kernels::ExactAttentionImpl& exact_;
+
+  Observer observer_;
 
   struct Row {
     int32_t item;

@@ -85,9 +85,9 @@ class Runner {
   static constexpr PageId kPages = 4096;
 
   void Lend(Sequence& sequence, int32_t tokens) {
-    for (int32_t list = 0; list < sequence.pages.lists(); ++list) {
-      while (static_cast<int32_t>(sequence.pages.list(list).size()) * kernels::kExactTokensPerPage < tokens) {
-        sequence.pages.list(list).push_back(free_.back());
+    for (int32_t list = 0; list < sequence.pages.heads(); ++list) {
+      while (static_cast<int32_t>(sequence.pages.head(list).exact.size()) * kernels::kExactTokensPerPage < tokens) {
+        sequence.pages.head(list).exact.push_back(free_.back());
         free_.pop_back();
       }
     }

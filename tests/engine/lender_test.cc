@@ -91,12 +91,12 @@ TEST_CASE("the lender gives every list its pages in position order, each page to
   std::optional<Reservation> room = lender.Reserve(kDefaultTenant, ExactPages(kShape, TokenCount(40)));
   REQUIRE(room);
   PageTable table(kShape.layers, kShape.kv_heads);
-  std::vector<std::vector<PageId>> before(table.lists());
+  std::vector<std::vector<PageId>> before(table.heads());
   for (const int64_t tokens : {1, 16, 17, 17, 40}) {
     lender.LendUpTo(TokenCount(tokens), kDefaultTenant, *room, table);
     std::set<PageId> pages;
-    for (int32_t i = 0; i < table.lists(); ++i) {
-      const std::vector<PageId>& list = table.list(i);
+    for (int32_t i = 0; i < table.heads(); ++i) {
+      const std::vector<PageId>& list = table.head(i).exact;
       REQUIRE(static_cast<int64_t>(list.size()) == CeilDiv(tokens, 16));
       REQUIRE(std::equal(before[i].begin(), before[i].end(), list.begin()));  // what was lent stays
       before[i] = list;
@@ -109,7 +109,7 @@ TEST_CASE("the lender gives every list its pages in position order, each page to
   }
   CHECK_FALSE(lender.Reserve(kDefaultTenant, PageCount(43)));  // 18 of 60 are promised
   lender.TakeBack(kDefaultTenant, *std::move(room), table);
-  CHECK(table.list(0).empty());
+  CHECK(table.head(0).exact.empty());
   CHECK(lender.pool().reserved() == PageCount(0));
   CHECK(lender.pool().held() == PageCount(0));
   lender.CheckInvariants();

@@ -49,8 +49,8 @@ float FakeStepper::ScoreOf(std::span<const TokenId> history, TokenId target) {
 std::vector<TokenId> FakeStepper::WriteAndReadBack(const StepItem& item) {
   const int32_t end = item.position + static_cast<int32_t>(item.tokens.size());
   std::vector<TokenId> history;
-  for (int32_t i = 0; i < item.pages->lists(); ++i) {
-    const std::vector<PageId>& list = item.pages->list(i);
+  for (int32_t i = 0; i < item.pages->heads(); ++i) {
+    const std::vector<PageId>& list = item.pages->head(i).exact;
     Expect(static_cast<int64_t>(list.size()) == CeilDiv(end, kSlots), "a list has too many or too few pages");
     const auto slot = [&](int32_t position) -> TokenId& {
       return arena_.at(int64_t{list[position / kSlots]} * kSlots + position % kSlots);

@@ -72,8 +72,8 @@ void LoadedModel::Truncate(Sequence sequence, int32_t position) {
   Held& held = sequences_[sequence];
   SPH_CHECK(position >= 0 && position <= held.position);
   const size_t kept = static_cast<size_t>(CeilDiv(position, kernels::kExactTokensPerPage));
-  for (int32_t i = 0; i < held.pages.lists(); ++i) {
-    for (std::vector<PageId>& list = held.pages.list(i); list.size() > kept; list.pop_back()) pool_->Release(list.back(), room_);
+  for (int32_t i = 0; i < held.pages.heads(); ++i) {
+    for (std::vector<PageId>& list = held.pages.head(i).exact; list.size() > kept; list.pop_back()) pool_->Release(list.back(), room_);
   }
   held.position = position;
 }
@@ -152,8 +152,8 @@ engine::StepOutput LoadedModel::Run(engine::StepPlan& plan, std::span<const Entr
 
 void LoadedModel::Lend(Held& held, int32_t tokens) {
   const size_t needed = static_cast<size_t>(CeilDiv(held.position + tokens, kernels::kExactTokensPerPage));
-  for (int32_t i = 0; i < held.pages.lists(); ++i) {
-    while (held.pages.list(i).size() < needed) held.pages.list(i).push_back(pool_->Acquire(room_));
+  for (int32_t i = 0; i < held.pages.heads(); ++i) {
+    while (held.pages.head(i).exact.size() < needed) held.pages.head(i).exact.push_back(pool_->Acquire(room_));
   }
 }
 

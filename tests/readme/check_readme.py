@@ -144,4 +144,6 @@ def main():
 
 
 if __name__ == "__main__":
+    # Whoever starts us in the background has Ctrl-C ignored, which children inherit and bash cannot undo; a handler ends that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     main()

@@ -40,7 +40,7 @@ TestDoor::TestDoor(Options options)
   grpc::ChannelArguments arguments;
   // A reader that takes nothing must be felt by the server soon: no growing windows.
   arguments.SetInt(GRPC_ARG_HTTP2_BDP_PROBE, 0);
-  channel = grpc::CreateCustomChannel("127.0.0.1:" + std::to_string(listener.address.port), grpc::InsecureChannelCredentials(), arguments);
+  channel = grpc::CreateCustomChannel(target(), grpc::InsecureChannelCredentials(), arguments);
   stub = v1::Inference::NewStub(channel);
   admin_stub = v1::Admin::NewStub(channel);
   health_stub = grpc::health::v1::Health::NewStub(channel);

@@ -38,6 +38,7 @@ class TestDoor {
   TestDoor() : TestDoor(Options()) {}
   ~TestDoor();
 
+  std::string target() const { return "127.0.0.1:" + std::to_string(listener.address.port); }
   engine::EngineStats stats() const { return engine.Stats(); }
   // Waits until the engine's numbers are as wanted; false: they never were.
   bool Eventually(const std::function<bool(const engine::EngineStats&)>& wanted) const;

@@ -1,0 +1,53 @@
+#include "engine/kv/retier.h"
+
+#include <algorithm>
+
+#include "kernels/base/check.h"
+
+namespace spherical::engine {
+namespace {
+
+using kernels::Tier;
+
+int32_t Between(int32_t begin, int32_t end) { return std::max(0, end - begin); }
+
+}  // namespace
+
+TierCounts CountsAfter(const RetierItem& item) {
+  TierCounts counts;
+  for (size_t tier = 0; tier < counts.size(); ++tier) counts[tier] = item.pages->tiers[tier].tokens;
+  int32_t& whole = counts[static_cast<size_t>(Tier::kT8)];
+  int32_t& lower = counts[static_cast<size_t>(item.tier)];  // may be the same
+  if (item.kind == RetierItem::Kind::kSeal) {
+    const int32_t begin = item.pages->exact_begin;
+    const int32_t newest = std::clamp(item.newest, std::max(begin, kSinkTokens), std::max(item.end, kSinkTokens));
+    whole += Between(begin, std::min(item.end, kSinkTokens)) + Between(std::max(newest, begin), item.end);
+    lower += Between(std::max(begin, kSinkTokens), std::min(newest, item.end));
+  } else {
+    whole -= item.count;
+    lower += item.count;
+  }
+  return counts;
+}
+
+int32_t TokensOf(const RetierItem& item) {
+  if (item.kind == RetierItem::Kind::kSeal) return item.end - item.pages->exact_begin;
+  return item.pages->of(Tier::kT8).tokens - kSinkTokens;
+}
+
+void RecordRetier(const RetierItem& item, HeadPages& pages) {
+  SPH_CHECK(item.pages == &pages);
+  const TierCounts counts = CountsAfter(item);
+  for (size_t tier = 0; tier < counts.size(); ++tier) pages.tiers[tier].tokens = counts[tier];
+  if (item.kind != RetierItem::Kind::kSeal) return;
+  pages.exact_begin = item.end;
+  pages.sealed = item.last;
+}
+
+void RecordEntry(int32_t rows, PageTable& table) {
+  for (int32_t i = 0; i < table.heads(); ++i) {
+    if (table.head(i).sealed) table.head(i).of(Tier::kT8).tokens += rows;
+  }
+}
+
+}  // namespace spherical::engine

@@ -1,0 +1,45 @@
+#ifndef SPHERICAL_ENGINE_KV_RETIER_H_
+#define SPHERICAL_ENGINE_KV_RETIER_H_
+
+#include <array>
+#include <cstdint>
+
+#include "engine/kv/page_table.h"
+#include "kernels/spherical/page_layout.h"
+
+namespace spherical::engine {
+
+inline constexpr int32_t kSinkTokens = 4;     // the first of a sequence: T8 for good
+inline constexpr int32_t kNewestTokens = 64;  // the last of a sequence: T8 until newer ones come
+
+// One change of precision of one (layer, kv head) of one sequence: planned as a value, run by the stepper, recorded by commit.
+//
+// kSeal: positions [exact_begin, end) leave the f16 pages and are coded, in order. Sinks and positions from `newest` on go to T8, the
+//   others to `tier`. `last`: nothing exact remains and the head is sealed; otherwise `end` is a multiple of 16.
+// kDemote: `count` tokens of T8 after the sinks, the oldest, go to `tier`; what follows them in T8 moves up. Codes alone are read.
+//
+// The pages for CountsAfter are lent before it runs; what it empties is taken back after.
+struct RetierItem {
+  enum class Kind : uint8_t { kSeal, kDemote };
+  Kind kind = Kind::kSeal;
+  const HeadPages* pages = nullptr;
+  int32_t head = 0;                               // layer * kv_heads + kv head: whose geometry
+  kernels::Tier tier = kernels::Tier::kT4;
+  int32_t end = 0, newest = 0;                    // kSeal
+  bool last = false;                              // kSeal
+  int32_t count = 0;                              // kDemote
+};
+
+using TierCounts = std::array<int32_t, kernels::kTierCount>;  // tokens per tier
+// What the head holds once the item has run.
+TierCounts CountsAfter(const RetierItem& item);
+// Tokens that are coded or requantised: the work.
+int32_t TokensOf(const RetierItem& item);
+// After it ran: counts, exact_begin, sealed. `pages` is the item's. Pages themselves are lent and taken back by the Lender.
+void RecordRetier(const RetierItem& item, HeadPages& pages);
+// After a step in which `rows` tokens entered: those of sealed heads are T8 now.
+void RecordEntry(int32_t rows, PageTable& table);
+
+}  // namespace spherical::engine
+
+#endif  // SPHERICAL_ENGINE_KV_RETIER_H_
