@@ -38,8 +38,12 @@ struct Engine::State {
   bool EndWhatIsOver();
   bool TakeIn();
   bool AdmitWaiting();
+  void GrantWorkspace();
   StepPlan Plan() const;
+  absl::Status ChangePrecision(const StepPlan& plan);
+  void RecordPrecision(const RetierItem& item);
   void Lend(const StepPlan& plan);
+  void NotePeaks(Sequence& sequence);
   void Commit(const StepPlan& plan, StepOutput output);
   void Publish();
   void SendFarewells();
@@ -79,7 +83,7 @@ struct Engine::State {
   std::vector<Farewell> farewells;          // of this tick
   absl::Time now;                           // read twice a tick: at its start, and after the step
   absl::Status lost;                        // the device's last word
-  absl::Duration step_total;
+  absl::Duration step_total, retier_elapsed;  // the latter of this tick's change of precision
   EngineStats stats;
 
   std::atomic<bool> draining{false};
@@ -99,18 +103,19 @@ absl::StatusOr<bool> Engine::Tick() {
   bool moved = s.EndWhatIsOver();
   moved |= s.TakeIn();
   moved |= s.AdmitWaiting();
+  s.GrantWorkspace();
   const StepPlan plan = s.Plan();
-  if (!plan.items.empty()) {
+  if (!plan.retier.empty() || !plan.items.empty()) {
     moved = true;
-    s.Lend(plan);
-    absl::StatusOr<StepOutput> output = s.stepper.Run(plan);
-    s.now = s.clock.Now();
-    if (output.ok()) {
-      s.Commit(plan, *std::move(output));
-    } else {
+    s.lost = s.ChangePrecision(plan);
+    if (s.lost.ok() && !plan.items.empty()) {
+      s.Lend(plan);
+      absl::StatusOr<StepOutput> output = s.stepper.Run(plan);
       s.lost = output.status();
-      s.FailAll(absl::StrCat("the device is lost: ", s.lost.message()));
+      s.now = s.clock.Now();
+      if (output.ok()) s.Commit(plan, *std::move(output));
     }
+    if (!s.lost.ok()) s.FailAll(absl::StrCat("the device is lost: ", s.lost.message()));
   }
   if (s.options.recount) s.lender.CheckInvariants();
   s.Publish();
@@ -161,7 +166,7 @@ Engine::State::State(EngineOptions o, const Tokenizer& tokenizer, Stepper& stepp
       stepper(stepper),
       intake(intake),
       clock(clock),
-      lender(options.kv, options.pool_pages),
+      lender(options.kv, options.pool_pages, options.workspace_tokens),
       admission(options.waiting_max, lender),
       now(clock.Now()) {
   SPH_CHECK(options.running_max >= 1 && options.running_max <= kStepSequencesMax);
@@ -233,9 +238,10 @@ bool Engine::State::AdmitWaiting() {
 void Engine::State::Start(Submission request, Reservation room) {
   ++stats.admitted;
   Reply reply(tokenizer, request.stream, request.stop);
+  const TenantId tenant = request.tenant;
   Sequence sequence{.request = std::move(request),
                     .pages = PageTable(options.kv.layers, options.kv.kv_heads),
-                    .room = std::move(room),
+                    .loan = {.tenant = tenant, .room = std::move(room), .workspace = {}},
                     .output = {},
                     .prompt_scores = {},
                     .paused_since = {},
@@ -243,21 +249,67 @@ void Engine::State::Start(Submission request, Reservation room) {
   live.push_back(std::make_unique<Live>(Live{.sequence = std::move(sequence), .reply = std::move(reply)}));
 }
 
+// In order of admission, each lane for itself: whoever gets none waits, and nobody stops half-way through a prompt.
+void Engine::State::GrantWorkspace() {
+  bool small = true, large = true;  // the lane has not refused anyone yet
+  for (const std::unique_ptr<Live>& l : live) {
+    Sequence& sequence = l->sequence;
+    if (sequence.entered > 0 || !(small || large)) continue;
+    bool& lane = lender.workspace().IsLarge(sequence.prompt_size()) ? large : small;
+    lane = lane && lender.GrantWorkspace(sequence.prompt_size(), sequence.loan);
+  }
+}
+
 StepPlan Engine::State::Plan() const {
   std::vector<const Sequence*> views;
   views.reserve(live.size());
   for (const std::unique_ptr<Live>& l : live) views.push_back(&l->sequence);
-  return PlanStep(views, cost, {.target = options.target_step});
+  return PlanStep(views, cost, {.target = options.target_step, .mode = options.kv.mode, .workspace = &lender.workspace()});
+}
+
+// Pages for what changes, the change, and back what it emptied: before the step, whose rows then find their heads as they will stay.
+absl::Status Engine::State::ChangePrecision(const StepPlan& plan) {
+  if (plan.retier.empty()) return absl::OkStatus();
+  for (const RetierItem& item : plan.retier) {
+    Sequence& sequence = Find(item.sequence).sequence;
+    lender.LendForRetier(item, sequence.loan, sequence.pages.head(item.head));
+    NotePeaks(sequence);
+  }
+  const absl::StatusOr<absl::Duration> took = stepper.Retier(plan.retier);
+  now = clock.Now();
+  if (!took.ok()) return took.status();
+  const int64_t tokens = TokensOf(plan.retier);
+  cost.ObserveRetier(tokens, *took);
+  retier_elapsed = *took;
+  for (const RetierItem& item : plan.retier) RecordPrecision(item);
+  return absl::OkStatus();
+}
+
+void Engine::State::RecordPrecision(const RetierItem& item) {
+  Sequence& sequence = Find(item.sequence).sequence;
+  HeadPages& pages = sequence.pages.head(item.head);
+  const bool seals = item.kind == RetierItem::Kind::kSeal;
+  const int32_t sealed = seals ? TokensOf(item) : 0;
+  stats.sealed_tokens += sealed;
+  stats.demoted_tokens += seals ? 0 : item.count;
+  RecordRetier(item, pages);
+  lender.TakeBackEmptied(sealed, sequence.loan, pages);
+  if (!seals) return;
+  sequence.next_to_seal = item.head + 1 == sequence.pages.heads() ? 0 : item.head + 1;
+  if (sequence.sealed()) lender.TakeBackWorkspace(sequence.loan);
 }
 
 // Pages for every token of the plan. Cannot fail: each sequence's room was reserved whole.
 void Engine::State::Lend(const StepPlan& plan) {
   for (const StepItem& item : plan.items) {
     Sequence& sequence = Find(item.sequence).sequence;
-    const TokenCount tokens(item.position + static_cast<int64_t>(item.tokens.size()));
-    lender.LendUpTo(tokens, sequence.request.tenant, sequence.room, sequence.pages);
-    sequence.held_peak = std::max(sequence.held_peak, sequence.room.held());
+    lender.LendForRows(item.position, static_cast<int32_t>(item.tokens.size()), sequence.loan, sequence.pages);
+    NotePeaks(sequence);
   }
+}
+
+void Engine::State::NotePeaks(Sequence& sequence) {
+  sequence.held_peak = std::max(sequence.held_peak, sequence.loan.room.held());
   stats.pool_held_peak = std::max(stats.pool_held_peak, lender.BytesOf(lender.pool().held()));
 }
 
@@ -266,9 +318,9 @@ void Engine::State::Commit(const StepPlan& plan, StepOutput output) {
   SPH_CHECK(output.items.size() == plan.items.size());
   cost.Observe(WorkOf(plan), output.elapsed);
   ++stats.steps;
-  step_total += output.elapsed;
-  stats.step_last = output.elapsed;
-  stats.step_longest = std::max(stats.step_longest, output.elapsed);
+  stats.step_last = output.elapsed + std::exchange(retier_elapsed, absl::ZeroDuration());
+  step_total += stats.step_last;
+  stats.step_longest = std::max(stats.step_longest, stats.step_last);
   stats.step_mean = step_total / stats.steps;
   for (size_t i = 0; i < plan.items.size(); ++i) Record(Find(plan.items[i].sequence), plan.items[i], std::move(output.items[i]));
   DropOver();
@@ -277,6 +329,7 @@ void Engine::State::Commit(const StepPlan& plan, StepOutput output) {
 void Engine::State::Record(Live& live, const StepItem& item, StepItemOutput output) {
   Sequence& sequence = live.sequence;
   sequence.entered += static_cast<int32_t>(item.tokens.size());
+  RecordEntry(static_cast<int32_t>(item.tokens.size()), sequence.pages);
   if (!sequence.decoding()) stats.prompt_tokens += static_cast<int64_t>(item.tokens.size());
   if (!output.finite) return Fail(live, "the model's logits for this request are not finite (NaN or infinity)");
   std::move(output.prompt_scores.begin(), output.prompt_scores.end(), std::back_inserter(sequence.prompt_scores));
@@ -311,6 +364,9 @@ void Engine::State::Publish() {
   stats.pool = lender.BytesOf(pool.pages());
   stats.pool_reserved = lender.BytesOf(pool.reserved());
   stats.pool_held = lender.BytesOf(pool.held());
+  const KvPool& workspace = lender.workspace().pages();
+  stats.workspace = ByteCount(workspace.pages().value() * workspace.page_bytes().value());
+  stats.workspace_held = ByteCount(workspace.held().value() * workspace.page_bytes().value());
   stats.tenants.clear();
   for (const TenantAccount& account : lender.ledger().accounts()) {
     stats.tenants.push_back({.name = account.name,
@@ -333,14 +389,14 @@ void Engine::State::SendFarewells() {
 void Engine::State::Finish(Live& live, FinishReason reason) {
   Finished finished = live.reply.Finish(reason, UsageOf(live.sequence));
   (finished.reason == FinishReason::kStop || finished.reason == FinishReason::kLength ? stats.finished : stats.cancelled) += 1;
-  lender.TakeBack(live.sequence.request.tenant, std::move(live.sequence.room), live.sequence.pages);
+  lender.TakeBack(std::move(live.sequence.loan), live.sequence.pages);
   farewells.push_back({live.reply.stream(), std::move(finished)});
   live.over = true;
 }
 
 void Engine::State::Fail(Live& live, std::string message) {
   ++stats.failed;
-  lender.TakeBack(live.sequence.request.tenant, std::move(live.sequence.room), live.sequence.pages);
+  lender.TakeBack(std::move(live.sequence.loan), live.sequence.pages);
   farewells.push_back({live.reply.stream(), Failed{std::move(message)}});
   live.over = true;
 }
@@ -416,8 +472,9 @@ Usage Engine::State::UsageOf(const Sequence& sequence) const {
   const absl::Time arrived = sequence.request.arrived;
   return {.prompt_tokens = sequence.prompt_size(),
           .completion_tokens = static_cast<int32_t>(sequence.output.size()),
-          .kv_bytes_reserved = lender.BytesOf(sequence.room.promised()),
+          .kv_bytes_reserved = lender.BytesOf(sequence.loan.room.promised()),
           .kv_bytes_peak = lender.BytesOf(sequence.held_peak),
+          .rate_bits = RateBits(sequence.pages, options.kv.head_dim, sequence.entered),
           .queue_time = Since(arrived, sequence.admitted),
           .time_to_first_token = sequence.decoding() ? Since(arrived, sequence.first_token) : absl::ZeroDuration(),
           .total_time = Since(arrived, now)};

@@ -1,6 +1,6 @@
 // Engine: continuous batching over one model, one pool, one device. Tick() is the whole story:
 //
-//   drain intake -> plan (pure function of const views) -> lend pages -> run the plan (the only device work) -> commit
+//   drain intake -> plan (pure function of const views) -> change precision -> lend pages -> run the plan -> commit
 //
 // Who has its last event finds its bytes given back in Stats().
 //
@@ -29,6 +29,7 @@ namespace spherical::engine {
 struct EngineOptions {
   KvShape kv;
   PageCount pool_pages;
+  TokenCount workspace_tokens;                               // coded modes: f16 tokens of prompts; at least PrefillWorkspace::Least
   int32_t context_max = 0;
   int32_t running_max = 64;                                  // sequences in the batch
   int32_t waiting_max = 256;                                 // per tenant, admitted later; beyond: refused (kQueueFull)
@@ -53,7 +54,9 @@ struct EngineStats {
   int64_t prompt_tokens = 0, generated_tokens = 0;   // ever
   ByteCount pool, pool_reserved, pool_held;
   ByteCount pool_held_peak;
-  absl::Duration step_last, step_mean, step_longest;
+  absl::Duration step_last, step_mean, step_longest;   // precision changes included
+  ByteCount workspace, workspace_held;                 // the prefill workspace; 0 in mode `exact`
+  int64_t sealed_tokens = 0, demoted_tokens = 0;       // ever, of one (layer, kv head) each
   std::vector<TenantStats> tenants;
 };
 

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
+#include "engine/kv/kv_mode.h"
 #include <nlohmann/json.hpp>
 
 namespace spherical::server {
@@ -21,6 +22,12 @@ constexpr int64_t kMiB = int64_t{1} << 20;
 constexpr int64_t kTiB = int64_t{1} << 40;
 constexpr int64_t kHourMs = 3'600'000;
 
+std::vector<absl::string_view> KvModeNames() {
+  std::vector<absl::string_view> names;
+  for (const engine::NamedKvMode& mode : engine::KvModes()) names.push_back({mode.name.data(), mode.name.size()});
+  return names;
+}
+
 const std::vector<Setting>& Table() {
   static const std::vector<Setting>* const table = new std::vector<Setting>{
       {"model", "the model to serve; its name is the file's, without .gguf", Setting::Text{&Config::model, "a path to a GGUF file"}},
@@ -30,8 +37,11 @@ const std::vector<Setting>& Table() {
       {"threads", "threads that compute; 0: as many as this process may use", Setting::Integer{&Config::threads, 0, 1024}},
       {"activations", "int8: products of int8; f32: weights are dequantised, slower, for measuring quality",
        Setting::Choice{&Config::activations, {"int8", "f32"}}},
-      {"kv.mode", "how keys and values are kept; exact: as f16", Setting::Choice{&Config::kv_mode, {"exact"}}},
+      {"kv.mode", "how keys and values are kept; exact: as f16; uniform:T: as radii and angle codes of tier T",
+       Setting::Choice{&Config::kv_mode, KvModeNames()}},
       {"kv.pool_bytes", "memory for keys and values, taken at start", Setting::Bytes{&Config::kv_pool_bytes, kMiB, 64 * kTiB}},
+      {"kv.prefill_workspace_bytes", "memory for exact keys and values of prompts, beside the pool; 0: enough for one whole context",
+       Setting::Bytes{&Config::kv_prefill_workspace_bytes, 0, 64 * kTiB}},
       {"context.max", "longest prompt and answer together, in tokens; 0: what the model was trained for",
        Setting::Integer{&Config::context_max, 0, 1 << 24}},
       {"target.step_ms", "bound on the planned time of one step, so that a long prompt does not stretch others' time between tokens",

@@ -22,8 +22,9 @@ struct Config {
   std::string device = "cpu";
   int64_t threads = 0;
   std::string activations = "int8";
-  std::string kv_mode = "exact";
+  std::string kv_mode = "uniform:T4";
   int64_t kv_pool_bytes = int64_t{1} << 30;
+  int64_t kv_prefill_workspace_bytes = 0;
   int64_t context_max = 0;
   int64_t target_step_ms = 100;
   int64_t limits_running = 64;

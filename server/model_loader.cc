@@ -6,7 +6,10 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "engine/kv/kv_mode.h"
+#include "engine/kv/prefill_workspace.h"
 #include "engine/model/gguf.h"
+#include "engine/model/model_geometry.h"
 #include "engine/model/transformer_spec.h"
 #include "engine/model/weights.h"
 #include "engine/step/cpu_stepper.h"
@@ -55,19 +58,38 @@ absl::StatusOr<std::optional<engine::ChatTemplate>> ChatOf(const engine::GgufFil
   return std::nullopt;
 }
 
+// Tokens of the prefill workspace: none in mode `exact`, whose pages are exact themselves.
+absl::StatusOr<TokenCount> WorkspaceOf(const Config& config, const engine::EngineOptions& options) {
+  using engine::PrefillWorkspace;
+  const engine::KvShape& kv = options.kv;
+  if (!kv.mode.coded) return TokenCount(0);
+  if (config.kv_prefill_workspace_bytes == 0) return PrefillWorkspace::ForContext(kv.heads(), kv.head_dim, options.context_max);
+  const int64_t token_bytes = engine::ExactTokenBytes(kv).value();
+  const TokenCount tokens(config.kv_prefill_workspace_bytes / token_bytes);
+  const TokenCount least = PrefillWorkspace::Least(kv.heads(), kv.head_dim, options.context_max, engine::kStepRowsMax);
+  if (tokens >= least) return tokens;
+  return absl::InvalidArgumentError(absl::StrCat("kv.prefill_workspace_bytes (--kv-prefill-workspace-bytes): ",
+                                                 config.kv_prefill_workspace_bytes, " bytes hold ", tokens.value(), " tokens of ",
+                                                 token_bytes, " bytes; one chunk of a prompt needs ", least.value(), " tokens, ",
+                                                 least.value() * token_bytes, " bytes (0: enough for a whole context)"));
+}
+
 absl::StatusOr<engine::EngineOptions> OptionsOf(const Config& config, const engine::TransformerSpec& spec) {
   const auto context = ContextOf(config, spec);
   if (!context.ok()) return context.status();
   engine::EngineOptions options;
-  options.kv = engine::MakeKvShape(spec.layers, spec.kv_heads, spec.head_dim);
+  options.kv = engine::MakeKvShape(spec.layers, spec.kv_heads, spec.head_dim, engine::FindKvMode(config.kv_mode).value());
   options.pool_pages = PageCount(config.kv_pool_bytes / options.kv.page_bytes.value());
-  const PageCount least = engine::ExactPages(options.kv, TokenCount(2));  // one token in, one out
+  const PageCount least = engine::ReservedPages(options.kv, TokenCount(2));  // one token in, one out
   if (options.pool_pages < least) {
     return absl::InvalidArgumentError(absl::StrCat("kv.pool_bytes (--kv-pool-bytes): ", config.kv_pool_bytes, " bytes hold ",
                                                    options.pool_pages.value(), " pages of ", options.kv.page_bytes.value(),
                                                    " bytes; the shortest request to ", NameOf(config.model), " needs ", least.value()));
   }
   options.context_max = *context;
+  auto workspace = WorkspaceOf(config, options);
+  if (!workspace.ok()) return workspace.status();
+  options.workspace_tokens = *workspace;
   options.running_max = static_cast<int32_t>(config.limits_running);
   options.waiting_max = static_cast<int32_t>(config.limits_waiting);
   options.target_step = absl::Milliseconds(config.target_step_ms);
@@ -76,7 +98,7 @@ absl::StatusOr<engine::EngineOptions> OptionsOf(const Config& config, const engi
 }
 
 ServedModel Describe(const Config& config, const engine::TransformerSpec& spec, const engine::EngineOptions& options) {
-  const int64_t context_bytes = engine::ExactPages(options.kv, TokenCount(options.context_max)).value() * options.kv.page_bytes.value();
+  const int64_t context_bytes = engine::ReservedPages(options.kv, TokenCount(options.context_max)).value() * options.kv.page_bytes.value();
   ServedModel served;
   served.name = NameOf(config.model);
   served.architecture = spec.architecture;
@@ -120,9 +142,15 @@ absl::StatusOr<LoadedModel> LoadModel(const Config& config, engine::ThreadPool& 
   model.served.weight_bytes = weights->memory.bytes().value();
   model.served.tokenizer = *std::move(tokenizer);
   model.served.chat = *std::move(chat);
+  std::optional<engine::ModelGeometry> geometry;
+  if (options->kv.mode.coded) geometry = engine::ModelGeometry::Plain({spec->layers, spec->kv_heads, spec->head_dim});
   const auto activations = config.activations == "f32" ? kernels::ActivationType::kF32 : kernels::ActivationType::kInt8;
   auto stepper = engine::MakeCpuStepper(*std::move(spec), *std::move(weights), pool,
-                                        {.activations = activations, .pages = options->pool_pages, .clock = &clock});
+                                        {.activations = activations,
+                                         .pages = options->pool_pages,
+                                         .geometry = std::move(geometry),
+                                         .workspace_pages = engine::PrefillWorkspace(options->kv.heads(), options->kv.head_dim, options->workspace_tokens).pages().pages(),
+                                         .clock = &clock});
   if (!stepper.ok()) return stepper.status();
   model.stepper = *std::move(stepper);
   return model;

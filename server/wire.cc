@@ -339,6 +339,10 @@ v1::Stats ToWire(const engine::EngineStats& stats, absl::Time now) {
   wire.set_pool_reserved_bytes(stats.pool_reserved.value());
   wire.set_pool_held_bytes(stats.pool_held.value());
   wire.set_pool_held_peak_bytes(stats.pool_held_peak.value());
+  wire.set_workspace_bytes(stats.workspace.value());
+  wire.set_workspace_held_bytes(stats.workspace_held.value());
+  wire.set_sealed_tokens(stats.sealed_tokens);
+  wire.set_demoted_tokens(stats.demoted_tokens);
   SetDuration(stats.step_mean, wire.mutable_step_mean());
   SetDuration(stats.step_longest, wire.mutable_step_longest());
   for (const engine::TenantStats& tenant : stats.tenants) {

@@ -5,12 +5,11 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "kernels/spherical/page_layout.h"
 
 namespace spherical::engine {
 
 PageCount Admission::PagesFor(const Submission& request) const {
-  return ExactPages(lender_.shape(), TokenCount(static_cast<int64_t>(request.prompt.size()) + request.max_new_tokens));
+  return ReservedPages(lender_.shape(), TokenCount(static_cast<int64_t>(request.prompt.size()) + request.max_new_tokens));
 }
 
 std::optional<Refusal> Admission::NeverFits(const Submission& request) const {
@@ -18,8 +17,7 @@ std::optional<Refusal> Admission::NeverFits(const Submission& request) const {
   const TenantAccount& account = lender_.ledger().account(request.tenant);
   const PageCount most = std::min(account.limit, lender_.pool().pages());
   if (pages <= most) return std::nullopt;
-  const int64_t tokens_per_page_row = ExactPages(lender_.shape(), TokenCount(1)).value();  // one page of each list
-  const int64_t tokens_max = most.value() / tokens_per_page_row * kernels::kExactTokensPerPage;
+  const int64_t tokens_max = TokensWithin(lender_.shape(), most).value();
   return Refusal{
       .why = Refusal::Why::kNeverFits,
       .detail = absl::StrCat("the request needs ", lender_.BytesOf(pages).value(), " bytes of KV (prompt ", request.prompt.size(),

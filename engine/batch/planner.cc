@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/budget/reservation_size.h"
 #include "kernels/base/check.h"
 
 namespace spherical::engine {
@@ -11,10 +12,12 @@ namespace {
 
 struct Chunk {
   const Sequence* sequence;
+
+  int32_t room;       // rows that its window of the workspace takes
   int32_t rows = 0;
 
   int32_t position() const { return sequence->entered + rows; }        // of the next row to add
-  int32_t left() const { return sequence->prompt_left() - rows; }
+  int32_t left() const { return std::min(sequence->prompt_left(), room) - rows; }
 };
 
 StepItem ItemOf(const Sequence& sequence) {
@@ -42,7 +45,7 @@ StepItem ChunkItem(const Chunk& chunk) {
   const std::span<const TokenId> prompt = sequence.request.prompt;
   StepItem item = ItemOf(sequence);
   item.tokens = prompt.subspan(sequence.entered, chunk.rows);
-  item.sample = chunk.left() == 0;
+  item.sample = chunk.rows == sequence.prompt_left();
   item.prompt_logprobs = sequence.request.prompt_logprobs;
   if (item.prompt_logprobs >= 0) {
     const int32_t after = sequence.entered + 1;
@@ -70,26 +73,91 @@ std::vector<Chunk> CutChunks(std::vector<Chunk> chunks, const StepCost& cost, co
   return chunks;
 }
 
+// The next heads of a sequence, as many as are sealed between two of its steps.
+void SealNextHeads(const Sequence& sequence, const PlanLimits& limits, RetierItem item, std::vector<RetierItem>& retier) {
+  const int32_t heads = sequence.pages.heads();
+  const int32_t end = std::min(heads, sequence.next_to_seal + limits.workspace->SealHeadsPerStep(sequence.loan.workspace));
+  item.sequence = sequence.request.id;
+  item.tier = limits.mode.tier;
+  for (int32_t head = sequence.next_to_seal; head < end; ++head) {
+    item.head = head;
+    item.pages = &sequence.pages.head(head);
+    retier.push_back(item);
+  }
+}
+
+// All that is exact, but for the newest tokens, which become T8.
+void SealLast(const Sequence& sequence, const PlanLimits& limits, std::vector<RetierItem>& retier) {
+  SealNextHeads(sequence, limits, {.end = sequence.entered, .newest = sequence.entered - kNewestTokens, .last = true}, retier);
+}
+
+// The oldest of a full window.
+void SealEarly(const Sequence& sequence, const PlanLimits& limits, std::vector<RetierItem>& retier) {
+  const int32_t begin = sequence.entered - sequence.exact_tokens();
+  const int32_t end = begin + PrefillWorkspace::EarlyTokens(sequence.loan.workspace.window);
+  SealNextHeads(sequence, limits, {.end = end, .newest = end}, retier);
+}
+
+// Heads with enough T8 tokens that newer ones have made old.
+void DemoteOld(const Sequence& sequence, kernels::Tier tier, std::vector<RetierItem>& retier) {
+  if (tier == kernels::Tier::kT8) return;
+  for (int32_t head = 0; head < sequence.pages.heads(); ++head) {
+    const HeadPages& pages = sequence.pages.head(head);
+    if (!pages.sealed || pages.of(kernels::Tier::kT8).tokens < kWholeTokensMax) continue;
+    retier.push_back({.kind = RetierItem::Kind::kDemote, .sequence = sequence.request.id, .pages = &pages, .head = head, .tier = tier,
+                      .count = kDemoteTokens});
+  }
+}
+
+bool WindowIsFull(const Sequence& sequence) {
+  return sequence.loan.workspace.granted() && sequence.exact_tokens() >= sequence.loan.workspace.window;
+}
+
+// One turn at the step for each sequence that seals: before its decoding row, or instead of its chunk.
+void PlanSealing(std::span<const Sequence* const> sealing, const StepCost& cost, const PlanLimits& limits, StepPlan& plan) {
+  for (const Sequence* sequence : sealing) {
+    const size_t before = plan.retier.size();
+    sequence->decoding() ? SealLast(*sequence, limits, plan.retier) : SealEarly(*sequence, limits, plan.retier);
+    const bool first = sequence == sealing.front();
+    if (!first && cost.ExpectRetier(TokensOf(plan.retier)) + cost.Expect(WorkOf(plan)) > limits.target) {
+      plan.retier.resize(before);
+      continue;
+    }
+    if (sequence->decoding()) plan.items.push_back(DecodeItem(*sequence));
+  }
+}
+
 }  // namespace
 
 StepPlan PlanStep(std::span<const Sequence* const> running, const StepCost& cost, const PlanLimits& limits) {
   SPH_CHECK(running.size() <= kStepSequencesMax);
   StepPlan plan;
   std::vector<Chunk> prompts;
+  std::vector<const Sequence*> sealing;
   for (const Sequence* sequence : running) {
     if (sequence->paused_since) continue;
-    if (sequence->decoding()) {
+    const bool coded = limits.mode.coded;
+    if (sequence->decoding() && (!coded || sequence->sealed())) {
+      if (coded) DemoteOld(*sequence, limits.mode.tier, plan.retier);
       plan.items.push_back(DecodeItem(*sequence));
-    } else {
-      prompts.push_back({.sequence = sequence});
+    } else if (sequence->decoding() || (coded && WindowIsFull(*sequence))) {
+      sealing.push_back(sequence);
+    } else if (!coded) {
+      prompts.push_back({.sequence = sequence, .room = sequence->prompt_left()});
+    } else if (sequence->loan.workspace.granted()) {
+      prompts.push_back({.sequence = sequence, .room = sequence->loan.workspace.window - sequence->exact_tokens()});
     }
   }
-  for (const Chunk& chunk : CutChunks(std::move(prompts), cost, limits, WorkOf(plan))) {
+  PlanSealing(sealing, cost, limits, plan);
+  const absl::Duration retier = cost.ExpectRetier(TokensOf(plan.retier));
+  PlanLimits left = limits;
+  left.target -= retier;
+  for (const Chunk& chunk : CutChunks(std::move(prompts), cost, left, WorkOf(plan))) {
     if (chunk.rows > 0) plan.items.push_back(ChunkItem(chunk));
   }
   const StepWork work = WorkOf(plan);
   plan.rows = static_cast<int32_t>(work.rows);
-  plan.cost = cost.Expect(work);
+  plan.cost = cost.Expect(work) + retier;
   return plan;
 }
 

@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "engine/budget/loan.h"
 #include "engine/intake/submission.h"
-#include "engine/kv/kv_pool.h"
 #include "engine/kv/page_table.h"
 
 namespace spherical::engine {
@@ -16,10 +16,14 @@ namespace spherical::engine {
 //
 //   tokens:    | prompt ........................ | output ...... | newest |
 //   entered:   |<-- keys and values are in pages -------------->|         the newest token enters with the next step
+//
+// In the coded modes the prompt's keys and values are exact, in the prefill workspace, until the prompt is complete; then heads are sealed
+// one after the other between its steps. A prompt longer than its window of the workspace seals the oldest of it early.
 struct Sequence {
   Submission request;
   PageTable pages;
-  Reservation room;                             // covers prompt + max_new_tokens
+  Loan loan;
+  int32_t next_to_seal = 0;                     // head; those before it are as far as sealing has come
   int32_t entered = 0;                          // tokens of prompt and output that went through the model
   std::vector<TokenId> output;                  // tokens chosen so far
   std::vector<SampledToken> prompt_scores;      // gathered chunk by chunk, sent once the prompt is complete
@@ -31,6 +35,9 @@ struct Sequence {
   int32_t prompt_size() const { return static_cast<int32_t>(request.prompt.size()); }
   int32_t prompt_left() const { return prompt_size() - entered; }  // meaningful until it decodes
   bool decoding() const { return !output.empty(); }
+  bool sealed() const { return pages.head(pages.heads() - 1).sealed; }  // coded modes: nothing is exact any more
+  // Exact tokens of the head that is sealed last.
+  int32_t exact_tokens() const { return entered - pages.head(pages.heads() - 1).exact_begin; }
 };
 
 }  // namespace spherical::engine

@@ -10,6 +10,7 @@ namespace {
 constexpr double kNoise = 0.15;      // of one measurement
 constexpr double kDrift = 0.02;      // of a part from step to step
 constexpr double kDoubtMax = 1;      // variance of a part nobody has used for long
+constexpr double kRetierMemory = 0.8;  // what one measurement leaves of those before it
 constexpr double kRatioMax = 1.5;    // a step that the machine interrupted counts as one this much slower than expected
 
 }  // namespace
@@ -23,6 +24,19 @@ StepWork WorkOf(const StepPlan& plan) {
   StepWork work;
   for (const StepItem& item : plan.items) work += WorkOf(item.position, static_cast<int32_t>(item.tokens.size()));
   return work;
+}
+
+int64_t TokensOf(std::span<const RetierItem> items) {
+  int64_t tokens = 0;
+  for (const RetierItem& item : items) tokens += TokensOf(item);
+  return tokens;
+}
+
+void StepCost::ObserveRetier(int64_t tokens, absl::Duration elapsed) {
+  const double measured = absl::ToDoubleSeconds(elapsed) / static_cast<double>(tokens);
+  if (tokens <= 0 || !(measured > 0) || !std::isfinite(measured)) return;
+  per_retier_token_ = retier_measured_ ? kRetierMemory * per_retier_token_ + (1 - kRetierMemory) * measured : measured;
+  retier_measured_ = true;
 }
 
 StepCost::Shares StepCost::PartsOf(const StepWork& work) const {

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <span>
 
 #include "absl/time/time.h"
 #include "engine/batch/step_plan.h"
@@ -24,6 +25,8 @@ struct StepWork {
 // `rows` tokens of one sequence, the first at `position`.
 StepWork WorkOf(int32_t position, int32_t rows);
 StepWork WorkOf(const StepPlan& plan);
+// Tokens that retier items code or move: the work of changing precision.
+int64_t TokensOf(std::span<const RetierItem> items);
 
 // How long a step takes on this machine: fixed + rows * per_row + pairs * per_pair, learned while serving from (work, elapsed).
 //
@@ -35,6 +38,10 @@ class StepCost {
   absl::Duration Expect(const StepWork& work) const;
   void Observe(const StepWork& work, absl::Duration elapsed);
 
+  // Changing precision comes before the step and is measured apart: a plain average of time per token, of the last ones most.
+  absl::Duration ExpectRetier(int64_t tokens) const { return absl::Seconds(per_retier_token_ * static_cast<double>(tokens)); }
+  void ObserveRetier(int64_t tokens, absl::Duration elapsed);
+
   // The most rows, at most `rows_max`, that can enter at `position` for at most `time` more. The fixed part is not counted. May be 0.
   int32_t RowsWithin(absl::Duration time, int32_t position, int32_t rows_max) const;
 
@@ -43,7 +50,8 @@ class StepCost {
   using Shares = std::array<double, 3>;  // [Part]
   Shares PartsOf(const StepWork& work) const;
 
-  bool measured_ = false;
+  bool measured_ = false, retier_measured_ = false;
+  double per_retier_token_ = 1e-6;            // seconds
   Shares parts_ = {5e-3, 5e-4, 1e-6};  // seconds; proportions of a small model on two cores
   std::array<Shares, 3> doubt_ = {{{0.8, 0, 0}, {0, 0.8, 0}, {0, 0, 0.8}}};  // covariance of log(parts_)
 };

@@ -11,6 +11,7 @@
 #include "absl/time/time.h"
 #include "engine/intake/submission.h"
 #include "engine/kv/page_table.h"
+#include "engine/kv/retier.h"
 
 namespace spherical::engine {
 
@@ -36,9 +37,10 @@ struct StepItem {
 };
 
 struct StepPlan {
-  std::vector<StepItem> items;  // decoding sequences first, then chunks of prompts
-  int32_t rows = 0;             // sum of tokens, <= kStepRowsMax
-  absl::Duration cost;          // what the planner thinks the step takes
+  std::vector<RetierItem> retier;  // run and recorded before the items; of different heads
+  std::vector<StepItem> items;     // decoding sequences first, then chunks of prompts
+  int32_t rows = 0;                // sum of tokens, <= kStepRowsMax
+  absl::Duration cost;             // what the planner thinks the step takes
 };
 
 struct StepItemOutput {

@@ -1,13 +1,26 @@
 #include "engine/budget/lender.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "kernels/base/check.h"
 #include "kernels/spherical/page_layout.h"
 
 namespace spherical::engine {
+namespace {
 
-Lender::Lender(const KvShape& shape, PageCount pool_pages) : shape_(shape), pool_(pool_pages, shape.page_bytes), ledger_(pool_pages) {}
+using kernels::kExactTokensPerPage;
+using kernels::Tier;
+
+size_t PagesFor(int32_t tokens, int32_t page_tokens) { return static_cast<size_t>(CeilDiv(tokens, page_tokens)); }
+
+}  // namespace
+
+Lender::Lender(const KvShape& shape, PageCount pool_pages, TokenCount workspace_tokens)
+    : shape_(shape),
+      pool_(pool_pages, shape.page_bytes),
+      workspace_(shape.heads(), shape.head_dim, shape.mode.coded ? workspace_tokens : TokenCount(0)),
+      ledger_(pool_pages) {}
 
 std::optional<Reservation> Lender::Reserve(TenantId tenant, PageCount pages) {
   if (!ledger_.CanReserve(tenant, pages)) return std::nullopt;
@@ -16,29 +29,91 @@ std::optional<Reservation> Lender::Reserve(TenantId tenant, PageCount pages) {
   return room;
 }
 
-void Lender::LendUpTo(TokenCount tokens, TenantId tenant, Reservation& room, PageTable& table) {
-  const int64_t pages = CeilDiv(tokens.value(), kernels::kExactTokensPerPage);
-  const PageCount before = room.held();
-  for (int32_t i = 0; i < table.heads(); ++i) {
-    std::vector<PageId>& list = table.head(i).exact;
-    while (static_cast<int64_t>(list.size()) < pages) list.push_back(pool_.Acquire(room));
-  }
-  ledger_.Acquire(tenant, room.held() - before);
+bool Lender::GrantWorkspace(int32_t prompt_tokens, Loan& loan) {
+  if (!shape_.mode.coded || loan.workspace.granted()) return true;
+  std::optional<WorkspaceRoom> room = workspace_.Grant(prompt_tokens);
+  if (room) loan.workspace = *std::move(room);
+  return room.has_value();
 }
 
-void Lender::TakeBack(TenantId tenant, Reservation room, PageTable& table) {
-  const PageCount held = room.held(), promised = room.promised();
-  for (int32_t i = 0; i < table.heads(); ++i) {
-    for (const PageId page : table.head(i).exact) pool_.Release(page, room);
-    table.head(i).exact.clear();
+PageId Lender::AcquireExact(Loan& loan) {
+  if (shape_.mode.coded) return workspace_.Acquire(loan.workspace);
+  ledger_.Acquire(loan.tenant, PageCount(1));
+  return pool_.Acquire(loan.room);
+}
+
+void Lender::ReleaseExact(PageId page, Loan& loan) {
+  if (shape_.mode.coded) return workspace_.Release(page, loan.workspace);
+  pool_.Release(page, loan.room);
+  ledger_.Release(loan.tenant, PageCount(1));
+}
+
+void Lender::LendCoded(Tier tier, int32_t tokens, Loan& loan, HeadPages& pages) {
+  std::vector<PageId>& list = pages.of(tier).pages;
+  const size_t wanted = PagesFor(tokens, kernels::TokensPerPage(tier, shape_.head_dim));
+  while (list.size() < wanted) {
+    ledger_.Acquire(loan.tenant, PageCount(1));
+    list.push_back(pool_.Acquire(loan.room));
   }
-  pool_.Cancel(std::move(room));
-  ledger_.Release(tenant, held);
-  ledger_.Return(tenant, promised);
+}
+
+void Lender::LendForRows(int32_t entered, int32_t rows, Loan& loan, PageTable& table) {
+  for (int32_t i = 0; i < table.heads(); ++i) {
+    HeadPages& pages = table.head(i);
+    if (pages.sealed) {
+      LendCoded(Tier::kT8, pages.of(Tier::kT8).tokens + rows, loan, pages);
+      continue;
+    }
+    const size_t wanted = PagesFor(entered + rows - pages.exact_begin, kExactTokensPerPage);
+    while (pages.exact.size() < wanted) pages.exact.push_back(AcquireExact(loan));
+  }
+}
+
+void Lender::LendForRetier(const RetierItem& item, Loan& loan, HeadPages& pages) {
+  const TierCounts after = CountsAfter(item);
+  for (int32_t tier = 0; tier < kernels::kTierCount; ++tier) {
+    LendCoded(static_cast<Tier>(tier), after[static_cast<size_t>(tier)], loan, pages);
+  }
+}
+
+void Lender::TakeBackEmptied(int32_t sealed, Loan& loan, HeadPages& pages) {
+  for (int32_t t = 0; t < kernels::kTierCount; ++t) {
+    const Tier tier = static_cast<Tier>(t);
+    HeadPages::Coded& coded = pages.of(tier);
+    for (; coded.pages.size() > PagesFor(coded.tokens, kernels::TokensPerPage(tier, shape_.head_dim)); coded.pages.pop_back()) {
+      pool_.Release(coded.pages.back(), loan.room);
+      ledger_.Release(loan.tenant, PageCount(1));
+    }
+  }
+  const size_t emptied = pages.sealed ? pages.exact.size() : static_cast<size_t>(sealed / kExactTokensPerPage);
+  for (size_t i = 0; i < emptied; ++i) ReleaseExact(pages.exact[i], loan);
+  pages.exact.erase(pages.exact.begin(), pages.exact.begin() + static_cast<int64_t>(emptied));
+}
+
+void Lender::TakeBackWorkspace(Loan& loan) {
+  if (loan.workspace.granted()) workspace_.TakeBack(std::exchange(loan.workspace, WorkspaceRoom()));
+}
+
+void Lender::TakeBack(Loan loan, PageTable& table) {
+  for (int32_t i = 0; i < table.heads(); ++i) {
+    HeadPages& pages = table.head(i);
+    for (const PageId page : pages.exact) ReleaseExact(page, loan);
+    for (const HeadPages::Coded& coded : pages.tiers) {
+      for (const PageId page : coded.pages) {
+        pool_.Release(page, loan.room);
+        ledger_.Release(loan.tenant, PageCount(1));
+      }
+    }
+    pages = HeadPages();
+  }
+  TakeBackWorkspace(loan);
+  ledger_.Return(loan.tenant, loan.room.promised());
+  pool_.Cancel(std::move(loan.room));
 }
 
 void Lender::CheckInvariants() const {
   pool_.CheckInvariants();
+  workspace_.pages().CheckInvariants();
   PageCount reserved, held;
   for (const TenantAccount& account : ledger_.accounts()) {
     SPH_CHECK(account.held <= account.reserved && account.reserved <= account.limit);

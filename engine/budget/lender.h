@@ -5,32 +5,46 @@
 #include <string>
 #include <utility>
 
+#include "engine/budget/loan.h"
 #include "engine/budget/reservation_size.h"
 #include "engine/budget/tenant_ledger.h"
 #include "engine/intake/submission.h"
 #include "engine/kv/kv_pool.h"
 #include "engine/kv/page_table.h"
+#include "engine/kv/prefill_workspace.h"
+#include "engine/kv/retier.h"
 #include "kernels/base/units.h"
 
 namespace spherical::engine {
 
-// The pool and the tenants' ledger, moved together so that they cannot drift apart. Nothing else lends pages.
-// Thread: the engine thread only.
+// The pool and the tenants' ledger, moved together so that they cannot drift apart, and the prefill workspace beside them. Nothing else
+// lends pages. Thread: the engine thread only.
 class Lender {
  public:
-  Lender(const KvShape& shape, PageCount pool_pages);
+  // workspace_tokens: of the prefill workspace; not looked at in mode `exact`.
+  explicit Lender(const KvShape& shape, PageCount pool_pages, TokenCount workspace_tokens = TokenCount(0));
 
   TenantId AddTenant(std::string name, PageCount limit) { return ledger_.Add(std::move(name), limit); }
   // Room for one sequence, or nullopt: the tenant's limit or the pool says not now.
   [[nodiscard]] std::optional<Reservation> Reserve(TenantId tenant, PageCount pages);
-  // Lends until every list of the table has pages for positions [0, tokens).
-  void LendUpTo(TokenCount tokens, TenantId tenant, Reservation& room, PageTable& table);
+  // Room in the workspace for a prompt. True: granted, now or before. Always true in mode `exact`.
+  bool GrantWorkspace(int32_t prompt_tokens, Loan& loan);
+
+  // Lends until every head has a place for `rows` more tokens after the `entered` it holds.
+  void LendForRows(int32_t entered, int32_t rows, Loan& loan, PageTable& table);
+  // Lends what the item's head needs while it changes.
+  void LendForRetier(const RetierItem& item, Loan& loan, HeadPages& pages);
+  // Takes back what a recorded change has emptied: `sealed` is how many exact tokens it coded.
+  void TakeBackEmptied(int32_t sealed, Loan& loan, HeadPages& pages);
+  // The last head is sealed: the workspace is for others.
+  void TakeBackWorkspace(Loan& loan);
   // Takes every page and the room back: the table is empty afterwards.
-  void TakeBack(TenantId tenant, Reservation room, PageTable& table);
+  void TakeBack(Loan loan, PageTable& table);
   void CountRefusal(TenantId tenant) { ledger_.CountRefusal(tenant); }
 
   const KvShape& shape() const { return shape_; }
   const KvPool& pool() const { return pool_; }
+  const PrefillWorkspace& workspace() const { return workspace_; }
   const TenantLedger& ledger() const { return ledger_; }
   ByteCount BytesOf(PageCount pages) const { return ByteCount(pages.value() * shape_.page_bytes.value()); }
 
@@ -38,8 +52,13 @@ class Lender {
   void CheckInvariants() const;
 
  private:
+  void LendCoded(kernels::Tier tier, int32_t tokens, Loan& loan, HeadPages& pages);
+  PageId AcquireExact(Loan& loan);
+  void ReleaseExact(PageId page, Loan& loan);
+
   const KvShape shape_;
   KvPool pool_;
+  PrefillWorkspace workspace_;
   TenantLedger ledger_;
 };
 

@@ -1,6 +1,7 @@
 #ifndef SPHERICAL_ENGINE_BUDGET_RESERVATION_SIZE_H_
 #define SPHERICAL_ENGINE_BUDGET_RESERVATION_SIZE_H_
 
+#include "engine/kv/kv_mode.h"
 #include "kernels/base/units.h"
 
 namespace spherical::engine {
@@ -11,14 +12,28 @@ struct KvShape {
   int32_t kv_heads = 0;
   int32_t head_dim = 0;
   ByteCount page_bytes;
+  KvMode mode = {};
+  int32_t heads() const { return layers * kv_heads; }
 };
 
 // The shape with the page that its head dim gives (kernels/spherical/page_layout.h), which rooms above the engine do not see.
-KvShape MakeKvShape(int32_t layers, int32_t kv_heads, int32_t head_dim);
+KvShape MakeKvShape(int32_t layers, int32_t kv_heads, int32_t head_dim, KvMode mode = {});
 
-// Pages that `tokens` tokens of one sequence can ever need in mode `exact`: per layer and kv head, CeilDiv(tokens, 16).
+// Bytes of one token of all heads in f16 pages.
+ByteCount ExactTokenBytes(const KvShape& shape);
+
+// T8 tokens that leave together for the mode's tier, and how many T8 tokens of a head make them leave.
+inline constexpr int32_t kDemoteTokens = 32;
+inline constexpr int32_t kWholeTokensMax = 4 + 64 + kDemoteTokens;  // sinks, newest, and those that wait to leave
+
+// Pages of the pool that `tokens` tokens of one sequence can ever need, per layer and kv head:
+//   exact      ceil(tokens / 16)
+//   uniform:T  ceil(min(tokens, 100) / N(T8)) + ceil((tokens - 68) / N(T)): T8 holds at most 100, and demotion leaves 68 of them
 // The one function that computes reservations: for admission, for sizing the pool and for tests.
-PageCount ExactPages(const KvShape& shape, TokenCount tokens);
+PageCount ReservedPages(const KvShape& shape, TokenCount tokens);
+
+// The most tokens whose reservation is at most `pages`.
+TokenCount TokensWithin(const KvShape& shape, PageCount pages);
 
 }  // namespace spherical::engine
 

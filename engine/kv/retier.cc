@@ -50,4 +50,17 @@ void RecordEntry(int32_t rows, PageTable& table) {
   }
 }
 
+double RateBits(const PageTable& table, int32_t head_dim, int32_t entered) {
+  if (entered == 0) return 16;
+  int64_t bytes = 0;
+  for (int32_t i = 0; i < table.heads(); ++i) {
+    const HeadPages& pages = table.head(i);
+    for (int32_t tier = 0; tier < kernels::kTierCount; ++tier) {
+      bytes += int64_t{pages.tiers[static_cast<size_t>(tier)].tokens} * kernels::TokenBytes(static_cast<Tier>(tier), head_dim);
+    }
+    if (!pages.sealed) bytes += int64_t{entered - pages.exact_begin} * head_dim * 4;
+  }
+  return 8.0 * static_cast<double>(bytes) / (2.0 * head_dim * entered * table.heads());
+}
+
 }  // namespace spherical::engine

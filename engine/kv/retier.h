@@ -4,6 +4,7 @@
 #include <array>
 #include <cstdint>
 
+#include "engine/intake/submission.h"
 #include "engine/kv/page_table.h"
 #include "kernels/spherical/page_layout.h"
 
@@ -22,6 +23,7 @@ inline constexpr int32_t kNewestTokens = 64;  // the last of a sequence: T8 unti
 struct RetierItem {
   enum class Kind : uint8_t { kSeal, kDemote };
   Kind kind = Kind::kSeal;
+  SequenceId sequence = 0;
   const HeadPages* pages = nullptr;
   int32_t head = 0;                               // layer * kv_heads + kv head: whose geometry
   kernels::Tier tier = kernels::Tier::kT4;
@@ -33,12 +35,16 @@ struct RetierItem {
 using TierCounts = std::array<int32_t, kernels::kTierCount>;  // tokens per tier
 // What the head holds once the item has run.
 TierCounts CountsAfter(const RetierItem& item);
-// Tokens that are coded or requantised: the work.
+// Tokens that are coded, requantised or moved: the work.
 int32_t TokensOf(const RetierItem& item);
 // After it ran: counts, exact_begin, sealed. `pages` is the item's. Pages themselves are lent and taken back by the Lender.
 void RecordRetier(const RetierItem& item, HeadPages& pages);
 // After a step in which `rows` tokens entered: those of sealed heads are T8 now.
 void RecordEntry(int32_t rows, PageTable& table);
+
+// The rate of a sequence of `entered` tokens: bits of codes, radii and per-token metadata of all that is held, per element of K and V of the
+// tokens entered. 16 where nothing is coded.
+double RateBits(const PageTable& table, int32_t head_dim, int32_t entered);
 
 }  // namespace spherical::engine
 

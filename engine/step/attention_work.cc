@@ -7,20 +7,45 @@
 namespace spherical::engine {
 namespace {
 
+using kernels::Tier;
+
 // A row that re-enters an output token; prompt rows come in chunks, the last of which may also be a single row.
 bool IsDecoding(const StepItem& item) { return item.position >= static_cast<int32_t>(item.prompt.size()); }
 
 void AddPart(AttentionWork& work, AttentionPart part) {
+  AttentionJoin& join = work.joins.back();
   part.state_row = work.state_rows;
   part.join = static_cast<int32_t>(work.joins.size()) - 1;
   work.state_rows += part.rows;
-  ++work.joins.back().parts;
+  ++join.parts;
+  (part.coded ? join.coded : join.exact) = true;
   work.parts.push_back(part);
+}
+
+// The tokens of every tier. `tile`: item, head and rows; `entered`: tokens of this item that are in T8 once the tile's last row is.
+void AddCoded(const HeadPages& pages, int32_t head_dim, int32_t entered, AttentionPart tile, AttentionWork& work) {
+  for (int32_t t = 0; t < kernels::kTierCount; ++t) {
+    const Tier tier = static_cast<Tier>(t);
+    const bool grows = tier == Tier::kT8 && pages.sealed;
+    const int32_t tokens = pages.of(tier).tokens + (grows ? entered : 0);
+    const int32_t page = kernels::TokensPerPage(tier, head_dim);
+    const int32_t run = std::max(1, kernels::kRunTokens / page) * page;
+    for (int32_t first = 0; first < tokens; first += run) {
+      AttentionPart part = tile;
+      part.coded = true;
+      part.tier = tier;
+      part.first = first;
+      part.tokens = std::min(run, tokens - first);
+      part.left = tokens - first;
+      part.step = grows ? 1 : 0;
+      AddPart(work, part);
+    }
+  }
 }
 
 }  // namespace
 
-void CutAttention(const StepPlan& plan, int32_t kv_heads, AttentionWork& work) {
+void CutAttention(const StepPlan& plan, int32_t layer, int32_t kv_heads, int32_t head_dim, AttentionWork& work) {
   work.parts.clear();
   work.joins.clear();
   work.state_rows = 0;
@@ -31,13 +56,19 @@ void CutAttention(const StepPlan& plan, int32_t kv_heads, AttentionWork& work) {
     for (int32_t first = 0; first < rows; first += kTileRows) {
       const int32_t tile = std::min(kTileRows, rows - first);
       const int32_t position = item.position + first;
-      const int32_t keys = position + tile;
-      const int32_t run = IsDecoding(item) ? kernels::kRunTokens : keys;
       for (int32_t head = 0; head < kv_heads; ++head) {
+        const HeadPages& pages = item.pages->at(layer, head);
         work.joins.push_back({.parts = 0, .state_row = work.state_rows});
+        const AttentionPart part = {.item = i, .kv_head = head, .row = row + first, .rows = tile, .row_position = position};
+        AddCoded(pages, head_dim, first + tile, part, work);
+        if (pages.sealed) continue;
+        const int32_t keys = position + tile - pages.exact_begin;
+        const int32_t run = IsDecoding(item) ? kernels::kRunTokens : keys;
         for (int32_t key = 0; key < keys; key += run) {
-          AddPart(work, {.item = i, .kv_head = head, .row = row + first, .rows = tile, .row_position = position, .first_position = key,
-                         .tokens = std::min(run, keys - key)});
+          AttentionPart exact = part;
+          exact.first = pages.exact_begin + key;
+          exact.tokens = std::min(run, keys - key);
+          AddPart(work, exact);
         }
       }
     }

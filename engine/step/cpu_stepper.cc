@@ -8,6 +8,7 @@
 #include "engine/host_memory.h"
 #include "engine/model/sampler.h"
 #include "engine/step/forward.h"
+#include "engine/step/retier_run.h"
 #include "kernels/base/check.h"
 #include "kernels/dense/rows.h"
 #include "kernels/spherical/page_layout.h"
@@ -19,19 +20,21 @@ constexpr int32_t kTouchPartsPerThread = 8;
 
 class CpuStepper final : public Stepper {
  public:
-  CpuStepper(TransformerSpec spec, Weights weights, ThreadPool& pool, const CpuStepperOptions& options, HostMemory arena)
+  CpuStepper(TransformerSpec spec, Weights weights, ThreadPool& pool, CpuStepperOptions options, HostMemory arena, HostMemory workspace)
       : spec_(std::move(spec)),
         weights_(std::move(weights)),
+        geometry_(std::move(options.geometry)),
         pool_(pool),
         clock_(*options.clock),
         arena_(std::move(arena)),
-        forward_(spec_, weights_, pool_, options.activations, kernels::PageBytes(spec_.head_dim)),
+        workspace_(std::move(workspace)),
+        forward_(spec_, weights_, geometry_ ? &*geometry_ : nullptr, pool_, options.activations),
         logits_(static_cast<size_t>(Forward::kLogitsRowsMax) * static_cast<size_t>(spec_.vocabulary)),
         scratch_(static_cast<size_t>(pool_.threads())) {}
 
   absl::StatusOr<StepOutput> Run(const StepPlan& plan) override {
     const absl::Time start = clock_.Now();
-    forward_.RunLayers(plan, arena_.data());
+    forward_.RunLayers(plan, Arenas());
     StepOutput output;
     output.items.resize(plan.items.size());
     ReadLogits(plan, output);
@@ -39,7 +42,23 @@ class CpuStepper final : public Stepper {
     return output;
   }
 
+  absl::StatusOr<absl::Duration> Retier(std::span<const RetierItem> items) override {
+    SPH_CHECK(geometry_.has_value());
+    const absl::Time start = clock_.Now();
+    RunRetier(*geometry_, Arenas(), items, pool_);
+    return clock_.Now() - start;
+  }
+
  private:
+  KvArenas Arenas() {
+    const int64_t page_bytes = kernels::PageBytes(spec_.head_dim);
+    if (!geometry_) return {.exact = arena_.data(), .exact_page_bytes = page_bytes};
+    return {.exact = workspace_.data(),
+            .exact_page_bytes = kernels::ExactBytesUsed(spec_.head_dim),
+            .coded = arena_.data(),
+            .coded_page_bytes = page_bytes};
+  }
+
   // One row whose logits someone wants.
   struct Wanted {
     int32_t item;
@@ -96,9 +115,11 @@ class CpuStepper final : public Stepper {
 
   const TransformerSpec spec_;
   const Weights weights_;
+  const std::optional<ModelGeometry> geometry_;
   ThreadPool& pool_;
   const Clock& clock_;
-  HostMemory arena_;
+  HostMemory arena_;      // the pool's pages
+  HostMemory workspace_;  // coded modes: f16 pages
   Forward forward_;
   std::vector<float> logits_;            // [kLogitsRowsMax, vocabulary]
   std::vector<SamplerScratch> scratch_;  // [threads]
@@ -109,11 +130,22 @@ class CpuStepper final : public Stepper {
 
 absl::StatusOr<std::unique_ptr<Stepper>> MakeCpuStepper(TransformerSpec spec, Weights weights, ThreadPool& pool,
                                                         CpuStepperOptions options) {
+  const auto touch = [&](HostMemory& memory) { pool.Run(pool.threads() * kTouchPartsPerThread, [&](Shard part) { memory.Touch(part); }); };
   const ByteCount bytes(options.pages.value() * kernels::PageBytes(spec.head_dim));
   absl::StatusOr<HostMemory> arena = HostMemory::Allocate(bytes, "the KV pool", "lower --kv-pool-bytes");
   if (!arena.ok()) return arena.status();
-  pool.Run(pool.threads() * kTouchPartsPerThread, [&](Shard part) { arena->Touch(part); });
-  return std::make_unique<CpuStepper>(std::move(spec), std::move(weights), pool, options, *std::move(arena));
+  touch(*arena);
+  HostMemory workspace;
+  if (options.geometry && options.workspace_pages > PageCount(0)) {
+    const ByteCount workspace_bytes(options.workspace_pages.value() * kernels::ExactBytesUsed(spec.head_dim));
+    absl::StatusOr<HostMemory> memory =
+        HostMemory::Allocate(workspace_bytes, "the prefill workspace", "lower --kv-prefill-workspace-bytes");
+    if (!memory.ok()) return memory.status();
+    workspace = *std::move(memory);
+    touch(workspace);
+  }
+  return std::make_unique<CpuStepper>(std::move(spec), std::move(weights), pool, std::move(options), *std::move(arena),
+                                      std::move(workspace));
 }
 
 }  // namespace spherical::engine

@@ -9,6 +9,8 @@
 namespace spherical::engine {
 namespace {
 
+using kernels::Tier;
+
 // Parts per worker and parallel call: enough that a worker whose core is taken away costs little, few enough that taking one stays cheap.
 constexpr int32_t kPartsPerWorker = 4;
 // Below this, row-wise work is done sooner than a worker wakes.
@@ -21,34 +23,31 @@ void Grow(std::vector<T>& v, int64_t size) {
 
 }  // namespace
 
-Forward::Forward(const TransformerSpec& spec, const Weights& weights, ThreadPool& pool, kernels::ActivationType activations,
-                 int64_t page_bytes)
+Forward::Forward(const TransformerSpec& spec, const Weights& weights, const ModelGeometry* geometry, ThreadPool& pool,
+                 kernels::ActivationType activations)
     : spec_(spec),
       weights_(weights),
+      geometry_(geometry),
       pool_(pool),
       activations_(activations),
-      attention_{.head_dim = spec.head_dim,
-                 .group = spec.heads / spec.kv_heads,
-                 .scale = spec.attention_scale,
-                 .page_bytes = page_bytes},
+      attention_{.head_dim = spec.head_dim, .group = spec.heads / spec.kv_heads, .scale = spec.attention_scale},
       matmul_(kernels::BestMatMul()),
-      exact_(kernels::BestExactAttention()) {}
+      exact_(kernels::BestExactAttention()),
+      ada_(kernels::BestAdaDecode()),
+      codec_(kernels::BestCodec()) {}
 
-void Forward::RunLayers(const StepPlan& plan, uint8_t* arena) {
+void Forward::RunLayers(const StepPlan& plan, const KvArenas& arenas) {
   Embed(plan);
-  CutAttention(plan, spec_.kv_heads, work_);
-  Grow(state_max_, int64_t{work_.state_rows} * attention_.group);
-  Grow(state_sum_, int64_t{work_.state_rows} * attention_.group);
-  Grow(state_output_, int64_t{work_.state_rows} * attention_.group * spec_.head_dim);
-  if (unjoined_.size() < work_.joins.size()) unjoined_ = std::vector<std::atomic<int32_t>>(work_.joins.size());
-  for (int32_t layer = 0; layer < spec_.layers; ++layer) RunLayer(plan, layer, arena);
+  for (int32_t layer = 0; layer < spec_.layers; ++layer) RunLayer(plan, layer, arenas);
 }
 
 void Forward::Embed(const StepPlan& plan) {
   rows_.clear();
   for (int32_t i = 0; i < static_cast<int32_t>(plan.items.size()); ++i) {
-    int32_t position = plan.items[i].position;
-    for (const TokenId token : plan.items[i].tokens) rows_.push_back({.item = i, .position = position++, .token = token});
+    const StepItem& item = plan.items[i];
+    for (int32_t t = 0; t < static_cast<int32_t>(item.tokens.size()); ++t) {
+      rows_.push_back({.item = i, .index = t, .position = item.position + t, .token = item.tokens[static_cast<size_t>(t)]});
+    }
   }
   const int64_t m = static_cast<int64_t>(rows_.size());
   SPH_CHECK(m > 0 && m <= kStepRowsMax);
@@ -65,15 +64,15 @@ void Forward::Embed(const StepPlan& plan) {
   });
 }
 
-void Forward::RunLayer(const StepPlan& plan, int32_t layer, uint8_t* arena) {
+void Forward::RunLayer(const StepPlan& plan, int32_t layer, const KvArenas& arenas) {
   const LayerWeights& w = weights_.layers[layer];
   const int64_t m = static_cast<int64_t>(rows_.size());
 
   NormAndPrepare(x_.data(), w.attention_norm, m);
   Multiply({{&w.query, query_.data()}, {&w.key, key_.data()}, {&w.value, value_.data()}});
   if (observer_) observer_({.layer = layer, .rows = m, .residual = x_.data(), .query = query_.data(), .key = key_.data()});
-  RotateAndAppend(plan, layer, arena);
-  Attend(plan, layer, arena);
+  RotateAndEnter(plan, layer, arenas);
+  Attend(plan, layer, arenas);
   prepared_.Bind(activations_, attended_.data(), m, int64_t{spec_.heads} * spec_.head_dim);
   ForRows(m, [&](Range range) { matmul_.prepare(range, prepared_); });
   Multiply({{&w.output, delta_.data()}});
@@ -115,48 +114,118 @@ void Forward::Multiply(std::initializer_list<Product> products) {
   });
 }
 
-void Forward::RotateAndAppend(const StepPlan& plan, int32_t layer, uint8_t* arena) {
+void Forward::RotateAndEnter(const StepPlan& plan, int32_t layer, const KvArenas& arenas) {
   const int32_t d = spec_.head_dim;
   ForRows(static_cast<int64_t>(rows_.size()), [&](Range range) {
     for (int64_t r = range.begin; r < range.end; ++r) {
       const float* angles = &angles_[r * spec_.rotary_dim];
-      float* key = &key_[r * spec_.kv_heads * d];
+      float* keys = &key_[r * spec_.kv_heads * d];
+      const float* values = &value_[r * spec_.kv_heads * d];
       kernels::ApplyRotary(angles, spec_.rotary_pairing, spec_.heads, d, spec_.rotary_dim, &query_[r * spec_.heads * d]);
-      kernels::ApplyRotary(angles, spec_.rotary_pairing, spec_.kv_heads, d, spec_.rotary_dim, key);
+      kernels::ApplyRotary(angles, spec_.rotary_pairing, spec_.kv_heads, d, spec_.rotary_dim, keys);
       const Row& row = rows_[r];
-      for (int32_t head = 0; head < spec_.kv_heads; ++head) {
-        const PageId page = plan.items[row.item].pages->at(layer, head).exact[row.position / kernels::kExactTokensPerPage];
-        exact_.append(d, key + head * d, &value_[(r * spec_.kv_heads + head) * d], row.position % kernels::kExactTokensPerPage,
-                      arena + page * attention_.page_bytes);
+      for (int32_t kv_head = 0; kv_head < spec_.kv_heads; ++kv_head) {
+        const HeadPages& pages = plan.items[row.item].pages->at(layer, kv_head);
+        const float *key = keys + kv_head * d, *value = values + kv_head * d;
+        if (pages.sealed) {
+          EnterCoded(pages, layer * spec_.kv_heads + kv_head, pages.of(Tier::kT8).tokens + row.index, key, value, arenas);
+        } else {
+          EnterExact(pages, row.position - pages.exact_begin, key, value, arenas);
+        }
       }
     }
   });
 }
 
-void Forward::Attend(const StepPlan& plan, int32_t layer, const uint8_t* arena) {
-  for (size_t i = 0; i < work_.joins.size(); ++i) unjoined_[i].store(work_.joins[i].parts, std::memory_order_relaxed);
-  pool_.Run(static_cast<int32_t>(work_.parts.size()), [&](Shard shard) { AttendPart(plan, layer, arena, work_.parts[shard.index]); });
+void Forward::EnterExact(const HeadPages& pages, int32_t slot, const float* key, const float* value, const KvArenas& arenas) {
+  const PageId page = pages.exact[static_cast<size_t>(slot / kernels::kExactTokensPerPage)];
+  exact_.append(spec_.head_dim, key, value, slot % kernels::kExactTokensPerPage, arenas.exact + page * arenas.exact_page_bytes);
 }
 
-void Forward::AttendPart(const StepPlan& plan, int32_t layer, const uint8_t* arena, const AttentionPart& part) {
+void Forward::EnterCoded(const HeadPages& pages, int32_t head, int32_t slot, const float* key, const float* value,
+                         const KvArenas& arenas) {
+  const int32_t d = spec_.head_dim;
+  const int32_t page_tokens = kernels::TokensPerPage(Tier::kT8, d);
+  alignas(64) float z[kernels::kHeadDimMax], rotated[kernels::kHeadDimMax];
+  codec_.map_keys(geometry_->key(head), key, d, 1, z);
+  std::copy_n(value, d, rotated);
+  kernels::RotateValue(d, rotated);
+  const PageId page = pages.of(Tier::kT8).pages[static_cast<size_t>(slot / page_tokens)];
+  codec_.encode(geometry_->key(head), Tier::kT8, z, rotated, 1, slot % page_tokens, arenas.coded + page * arenas.coded_page_bytes, nullptr);
+}
+
+void Forward::Attend(const StepPlan& plan, int32_t layer, const KvArenas& arenas) {
+  CutAttention(plan, layer, spec_.kv_heads, spec_.head_dim, work_);
+  Grow(state_max_, int64_t{work_.state_rows} * attention_.group);
+  Grow(state_sum_, int64_t{work_.state_rows} * attention_.group);
+  Grow(state_output_, int64_t{work_.state_rows} * attention_.group * spec_.head_dim);
+  if (unjoined_.size() < work_.joins.size()) unjoined_ = std::vector<std::atomic<int32_t>>(work_.joins.size());
+  for (size_t i = 0; i < work_.joins.size(); ++i) unjoined_[i].store(work_.joins[i].parts, std::memory_order_relaxed);
+  pool_.Run(static_cast<int32_t>(work_.parts.size()), [&](Shard shard) { AttendPart(plan, layer, arenas, work_.parts[shard.index]); });
+}
+
+void Forward::AttendPart(const StepPlan& plan, int32_t layer, const KvArenas& arenas, const AttentionPart& part) {
   const int64_t group_floats = int64_t{attention_.group} * spec_.head_dim;
   const int64_t row_floats = group_floats * spec_.kv_heads;
   const int64_t offset = part.row * row_floats + part.kv_head * group_floats;
-  const std::span<const PageId> pages = plan.items[part.item].pages->at(layer, part.kv_head).exact;
-  exact_.attend(attention_, arena,
-                {.query = query_.data() + offset,
-                 .query_stride = row_floats,
-                 .rows = part.rows,
-                 .row_position = part.row_position,
-                 .pages = pages.data() + part.first_position / kernels::kExactTokensPerPage,
-                 .first_position = part.first_position,
-                 .tokens = part.tokens,
-                 .state = StateAt(part.state_row)});
+  const HeadPages& pages = plan.items[part.item].pages->at(layer, part.kv_head);
+  const AttentionJoin& join = work_.joins[part.join];
+  if (part.coded) {
+    AttendCoded(pages, layer * spec_.kv_heads + part.kv_head, arenas, part, join.exact);
+  } else {
+    kernels::AttentionShape shape = attention_;
+    shape.page_bytes = arenas.exact_page_bytes;
+    exact_.attend(shape, arenas.exact,
+                  {.query = query_.data() + offset,
+                   .query_stride = row_floats,
+                   .rows = part.rows,
+                   .row_position = part.row_position,
+                   .pages = pages.exact.data() + (part.first - pages.exact_begin) / kernels::kExactTokensPerPage,
+                   .first_position = part.first,
+                   .tokens = part.tokens,
+                   .state = StateAt(part.state_row)});
+  }
   // Whoever finishes the last part of a join merges all of them, in order of keys: no second round of waking workers.
   if (unjoined_[part.join].fetch_sub(1, std::memory_order_acq_rel) != 1) return;
-  const AttentionJoin& join = work_.joins[part.join];
   kernels::MergeAttention(StateAt(join.state_row), join.parts, part.rows, attention_.group, spec_.head_dim, attended_.data() + offset,
                           row_floats);
+  if (!join.coded || join.exact) return;
+  for (int32_t r = 0; r < part.rows; ++r) UnrotateHeads(attended_.data() + offset + r * row_floats);
+}
+
+// Row after row: each reads the part's codes anew. `beside_exact`: the states meet those of exact keys, so what is common to coded keys
+// alone is added here: the centre's logit, and the values' rotation undone.
+void Forward::AttendCoded(const HeadPages& pages, int32_t head, const KvArenas& arenas, const AttentionPart& part, bool beside_exact) {
+  const int32_t d = spec_.head_dim, group = attention_.group;
+  const kernels::QueryGeometry& geometry = geometry_->query(head);
+  kernels::AttentionShape shape = attention_;
+  shape.page_bytes = arenas.coded_page_bytes;
+  const std::vector<PageId>& list = pages.of(part.tier).pages;
+  for (int32_t r = 0; r < part.rows; ++r) {
+    const float* query = query_.data() + ((int64_t{part.row} + r) * spec_.kv_heads + part.kv_head) * group * d;
+    const kernels::AttentionState state = StateAt(part.state_row + r);
+    kernels::AdaQuery prepared;
+    ada_.prepare(geometry, part.tier, query, group, prepared);
+    ada_.attend(shape, arenas.coded,
+                {.query = &prepared,
+                 .pages = list.data() + part.first / kernels::TokensPerPage(part.tier, d),
+                 .tokens = part.coded_tokens(r),
+                 .tier = part.tier,
+                 .widths = geometry.widths[static_cast<size_t>(part.tier)],
+                 .state = state});
+    if (!beside_exact) continue;
+    UnrotateHeads(state.output);
+    const float* centre = geometry_->key(head).centre;
+    for (int32_t g = 0; g < group; ++g) {
+      float dot = 0;
+      for (int32_t i = 0; i < d; ++i) dot += query[g * d + i] * centre[i];
+      state.max[g] += attention_.scale * dot;
+    }
+  }
+}
+
+void Forward::UnrotateHeads(float* outputs) {
+  for (int32_t g = 0; g < attention_.group; ++g) kernels::UnrotateValue(spec_.head_dim, outputs + g * spec_.head_dim);
 }
 
 kernels::AttentionState Forward::StateAt(int32_t state_row) {

@@ -14,19 +14,25 @@
 #include "engine/batch/step_plan.h"
 #include "engine/model/transformer_spec.h"
 #include "engine/model/weights.h"
+#include "engine/model/model_geometry.h"
 #include "engine/step/attention_work.h"
+#include "engine/step/kv_arenas.h"
 #include "engine/step/thread_pool.h"
+#include "kernels/attention/ada_decode.h"
 #include "kernels/attention/exact_attention.h"
 #include "kernels/dense/matmul.h"
+#include "kernels/spherical/codec.h"
 
 namespace spherical::engine {
 
 // The forward pass on the CPU: a transformer described by a TransformerSpec, written as calls into kernels. The only one: architectures
 // differ in the spec's data.
 //
-//   forward.RunLayers(plan, arena);          // all rows of the plan; their K and V are in the arena's pages afterwards
+//   forward.RunLayers(plan, arenas);         // all rows of the plan; their K and V are in the sequences' pages afterwards
 //   forward.Logits(rows, logits);            // for the rows that need them
 //
+// Per (layer, kv head) of a sequence (engine/kv/page_table.h): a row's K and V enter the f16 pages, or T8 pages once the head is sealed; its
+// queries attend to exact keys, to codes, or to both. Several rows of an item that enter T8 see each other as a prompt's rows do.
 // A row's numbers are the same bits whatever rows are beside it and however many threads there are.
 // Thread: one caller; the pool's workers inside. Scratch grows to the largest step seen and is reused.
 class Forward {
@@ -34,9 +40,11 @@ class Forward {
   // Rows whose logits are computed together: bounds the scratch (a row of logits is a whole vocabulary).
   static constexpr int32_t kLogitsRowsMax = 16;
 
-  Forward(const TransformerSpec& spec, const Weights& weights, ThreadPool& pool, kernels::ActivationType activations, int64_t page_bytes);
+  // geometry: null if no head will ever be coded. All references outlive this.
+  Forward(const TransformerSpec& spec, const Weights& weights, const ModelGeometry* geometry, ThreadPool& pool,
+          kernels::ActivationType activations);
 
-  void RunLayers(const StepPlan& plan, uint8_t* arena);
+  void RunLayers(const StepPlan& plan, const KvArenas& arenas);
 
   // Shown, layer by layer, what enters attention: for calibration. `rows` are the plan's, in order.
   struct AttentionInput {
@@ -59,28 +67,36 @@ class Forward {
   };
 
   void Embed(const StepPlan& plan);
-  void RunLayer(const StepPlan& plan, int32_t layer, uint8_t* arena);
+  void RunLayer(const StepPlan& plan, int32_t layer, const KvArenas& arenas);
   void NormAndPrepare(const float* x, const std::vector<float>& norm, int64_t m);
   void Multiply(std::initializer_list<Product> products);
-  void RotateAndAppend(const StepPlan& plan, int32_t layer, uint8_t* arena);
-  void Attend(const StepPlan& plan, int32_t layer, const uint8_t* arena);
-  void AttendPart(const StepPlan& plan, int32_t layer, const uint8_t* arena, const AttentionPart& part);
+  void RotateAndEnter(const StepPlan& plan, int32_t layer, const KvArenas& arenas);
+  void EnterExact(const HeadPages& pages, int32_t slot, const float* key, const float* value, const KvArenas& arenas);
+  void EnterCoded(const HeadPages& pages, int32_t head, int32_t slot, const float* key, const float* value, const KvArenas& arenas);
+  void Attend(const StepPlan& plan, int32_t layer, const KvArenas& arenas);
+  void AttendPart(const StepPlan& plan, int32_t layer, const KvArenas& arenas, const AttentionPart& part);
+  void AttendCoded(const HeadPages& pages, int32_t head, const KvArenas& arenas, const AttentionPart& part, bool beside_exact);
+  void UnrotateHeads(float* outputs);  // [G, D]
   kernels::AttentionState StateAt(int32_t state_row);
   // Calls work(range) so that the ranges cover [0, m); in parallel where that pays.
   void ForRows(int64_t m, absl::FunctionRef<void(Range)> work);
 
   const TransformerSpec& spec_;
   const Weights& weights_;
+  const ModelGeometry* const geometry_;
   ThreadPool& pool_;
   const kernels::ActivationType activations_;
-  const kernels::AttentionShape attention_;
+  const kernels::AttentionShape attention_;  // page_bytes is set per arena
   const kernels::MatMulImpl& matmul_;
   const kernels::ExactAttentionImpl& exact_;
+  const kernels::AdaDecodeImpl& ada_;
+  const kernels::CodecImpl& codec_;
 
   Observer observer_;
 
   struct Row {
     int32_t item;
+    int32_t index;     // in the item
     int32_t position;
     TokenId token;
   };

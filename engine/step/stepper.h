@@ -1,9 +1,13 @@
 #ifndef SPHERICAL_ENGINE_STEP_STEPPER_H_
 #define SPHERICAL_ENGINE_STEP_STEPPER_H_
 
+#include <span>
+
 #include "absl/status/statusor.h"
+#include "absl/time/time.h"
 #include "engine/batch/step_plan.h"
 #include "engine/budget/reservation_size.h"
+#include "engine/kv/retier.h"
 
 namespace spherical::engine {
 
@@ -18,6 +22,9 @@ class Stepper {
   // Runs every item of the plan. An error means that the device is lost: the process ends. What goes wrong with one sequence
   // (NaN in its logits) is in its StepItemOutput.
   virtual absl::StatusOr<StepOutput> Run(const StepPlan& plan) = 0;
+
+  // Changes precision as the items say, in the coded modes; how long it took. An error as above.
+  virtual absl::StatusOr<absl::Duration> Retier(std::span<const RetierItem> items) = 0;
 };
 
 }  // namespace spherical::engine

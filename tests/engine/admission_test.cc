@@ -35,7 +35,7 @@ std::vector<SequenceId> AdmitAll(Admission& admission, Lender& lender, std::vect
 }
 void GiveBack(Lender& lender, std::vector<Room>& rooms) {
   PageTable nothing(1, 1);
-  for (Room& room : rooms) lender.TakeBack(room.tenant, std::move(room.reservation), nothing);
+  for (Room& room : rooms) lender.TakeBack({.tenant = room.tenant, .room = std::move(room.reservation), .workspace = {}}, nothing);
   rooms.clear();
 }
 

@@ -13,6 +13,7 @@ namespace {
 struct Sequence {
   std::vector<TokenId> prompt, tokens;
   int32_t position;
+  PageTable pages = PageTable(1, 3);
 };
 
 StepPlan PlanOf(const std::vector<Sequence>& sequences) {
@@ -22,6 +23,7 @@ StepPlan PlanOf(const std::vector<Sequence>& sequences) {
     item.tokens = s.tokens;
     item.prompt = s.prompt;
     item.position = s.position;
+    item.pages = &s.pages;
     plan.items.push_back(item);
     plan.rows += static_cast<int32_t>(s.tokens.size());
   }
@@ -36,16 +38,17 @@ TEST_CASE("every row of every kv head sees each of its keys exactly once") {
                                            {Tokens(2000), Tokens(1), 1999}, {Tokens(3000), Tokens(37), 1500}};
   const StepPlan plan = PlanOf(sequences);
   AttentionWork work;
-  for (int repeat = 0; repeat < 2; ++repeat) CutAttention(plan, 3, work);  // the second call reuses the first one's memory
+  for (int repeat = 0; repeat < 2; ++repeat) CutAttention(plan, 0, 3, 64, work);  // the second call reuses the first one's memory
 
   std::map<std::tuple<int32_t, int32_t>, std::vector<std::pair<int32_t, int32_t>>> keys;  // (row, head) -> key ranges
   std::set<int32_t> states;
   for (const AttentionPart& part : work.parts) {
     for (int32_t r = 0; r < part.rows; ++r) {
-      keys[{part.row + r, part.kv_head}].push_back({part.first_position, part.first_position + part.tokens});
+      keys[{part.row + r, part.kv_head}].push_back({part.first, part.first + part.tokens});
       CHECK(states.insert(part.state_row + r).second);
     }
-    CHECK(part.first_position % 16 == 0);
+    CHECK(part.first % 16 == 0);
+    CHECK_FALSE(part.coded);
   }
   CHECK(static_cast<int32_t>(states.size()) == work.state_rows);
   int32_t row = 0;
@@ -67,10 +70,12 @@ TEST_CASE("every row of every kv head sees each of its keys exactly once") {
 
 TEST_CASE("cuts depend on the sequence alone: decode rows along keys, prompt rows never") {
   AttentionWork work;
-  CutAttention(PlanOf({{Tokens(10), Tokens(1), 3 * kernels::kRunTokens}}), 1, work);
+  const std::vector<Sequence> decoding = {{Tokens(10), Tokens(1), 3 * kernels::kRunTokens}};
+  CutAttention(PlanOf(decoding), 0, 1, 64, work);
   CHECK(work.parts.size() == 4);
   CHECK(work.joins.size() == 1);
-  CutAttention(PlanOf({{Tokens(9000), Tokens(1), 3 * kernels::kRunTokens}}), 1, work);
+  const std::vector<Sequence> prompt = {{Tokens(9000), Tokens(1), 3 * kernels::kRunTokens}};
+  CutAttention(PlanOf(prompt), 0, 1, 64, work);
   CHECK(work.parts.size() == 1);
 }
 

@@ -11,6 +11,7 @@
 
 #include "engine/engine.h"
 #include "engine/intake/intake_queue.h"
+#include "engine/kv/prefill_workspace.h"
 #include "engine/stream/token_stream.h"
 #include "kernels/spherical/page_layout.h"
 #include "tests/fakes/byte_tokenizer.h"
@@ -95,7 +96,10 @@ struct EngineRoom {
         engine(std::make_unique<Engine>(options, tokenizer, stepper, intake, clock)) {}
 
   static EngineOptions Complete(EngineOptions options, int64_t tiles) {
-    options.kv = {.layers = 2, .kv_heads = 2, .head_dim = 64, .page_bytes = ByteCount(kernels::PageBytes(64))};
+    options.kv = MakeKvShape(2, 2, 64, options.kv.mode);
+    if (options.kv.mode.coded && options.workspace_tokens == TokenCount(0)) {
+      options.workspace_tokens = PrefillWorkspace::ForContext(kLists, 64, 4096);
+    }
     options.pool_pages = PageCount(tiles * kLists);
     options.context_max = 4096;
     options.recount = true;
@@ -128,6 +132,8 @@ struct OptionChanges {
   int32_t waiting_max = 256;
   absl::Duration target_step = absl::Milliseconds(100);
   absl::Duration stall_timeout = absl::Seconds(30);
+  KvMode mode = {};
+  TokenCount workspace_tokens = {};  // 0: enough for the context
 
   operator EngineOptions() const {  // NOLINT: reads as options where options are wanted
     EngineOptions options;
@@ -135,6 +141,8 @@ struct OptionChanges {
     options.waiting_max = waiting_max;
     options.target_step = target_step;
     options.stall_timeout = stall_timeout;
+    options.kv.mode = mode;
+    options.workspace_tokens = workspace_tokens;
     return options;
   }
 };

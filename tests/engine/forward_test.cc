@@ -9,6 +9,7 @@
 #include "engine/host_memory.h"
 #include "engine/model/gguf.h"
 #include "kernels/spherical/page_layout.h"
+#include "tests/engine/tiny_model.h"
 #include "tests/fakes/naive_transformer.h"
 #include "tests/fakes/tiny_gguf.h"
 
@@ -16,24 +17,6 @@ namespace spherical::engine {
 namespace {
 
 using testing::TinyModelOptions;
-
-struct TinyModel {
-  explicit TinyModel(const TinyModelOptions& options)
-      : bytes(testing::TinyModel(options).Build()),
-        file(*GgufFile::Parse({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}, "tiny")),
-        spec(*ReadTransformerSpec(file)),
-        weights(*LoadWeights(
-            file, spec,
-            [](int64_t n, const std::function<void(int64_t)>& work) {
-              for (int64_t i = 0; i < n; ++i) work(i);
-            },
-            [](int64_t, int64_t) {})) {}
-
-  const std::string bytes;
-  const GgufFile file;
-  const TransformerSpec spec;
-  const Weights weights;
-};
 
 // A forward pass with its own arena; pages are handed out in an order that is not that of the tokens.
 class Runner {
@@ -43,7 +26,7 @@ class Runner {
         pool_(threads),
         page_bytes_(kernels::PageBytes(model.spec.head_dim)),
         arena_(*HostMemory::Allocate(ByteCount(kPages * page_bytes_), "the arena", "")),
-        forward_(model.spec, model.weights, pool_, activations, page_bytes_) {
+        forward_(model.spec, model.weights, nullptr, pool_, activations) {
     for (PageId page = 0; page < kPages; ++page) free_.push_back((page * 7 + 3) % kPages);
   }
 
@@ -71,7 +54,7 @@ class Runner {
       plan.items.push_back(item);
       plan.rows += static_cast<int32_t>(part.tokens.size());
     }
-    forward_.RunLayers(plan, arena_.data());
+    forward_.RunLayers(plan, {.exact = arena_.data(), .exact_page_bytes = page_bytes_});
     for (Part& part : parts) part.sequence->position += static_cast<int32_t>(part.tokens.size());
     std::vector<std::vector<float>> logits;
     for (int32_t row = 0; row < plan.rows; ++row) {
@@ -100,24 +83,6 @@ class Runner {
   Forward forward_;
   std::vector<PageId> free_;
 };
-
-std::vector<TokenId> SomeTokens(int32_t n, int32_t vocabulary, uint32_t seed) {
-  std::vector<TokenId> tokens;
-  for (int32_t i = 0; i < n; ++i) {
-    seed = seed * 1664525u + 1013904223u;
-    tokens.push_back(static_cast<TokenId>((seed >> 8) % static_cast<uint32_t>(vocabulary)));
-  }
-  return tokens;
-}
-
-double RelativeError(const std::vector<float>& got, const std::vector<double>& want) {
-  double error = 0, size = 0;
-  for (size_t i = 0; i < want.size(); ++i) {
-    error += (got[i] - want[i]) * (got[i] - want[i]);
-    size += want[i] * want[i];
-  }
-  return std::sqrt(error / size);
-}
 
 TEST_CASE("logits agree with a naive double-precision transformer, for grouped heads, tied and untied output and every head dim") {
   const TinyModelOptions shapes[] = {

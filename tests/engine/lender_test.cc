@@ -19,12 +19,12 @@ namespace {
 const KvShape kShape{.layers = 3, .kv_heads = 2, .head_dim = 64, .page_bytes = ByteCount(4736)};
 
 TEST_CASE("a reservation counts whole pages for every layer and kv head") {
-  CHECK(ExactPages(kShape, TokenCount(0)) == PageCount(0));
-  CHECK(ExactPages(kShape, TokenCount(1)) == PageCount(6));
-  CHECK(ExactPages(kShape, TokenCount(16)) == PageCount(6));
-  CHECK(ExactPages(kShape, TokenCount(17)) == PageCount(12));
+  CHECK(ReservedPages(kShape, TokenCount(0)) == PageCount(0));
+  CHECK(ReservedPages(kShape, TokenCount(1)) == PageCount(6));
+  CHECK(ReservedPages(kShape, TokenCount(16)) == PageCount(6));
+  CHECK(ReservedPages(kShape, TokenCount(17)) == PageCount(12));
   const KvShape big{.layers = 128, .kv_heads = 64, .head_dim = 64, .page_bytes = ByteCount(1)};
-  CHECK(ExactPages(big, TokenCount(1 << 20)) == PageCount(1LL << 29));
+  CHECK(ReservedPages(big, TokenCount(1 << 20)) == PageCount(1LL << 29));
 }
 
 TEST_CASE("the ledger keeps tenants apart and within their limits") {
@@ -88,12 +88,13 @@ TEST_CASE("a broken promise to the ledger stops the process") {
 
 TEST_CASE("the lender gives every list its pages in position order, each page to one list") {
   Lender lender(kShape, PageCount(60));
-  std::optional<Reservation> room = lender.Reserve(kDefaultTenant, ExactPages(kShape, TokenCount(40)));
+  std::optional<Reservation> room = lender.Reserve(kDefaultTenant, ReservedPages(kShape, TokenCount(40)));
   REQUIRE(room);
+  Loan loan{.tenant = kDefaultTenant, .room = *std::move(room), .workspace = {}};
   PageTable table(kShape.layers, kShape.kv_heads);
   std::vector<std::vector<PageId>> before(table.heads());
   for (const int64_t tokens : {1, 16, 17, 17, 40}) {
-    lender.LendUpTo(TokenCount(tokens), kDefaultTenant, *room, table);
+    lender.LendForRows(0, static_cast<int32_t>(tokens), loan, table);
     std::set<PageId> pages;
     for (int32_t i = 0; i < table.heads(); ++i) {
       const std::vector<PageId>& list = table.head(i).exact;
@@ -103,12 +104,12 @@ TEST_CASE("the lender gives every list its pages in position order, each page to
       pages.insert(list.begin(), list.end());
     }
     REQUIRE(static_cast<int64_t>(pages.size()) == 6 * CeilDiv(tokens, 16));
-    REQUIRE(lender.pool().held() == ExactPages(kShape, TokenCount(tokens)));
+    REQUIRE(lender.pool().held() == ReservedPages(kShape, TokenCount(tokens)));
     REQUIRE(lender.ledger().account(0).held == lender.pool().held());
     lender.CheckInvariants();
   }
   CHECK_FALSE(lender.Reserve(kDefaultTenant, PageCount(43)));  // 18 of 60 are promised
-  lender.TakeBack(kDefaultTenant, *std::move(room), table);
+  lender.TakeBack(std::move(loan), table);
   CHECK(table.head(0).exact.empty());
   CHECK(lender.pool().reserved() == PageCount(0));
   CHECK(lender.pool().held() == PageCount(0));

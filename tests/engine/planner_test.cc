@@ -12,7 +12,7 @@ namespace {
 
 Sequence MakeSequence(SequenceId id, int32_t prompt, int32_t entered, int32_t output) {
   Sequence sequence{
-      .request = {}, .pages = PageTable(1, 1), .room = {}, .output = {}, .prompt_scores = {}, .paused_since = {}, .admitted = {}};
+      .request = {}, .pages = PageTable(1, 1), .loan = {}, .output = {}, .prompt_scores = {}, .paused_since = {}, .admitted = {}};
   sequence.request.id = id;
   for (int32_t i = 0; i < prompt; ++i) sequence.request.prompt.push_back(i);
   sequence.entered = entered;

@@ -1,5 +1,6 @@
 #include "tests/fakes/stepper.h"
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -9,7 +10,10 @@
 namespace spherical::engine {
 namespace {
 
+using kernels::Tier;
+
 constexpr int32_t kSlots = kernels::kExactTokensPerPage;
+constexpr int32_t kCodedSlots = 256;  // at least the tokens of a page of any tier
 
 uint64_t HashOf(std::span<const TokenId> history, uint64_t seed) {
   uint64_t hash = 0xcbf29ce484222325u ^ seed;
@@ -30,7 +34,7 @@ void Expect(bool right, const char* what) {
 }  // namespace
 
 FakeStepper::FakeStepper(const KvShape& shape, PageCount pages, FakeClock* clock)
-    : shape_(shape), clock_(clock), arena_(pages.value() * kSlots, -1) {}
+    : shape_(shape), clock_(clock), exact_(pages.value() * kSlots, -1), coded_(shape.mode.coded ? pages.value() * kCodedSlots : 0, -1) {}
 
 TokenId FakeStepper::TokenAfter(std::span<const TokenId> history, const SamplingParams& sampling) {
   return 'a' + static_cast<TokenId>(HashOf(history, sampling.seed) % 26);
@@ -46,22 +50,81 @@ float FakeStepper::ScoreOf(std::span<const TokenId> history, TokenId target) {
   return -static_cast<float>(HashOf(history, target) % 1000) / 100;
 }
 
+TokenId& FakeStepper::ExactSlot(const HeadPages& pages, int32_t position) {
+  const int32_t slot = position - pages.exact_begin;
+  const size_t at = static_cast<size_t>(pages.exact.at(static_cast<size_t>(slot / kSlots))) * kSlots + static_cast<size_t>(slot % kSlots);
+  if (shape_.mode.coded && at >= exact_.size()) exact_.resize(at + 1, -1);  // the workspace's size is its own
+  return exact_.at(at);
+}
+
+TokenId& FakeStepper::CodedSlot(const HeadPages& pages, Tier tier, int32_t slot) {
+  const int32_t page_tokens = kernels::TokensPerPage(tier, shape_.head_dim);
+  const PageId page = pages.of(tier).pages.at(static_cast<size_t>(slot / page_tokens));
+  return coded_.at(static_cast<size_t>(page) * kCodedSlots + static_cast<size_t>(slot % page_tokens));
+}
+
+// The order of a sequence's tokens in the coded modes: sinks, the mode's tier, the rest of T8, exact ones.
+void FakeStepper::WriteAndReadHead(const StepItem& item, const HeadPages& pages, std::vector<TokenId>& read) {
+  const int32_t rows = static_cast<int32_t>(item.tokens.size()), end = item.position + rows;
+  const int32_t whole = pages.of(Tier::kT8).tokens + (pages.sealed ? rows : 0);
+  for (int32_t i = 0; i < rows; ++i) {
+    (pages.sealed ? CodedSlot(pages, Tier::kT8, pages.of(Tier::kT8).tokens + i) : ExactSlot(pages, item.position + i)) =
+        item.tokens[static_cast<size_t>(i)];
+  }
+  for (int32_t i = 0; i < std::min(whole, kSinkTokens); ++i) read.push_back(CodedSlot(pages, Tier::kT8, i));
+  const Tier tier = shape_.mode.tier;
+  for (int32_t i = 0; tier != Tier::kT8 && i < pages.of(tier).tokens; ++i) read.push_back(CodedSlot(pages, tier, i));
+  for (int32_t i = kSinkTokens; i < whole; ++i) read.push_back(CodedSlot(pages, Tier::kT8, i));
+  for (int32_t p = pages.exact_begin; !pages.sealed && p < end; ++p) read.push_back(ExactSlot(pages, p));
+  Expect(static_cast<int32_t>(read.size()) == end, "a head's tiers do not add up to its tokens");
+  if (!pages.sealed) {
+    Expect(static_cast<int64_t>(pages.exact.size()) == CeilDiv(end - pages.exact_begin, kSlots), "a head has too many or too few f16 pages");
+  }
+  for (int32_t t = 0; t < kernels::kTierCount; ++t) {
+    const int32_t tokens = t == 0 ? whole : pages.tiers[static_cast<size_t>(t)].tokens;
+    const int64_t wanted = CeilDiv(tokens, kernels::TokensPerPage(static_cast<Tier>(t), shape_.head_dim));
+    Expect(static_cast<int64_t>(pages.tiers[static_cast<size_t>(t)].pages.size()) == wanted, "a tier has too many or too few pages");
+  }
+}
+
 std::vector<TokenId> FakeStepper::WriteAndReadBack(const StepItem& item) {
-  const int32_t end = item.position + static_cast<int32_t>(item.tokens.size());
   std::vector<TokenId> history;
   for (int32_t i = 0; i < item.pages->heads(); ++i) {
-    const std::vector<PageId>& list = item.pages->head(i).exact;
-    Expect(static_cast<int64_t>(list.size()) == CeilDiv(end, kSlots), "a list has too many or too few pages");
-    const auto slot = [&](int32_t position) -> TokenId& {
-      return arena_.at(int64_t{list[position / kSlots]} * kSlots + position % kSlots);
-    };
-    for (int32_t p = item.position; p < end; ++p) slot(p) = item.tokens[p - item.position];
     std::vector<TokenId> read;
-    for (int32_t p = 0; p < end; ++p) read.push_back(slot(p));
-    Expect(i == 0 || read == history, "two lists of one sequence disagree");
+    WriteAndReadHead(item, item.pages->head(i), read);
+    Expect(i == 0 || read == history, "two heads of one sequence disagree");
     history = std::move(read);
   }
   return history;
+}
+
+absl::StatusOr<absl::Duration> FakeStepper::Retier(std::span<const RetierItem> items) {
+  if (!next.ok()) return std::exchange(next, absl::OkStatus());
+  int64_t tokens = 0;
+  for (const RetierItem& item : items) {
+    const HeadPages& pages = *item.pages;
+    TierCounts filled;
+    for (size_t tier = 0; tier < filled.size(); ++tier) filled[tier] = pages.tiers[tier].tokens;
+    const auto append = [&](Tier tier, TokenId token) { CodedSlot(pages, tier, filled[static_cast<size_t>(tier)]++) = token; };
+    if (item.kind == RetierItem::Kind::kSeal) {
+      Expect(item.last || item.end % kSlots == 0, "an early seal ends inside a page");
+      for (int32_t p = pages.exact_begin; p < item.end; ++p) {
+        append(p < kSinkTokens || p >= item.newest ? Tier::kT8 : item.tier, ExactSlot(pages, p));
+      }
+    } else {
+      for (int32_t i = 0; i < item.count; ++i) append(item.tier, CodedSlot(pages, Tier::kT8, kSinkTokens + i));
+      for (int32_t i = kSinkTokens + item.count; i < pages.of(Tier::kT8).tokens; ++i) {
+        CodedSlot(pages, Tier::kT8, i - item.count) = CodedSlot(pages, Tier::kT8, i);
+      }
+      filled[0] -= item.count;
+    }
+    Expect(filled == CountsAfter(item), "CountsAfter is wrong");
+    tokens += TokensOf(item);
+  }
+  retiered.push_back(tokens);
+  const absl::Duration elapsed = per_retier * tokens;
+  if (clock_ != nullptr) clock_->Advance(elapsed);
+  return elapsed;
 }
 
 absl::StatusOr<StepOutput> FakeStepper::Run(const StepPlan& plan) {

@@ -16,12 +16,14 @@ namespace spherical::engine {
 
 // A machine of host memory whose "keys" are the tokens themselves: it writes each token into the sequence's pages, in every list, reads the
 // whole history back and derives the next token from it. A page lent twice, a wrong position or a wrong chunk throws or changes tokens.
+// In the coded modes tokens move from f16 pages to the tiers' lists as retier items say, and must still be the same history in order.
 // For engine tests that check tokens. Not thread-safe: one engine.
 class FakeStepper : public Stepper {
  public:
   FakeStepper(const KvShape& shape, PageCount pages, FakeClock* clock = nullptr);
 
   absl::StatusOr<StepOutput> Run(const StepPlan& plan) override;
+  absl::StatusOr<absl::Duration> Retier(std::span<const RetierItem> items) override;
 
   // The token that follows `history`: a letter, a function of all of it and of the seed.
   static TokenId TokenAfter(std::span<const TokenId> history, const SamplingParams& sampling);
@@ -34,6 +36,7 @@ class FakeStepper : public Stepper {
   std::set<SequenceId> poisoned;                      // NaN in their logits
   absl::Status next;                                  // not OK: the next run fails with it
   absl::Duration fixed, per_row, per_pair;            // how long a step takes on the fake clock
+  absl::Duration per_retier;                          // per token whose precision changes
 
   // What it saw.
   struct Seen {
@@ -44,19 +47,26 @@ class FakeStepper : public Stepper {
     std::vector<SequenceId> order;
   };
   std::vector<Seen> seen;
+  std::vector<int64_t> retiered;  // tokens of each call of Retier
 
  private:
+  // The slot of one token in a head's pages.
+  TokenId& ExactSlot(const HeadPages& pages, int32_t position);
+  TokenId& CodedSlot(const HeadPages& pages, kernels::Tier tier, int32_t slot);
   std::vector<TokenId> WriteAndReadBack(const StepItem& item);
+  void WriteAndReadHead(const StepItem& item, const HeadPages& pages, std::vector<TokenId>& read);
 
   const KvShape shape_;
   FakeClock* const clock_;
-  std::vector<TokenId> arena_;  // [pages, 16]
+  std::vector<TokenId> exact_;  // [pages of the pool or of the workspace, 16], grows
+  std::vector<TokenId> coded_;  // [pages, kCodedSlots]
 };
 
 // Does nothing at once: every token is 'x'. For benchmarks of the planner and the engine's own cost.
 class NullStepper : public Stepper {
  public:
   absl::StatusOr<StepOutput> Run(const StepPlan& plan) override;
+  absl::StatusOr<absl::Duration> Retier(std::span<const RetierItem>) override { return absl::ZeroDuration(); }
 };
 
 // Keeps each step until the test releases or fails it. For what happens while a step is in flight. Thread-safe.
@@ -65,6 +75,7 @@ class HeldStepper : public Stepper {
   explicit HeldStepper(Stepper& inner) : inner_(inner) {}
 
   absl::StatusOr<StepOutput> Run(const StepPlan& plan) override;
+  absl::StatusOr<absl::Duration> Retier(std::span<const RetierItem> items) override { return inner_.Retier(items); }
 
   void WaitUntilHeld();               // a step is in flight
   void Release();                     // lets it run

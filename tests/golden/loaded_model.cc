@@ -48,7 +48,7 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const std::string
                    .page_bytes = ByteCount(kernels::PageBytes(spec->head_dim))};
   // Each sequence may leave its last pages part empty.
   const TokenCount slack(static_cast<int64_t>(options.sequences_max) * kernels::kExactTokensPerPage);
-  const PageCount pages = engine::ExactPages(model->shape_, options.tokens + slack);
+  const PageCount pages = engine::ReservedPages(model->shape_, options.tokens + slack);
   model->pool_ = std::make_unique<engine::KvPool>(pages, model->shape_.page_bytes);
   model->room_ = *model->pool_->Reserve(pages);
   absl::StatusOr<std::unique_ptr<engine::Stepper>> stepper =

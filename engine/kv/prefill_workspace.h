@@ -1,0 +1,75 @@
+// PrefillWorkspace lends f16 pages to prompts in the coded modes: a prompt's chunks attend to the exact keys and values of those before
+// them, and are coded once it is complete. Apart from the pool, not charged to tenants.
+//
+// A prompt gets its room whole before its first chunk, so nobody stops half-way. Rooms come from two lanes, so that a long prompt never
+// keeps short ones waiting: four fifths for any, one fifth for short ones alone (at most a twentieth each). A prompt longer than the large
+// lane keeps a window of it: when the window is full, its oldest quarter is sealed early.
+//
+// Sealing goes head by head, a fixed number of heads between two decoding steps of the sequence (SealHeadsPerStep): which keys a token
+// meets exact and which coded depends on the sequence alone, never on who else is served.
+//
+// Thread: the engine thread only.
+#ifndef SPHERICAL_ENGINE_KV_PREFILL_WORKSPACE_H_
+#define SPHERICAL_ENGINE_KV_PREFILL_WORKSPACE_H_
+
+#include <cstdint>
+#include <optional>
+
+#include "engine/kv/kv_pool.h"
+#include "kernels/base/units.h"
+
+namespace spherical::engine {
+
+// Coordinates (token x head x head dim) that one sequence seals between two of its steps: some ten milliseconds of one core.
+inline constexpr int64_t kSealCoordinatesPerStep = int64_t{1} << 20;
+
+// What a prompt may use. Default: nothing, as before its first chunk and after its last head is sealed.
+struct WorkspaceRoom {
+  Reservation pages;
+  bool large = false;       // the lane
+  int32_t window = 0;       // exact tokens of the prompt at once; at least 32, or the whole prompt
+  bool granted() const { return window > 0; }
+};
+
+class PrefillWorkspace {
+ public:
+  // heads = layers * kv_heads. `tokens`: f16 tokens that fit, of all heads; 0 in mode `exact`.
+  PrefillWorkspace(int32_t heads, int32_t head_dim, TokenCount tokens);
+
+  bool IsLarge(int32_t prompt_tokens) const { return NeedOf(prompt_tokens).large; }
+  // The room of a prompt, or nullopt: others have it now.
+  [[nodiscard]] std::optional<WorkspaceRoom> Grant(int32_t prompt_tokens);
+  [[nodiscard]] PageId Acquire(WorkspaceRoom& room) { return pages_.Acquire(room.pages); }
+  void Release(PageId page, WorkspaceRoom& room) { pages_.Release(page, room.pages); }
+  void TakeBack(WorkspaceRoom room);  // every page was released before
+
+  // Heads to seal between two steps of the room's sequence: the same from first to last.
+  int32_t SealHeadsPerStep(const WorkspaceRoom& room) const;
+  // Tokens of a full window that are sealed early: a multiple of 16.
+  static int32_t EarlyTokens(int32_t window) { return window / 4 / 16 * 16 > 0 ? window / 4 / 16 * 16 : 16; }
+
+  const KvPool& pages() const { return pages_; }
+
+  // The least that serves a context: 4/5 of it take a chunk of `chunk` tokens, or the context if that is shorter, and what decodes while
+  // its heads are sealed.
+  static TokenCount Least(int32_t heads, int32_t head_dim, int32_t context, int32_t chunk);
+  // Enough for a whole context without sealing early.
+  static TokenCount ForContext(int32_t heads, int32_t head_dim, int32_t context);
+
+ private:
+  struct Need {
+    bool large;
+    int32_t window;
+    PageCount pages;
+  };
+  Need NeedOf(int32_t prompt_tokens) const;
+
+  const int32_t heads_, head_dim_;
+  const int32_t large_tokens_, small_tokens_;  // of the two lanes
+  KvPool pages_;
+  PageCount large_, small_;                    // reserved of each lane
+};
+
+}  // namespace spherical::engine
+
+#endif  // SPHERICAL_ENGINE_KV_PREFILL_WORKSPACE_H_

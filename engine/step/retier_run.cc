@@ -1,0 +1,119 @@
+#include "engine/step/retier_run.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels/base/float16.h"
+#include "kernels/spherical/codec.h"
+#include "kernels/spherical/page_layout.h"
+
+namespace spherical::engine {
+namespace {
+
+using kernels::Tier;
+
+constexpr int32_t kTile = kernels::kExactTokensPerPage;
+
+// The tokens of one f16 page, ready to be coded.
+struct Tile {
+  alignas(64) float keys[kTile * kernels::kHeadDimMax];    // [16, D]
+  alignas(64) float values[kTile * kernels::kHeadDimMax];  // [16, D]  rotated
+  alignas(64) float z[kTile * kernels::kHeadDimMax];       // [16, D]
+};
+
+// One head's work, and how far it got: slots fill from what the head held before.
+class HeadRetier {
+ public:
+  HeadRetier(const kernels::KeyGeometry& geometry, const KvArenas& arenas, const RetierItem& item)
+      : geometry_(geometry), arenas_(arenas), item_(item), codec_(kernels::BestCodec()) {
+    for (size_t tier = 0; tier < filled_.size(); ++tier) filled_[tier] = item.pages->tiers[tier].tokens;
+  }
+
+  void Seal() {
+    Tile tile;
+    const int32_t begin = item_.pages->exact_begin, tokens = item_.end - begin;
+    for (int32_t first = 0; first < tokens; first += kTile) {
+      const int32_t rows = std::min(kTile, tokens - first);
+      Read(item_.pages->exact[static_cast<size_t>(first / kTile)], rows, tile);
+      codec_.map_keys(geometry_, tile.keys, geometry_.head_dim, rows, tile.z);
+      // Runs of tokens that go to the same tier.
+      for (int32_t row = 0; row < rows;) {
+        const Tier tier = TierOf(begin + first + row);
+        int32_t end = row + 1;
+        while (end < rows && TierOf(begin + first + end) == tier) ++end;
+        Encode(tile, row, end, tier);
+        row = end;
+      }
+    }
+  }
+
+  void Demote() {
+    const int32_t whole = filled_[static_cast<size_t>(Tier::kT8)];
+    for (int32_t i = 0; i < item_.count; ++i) Move(kSinkTokens + i, item_.tier, filled_[static_cast<size_t>(item_.tier)] + i);
+    for (int32_t from = kSinkTokens + item_.count; from < whole; ++from) Move(from, Tier::kT8, from - item_.count);
+  }
+
+ private:
+  Tier TierOf(int32_t position) const {
+    return position < kSinkTokens || position >= item_.newest ? Tier::kT8 : item_.tier;
+  }
+
+  uint8_t* PageOf(Tier tier, int32_t slot) const {
+    const PageId page = item_.pages->of(tier).pages[static_cast<size_t>(slot / PageTokens(tier))];
+    return arenas_.coded + page * arenas_.coded_page_bytes;
+  }
+  int32_t PageTokens(Tier tier) const { return kernels::TokensPerPage(tier, geometry_.head_dim); }
+
+  void Read(PageId page, int32_t rows, Tile& tile) const {
+    const int32_t d = geometry_.head_dim;
+    const uint8_t* bytes = arenas_.exact + page * arenas_.exact_page_bytes;
+    const auto half = [&](int64_t index) {
+      uint16_t bits;
+      std::memcpy(&bits, bytes + 2 * index, sizeof(bits));
+      return kernels::F16ToF32(bits);
+    };
+    const int64_t values = kernels::ExactValueOffset(d) / 2;
+    for (int32_t r = 0; r < rows; ++r) {
+      for (int32_t i = 0; i < d; ++i) {
+        tile.keys[r * d + i] = half(int64_t{i} * kTile + r);
+        tile.values[r * d + i] = half(values + int64_t{r} * d + i);
+      }
+      kernels::RotateValue(d, tile.values + r * d);
+    }
+  }
+
+  void Encode(const Tile& tile, int32_t row, int32_t end, Tier tier) {
+    int32_t& slot = filled_[static_cast<size_t>(tier)];
+    const int32_t d = geometry_.head_dim, page_tokens = PageTokens(tier);
+    while (row < end) {
+      const int32_t rows = std::min(end - row, page_tokens - slot % page_tokens);
+      codec_.encode(geometry_, tier, tile.z + row * d, tile.values + row * d, rows, slot % page_tokens, PageOf(tier, slot), nullptr);
+      row += rows;
+      slot += rows;
+    }
+  }
+
+  // Within T8: the same codes in another slot.
+  void Move(int32_t from, Tier tier, int32_t to) const {
+    codec_.demote(geometry_, Tier::kT8, PageOf(Tier::kT8, from), from % PageTokens(Tier::kT8), tier, PageOf(tier, to),
+                  to % PageTokens(tier));
+  }
+
+  const kernels::KeyGeometry& geometry_;
+  const KvArenas& arenas_;
+  const RetierItem& item_;
+  const kernels::CodecImpl& codec_;
+  TierCounts filled_ = {};
+};
+
+}  // namespace
+
+void RunRetier(const ModelGeometry& geometry, const KvArenas& arenas, std::span<const RetierItem> items, ThreadPool& pool) {
+  pool.Run(static_cast<int32_t>(items.size()), [&](Shard shard) {
+    const RetierItem& item = items[static_cast<size_t>(shard.index)];
+    HeadRetier head(geometry.key(item.head), arenas, item);
+    item.kind == RetierItem::Kind::kSeal ? head.Seal() : head.Demote();
+  });
+}
+
+}  // namespace spherical::engine

@@ -1,0 +1,136 @@
+#include "engine/kv/retier.h"
+
+#include <catch2/catch.hpp>
+
+#include "engine/budget/reservation_size.h"
+#include "engine/kv/prefill_workspace.h"
+
+namespace spherical::engine {
+namespace {
+
+using kernels::Tier;
+
+TierCounts Counts(int32_t t8, int32_t t4) { return {t8, t4, 0, 0, 0}; }
+
+RetierItem Seal(const HeadPages& pages, int32_t end, int32_t newest, bool last = true) {
+  return {.pages = &pages, .tier = Tier::kT4, .end = end, .newest = newest, .last = last};
+}
+
+TEST_CASE("what a seal makes of its tokens, for every length and every place of the cuts, is what one token at a time gives") {
+  for (int32_t begin = 0; begin <= 32; begin += 16) {
+    for (int32_t end = begin + 1; end <= 90; ++end) {
+      for (int32_t newest = -70; newest <= end + 1; ++newest) {
+        HeadPages pages;
+        pages.exact_begin = begin;
+        pages.of(Tier::kT8).tokens = std::min(begin, kSinkTokens);
+        pages.of(Tier::kT4).tokens = begin - pages.of(Tier::kT8).tokens;
+        TierCounts wanted = Counts(pages.of(Tier::kT8).tokens, pages.of(Tier::kT4).tokens);
+        for (int32_t p = begin; p < end; ++p) ++wanted[p < kSinkTokens || p >= newest ? 0 : 1];
+        const RetierItem item = Seal(pages, end, newest);
+        REQUIRE(CountsAfter(item) == wanted);
+        REQUIRE(TokensOf(item) == end - begin);
+        RecordRetier(item, pages);
+        REQUIRE(pages.sealed);
+        REQUIRE(pages.exact_begin == end);
+        REQUIRE(pages.of(Tier::kT8).tokens + pages.of(Tier::kT4).tokens == end);
+      }
+    }
+  }
+}
+
+TEST_CASE("a seal to T8 itself, an early one, a demotion and entering rows count right") {
+  HeadPages pages;
+  RetierItem item = Seal(pages, 64, 64, false);
+  CHECK(CountsAfter(item) == Counts(4, 60));
+  RecordRetier(item, pages);
+  CHECK_FALSE(pages.sealed);
+  item = Seal(pages, 200, 136);
+  CHECK(CountsAfter(item) == Counts(68, 132));
+  RecordRetier(item, pages);
+  item = {.kind = RetierItem::Kind::kDemote, .pages = &pages, .tier = Tier::kT4, .count = 32};
+  CHECK(CountsAfter(item) == Counts(36, 164));
+  HeadPages whole;
+  item = Seal(whole, 200, 136);
+  item.tier = Tier::kT8;
+  CHECK(CountsAfter(item) == Counts(200, 0));
+
+  PageTable table(1, 2);
+  table.head(0).sealed = true;
+  table.head(0).of(Tier::kT8).tokens = 5;
+  RecordEntry(3, table);
+  CHECK(table.head(0).of(Tier::kT8).tokens == 8);
+  CHECK(table.head(1).of(Tier::kT8).tokens == 0);
+}
+
+TEST_CASE("the rate counts codes, radii and the utility byte of what is held, and 16 bits of what is exact") {
+  PageTable table(1, 2);
+  CHECK(RateBits(table, 64, 0) == 16);
+  CHECK(RateBits(table, 64, 10) == 16);
+  for (int32_t i = 0; i < 2; ++i) {
+    table.head(i).sealed = true;
+    table.head(i).of(Tier::kT4).tokens = 10;
+  }
+  CHECK(RateBits(table, 64, 10) == Approx(8.0 * (36 + 32 + 5) / 128));
+  table.head(1).sealed = false;
+  table.head(1).of(Tier::kT4).tokens = 0;
+  CHECK(RateBits(table, 64, 10) == Approx((8.0 * 73 / 128 + 16) / 2));
+}
+
+TEST_CASE("a reservation covers what a sequence holds at its worst") {
+  for (const NamedKvMode& mode : KvModes()) {
+    for (const int32_t head_dim : {64, 80, 96, 128, 256}) {
+      const KvShape shape = MakeKvShape(1, 1, head_dim, mode.mode);
+      const auto pages = [&](Tier tier, int64_t n) { return CeilDiv(n, kernels::TokensPerPage(tier, head_dim)); };
+      int64_t worst = 0;
+      for (int64_t n = 1; n < 600; ++n) {
+        if (!mode.mode.coded) {
+          worst = CeilDiv(n, 16);
+        } else if (mode.mode.tier == Tier::kT8) {
+          worst = pages(Tier::kT8, n);
+        } else {
+          // Whatever T8 holds of n tokens, and while 32 of 100 leave: both lists' pages.
+          for (int64_t whole = std::min<int64_t>(n, 68); whole <= std::min<int64_t>(n, 100); ++whole) {
+            worst = std::max(worst, pages(Tier::kT8, whole) + pages(mode.mode.tier, n - whole));
+          }
+          if (n >= 100) worst = std::max(worst, pages(Tier::kT8, 100) + pages(mode.mode.tier, n - 68));
+        }
+        REQUIRE(ReservedPages(shape, TokenCount(n)).value() >= worst);
+        REQUIRE(TokensWithin(shape, ReservedPages(shape, TokenCount(n))) >= TokenCount(n));
+        REQUIRE(TokensWithin(shape, ReservedPages(shape, TokenCount(n)) - PageCount(1)) < TokenCount(n));
+      }
+    }
+  }
+}
+
+TEST_CASE("every prompt is granted a window when the workspace is empty, and lanes do not mix") {
+  for (const int32_t heads : {1, 4, 90, 256}) {
+    for (const int64_t tokens : {int64_t{700}, int64_t{1000}, int64_t{12'000}}) {
+      const TokenCount least = PrefillWorkspace::Least(heads, 64, 1 << 20, 512);
+      if (TokenCount(tokens) < least) continue;
+      for (const int32_t prompt : {1, 15, 16, 100, 511, 512, 513, 5000, 1 << 20}) {
+        PrefillWorkspace workspace(heads, 64, TokenCount(tokens));
+        std::optional<WorkspaceRoom> room = workspace.Grant(prompt);
+        REQUIRE(room);
+        CHECK((room->window >= std::min(prompt, 512)));
+        // What the window and the steps of sealing need is there.
+        const int64_t steps = CeilDiv(heads, workspace.SealHeadsPerStep(*room));
+        CHECK(room->pages.promised() >= PageCount(heads * CeilDiv(room->window + steps, 16)));
+        CHECK(PrefillWorkspace::EarlyTokens(room->window) % 16 == 0);
+        workspace.TakeBack(*std::move(room));
+        CHECK(workspace.pages().reserved() == PageCount(0));
+      }
+    }
+  }
+  PrefillWorkspace workspace(4, 64, TokenCount(2000));
+  std::optional<WorkspaceRoom> large = workspace.Grant(1 << 20);
+  CHECK(large);
+  CHECK_FALSE(workspace.Grant(1000));
+  std::optional<WorkspaceRoom> small = workspace.Grant(10);
+  CHECK(small);
+  workspace.TakeBack(*std::move(large));
+  workspace.TakeBack(*std::move(small));
+  CHECK(PrefillWorkspace(90, 64, TokenCount(0)).pages().pages() == PageCount(0));
+}
+
+}  // namespace
+}  // namespace spherical::engine
