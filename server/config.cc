@@ -31,6 +31,8 @@ const std::vector<Setting>& Table() {
       {"activations", "int8: products of int8; f32: weights are dequantised, slower, for measuring quality",
        Setting::Choice{&Config::activations, {"int8", "f32"}}},
       {"kv.mode", "how keys and values are kept; exact: as f16", Setting::Choice{&Config::kv_mode, {"exact"}}},
+      {"kv.geometry", "how keys are coded; auto: calibrated once for the model and kept; plain: no calibration; or a file of sphericalctl calibrate",
+       Setting::Text{&Config::kv_geometry, "auto, plain or a path to a file of geometries"}},
       {"kv.pool_bytes", "memory for keys and values, taken at start", Setting::Bytes{&Config::kv_pool_bytes, kMiB, 64 * kTiB}},
       {"context.max", "longest prompt and answer together, in tokens; 0: what the model was trained for",
        Setting::Integer{&Config::context_max, 0, 1 << 24}},
@@ -244,6 +246,9 @@ absl::Status SetFromJson(absl::string_view text, absl::string_view file, Config&
 
 absl::Status Validate(const Config& config) {
   if (config.model.empty()) return absl::InvalidArgumentError("no model: say --model FILE, or \"model\" in the config file");
+  if (config.kv_geometry.empty()) {
+    return absl::InvalidArgumentError("kv.geometry (--kv-geometry): expected auto, plain or a path to a file of geometries; got \"\"");
+  }
   return ParseAddress(config.grpc_listen).status();
 }
 
