@@ -29,6 +29,7 @@ struct Flags {
   std::string model, out;
   std::vector<std::string> texts;
   int32_t tokens = 6144, context = 0, threads = 0;
+  bool if_needed = false;
 };
 
 // A bar that is redrawn on a terminal, a line for each tenth elsewhere. On stderr.
@@ -123,6 +124,15 @@ absl::StatusOr<std::string> Calibrate(const Flags& flags, const std::atomic<bool
   if (!tokenizer.ok()) return tokenizer.status();
   const auto hash = engine::HashFile(flags.model, stop);
   if (!hash.ok()) return hash.status();
+  const auto places = flags.out.empty() ? server::GeometryPlaces(flags.model, *hash) : std::vector<std::string>{flags.out};
+  if (flags.if_needed) {
+    const engine::WantedGeometry wanted = {.shape = {.layers = spec->layers, .kv_heads = spec->kv_heads, .head_dim = spec->head_dim},
+                                           .model = *hash,
+                                           .context = context};
+    for (const std::string& place : places) {
+      if (engine::ReadGeometry(place, wanted).ok()) return absl::StrCat(place, ": there already");
+    }
+  }
   engine::ThreadPool pool(flags.threads > 0 ? flags.threads : engine::UsableCores());
   const auto parallel = [&](int64_t n, const std::function<void(int64_t)>& work) {
     pool.Run(static_cast<int32_t>(n), [&](Shard shard) {
@@ -138,7 +148,6 @@ absl::StatusOr<std::string> Calibrate(const Flags& flags, const std::atomic<bool
   if (!statistics.ok()) return statistics.status();
   const auto geometry = engine::SolveGeometry(*statistics, engine::PositionsOf(*spec, context), pool);
   if (!geometry.ok()) return geometry.status();
-  const auto places = flags.out.empty() ? server::GeometryPlaces(flags.model, *hash) : std::vector<std::string>{flags.out};
   const auto kept = server::KeepGeometry(places, *geometry, origin);
   if (!kept.ok()) return kept.status();
   return absl::StrFormat("%s: %d layers of %d kv heads, for %d positions, from %d tokens", *kept, spec->layers, spec->kv_heads, context,
@@ -173,6 +182,7 @@ Command AddCalibrate(CLI::App& app) {
       ->check(CLI::Range(0, 1 << 24));
   app.add_option("--out", flags->out, "where to; left out: where sphericald looks for it, beside the model or in the cache folder")
       ->type_name("FILE");
+  app.add_flag("--if-needed", flags->if_needed, "do nothing if sphericald would find a good one");
   app.add_option("--threads", flags->threads, "threads that compute; 0: as many as this process may use")
       ->capture_default_str()
       ->check(CLI::Range(0, 1024));
