@@ -31,7 +31,7 @@ const std::vector<Setting>& Table() {
       {"activations", "int8: products of int8; f32: weights are dequantised, slower, for measuring quality",
        Setting::Choice{&Config::activations, {"int8", "f32"}}},
       {"kv.mode", "how keys and values are kept; exact: as f16", Setting::Choice{&Config::kv_mode, {"exact"}}},
-      {"kv.geometry", "how keys are coded; auto: calibrated once for the model and kept; plain: no calibration; or a file of sphericalctl calibrate",
+      {"kv.geometry", "how keys are coded; auto: calibrated at the first start, then kept; plain: rotation only; or a file",
        Setting::Text{&Config::kv_geometry, "auto, plain or a path to a file of geometries"}},
       {"kv.pool_bytes", "memory for keys and values, taken at start", Setting::Bytes{&Config::kv_pool_bytes, kMiB, 64 * kTiB}},
       {"context.max", "longest prompt and answer together, in tokens; 0: what the model was trained for",

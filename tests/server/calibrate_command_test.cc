@@ -73,7 +73,8 @@ TEST_CASE("the model's own text: the same file whatever the number of threads, b
 
 TEST_CASE("given texts: the front of each, and they matter") {
   const std::string model = testing::WriteTinyModel({.context = 1024});
-  const std::string out = TempFile("texts.geometry"), long_text = WriteText("long.txt", Text(3000)), text = WriteText("text.txt", Text(600));
+  const std::string out = TempFile("texts.geometry");
+  const std::string long_text = WriteText("long.txt", Text(3000)), text = WriteText("text.txt", Text(600));
   const std::string command = "--model " + model + " --out " + out + " --text ";
   CHECK(Contains(Calibrate(command + text).output, "from 600 tokens"));
   const std::string one = ReadBytes(out);
