@@ -39,7 +39,7 @@ void LogLoaded(const LoadedModel& model, const Config& config, int32_t threads, 
 absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const Config& config, Options options) {
   const auto address = ParseAddress(config.grpc_listen);
   if (!address.ok()) return address.status();
-  if (absl::Status fits = CheckPoolFits(ByteCount(config.kv_pool_bytes), ReadMachineMemory()); !fits.ok()) return fits;
+  if (absl::Status fits = CheckFits(kPoolSetting, ByteCount(config.kv_pool_bytes), ReadMachineMemory()); !fits.ok()) return fits;
   std::unique_ptr<Daemon> daemon(new Daemon(config, std::move(options)));
   auto listener = Listen(*address, {&daemon->health_, &daemon->inference_, &daemon->admin_});
   if (!listener.ok()) return listener.status();

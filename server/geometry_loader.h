@@ -24,7 +24,7 @@ std::vector<std::string> GeometryPlaces(const std::string& model_file, const eng
 absl::StatusOr<std::string> KeepGeometry(const std::vector<std::string>& places, const engine::ModelGeometry& geometry,
                                          const engine::GeometryOrigin& origin);
 
-// The geometries that kv.geometry asks for, of the model that config.model names and `model` has loaded, good for positions below `context`:
+// The geometries that kv.geometry asks for, of the model that config.model names and `model` has loaded, for positions below `context`:
 //
 //   plain   rotation only
 //   auto    from one of its places; what is found there damaged, foreign or old is warned about, and made anew from text that the model

@@ -82,9 +82,9 @@ MachineMemory ReadMachineMemory(const std::string& root) {
   return {ByteCount(total), ByteCount(std::min(total, available))};
 }
 
-absl::Status CheckPoolFits(ByteCount pool, const MachineMemory& memory) {
-  if (pool <= memory.available) return absl::OkStatus();
-  return absl::ResourceExhaustedError(absl::StrCat("kv.pool_bytes (--kv-pool-bytes): ", Gib(pool), " asked, but this process can have ",
+absl::Status CheckFits(absl::string_view setting, ByteCount bytes, const MachineMemory& memory) {
+  if (bytes <= memory.available) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat(setting, ": ", Gib(bytes), " asked, but this process can have ",
                                                    Gib(memory.available), " of the machine's ", Gib(memory.total), "; ask for less"));
 }
 

@@ -4,6 +4,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "absl/strings/string_view.h"
 #include "kernels/base/units.h"
 
 namespace spherical::server {
@@ -17,8 +18,12 @@ struct MachineMemory {
 // Reads /proc/meminfo and the cgroup files (v1 and v2) below `root`; "" is the machine, tests bring their own.
 MachineMemory ReadMachineMemory(const std::string& root = "");
 
-// ResourceExhausted, with both numbers, when a pool of this size cannot be had. An optimist's check: it keeps a wrong digit from starting.
-absl::Status CheckPoolFits(ByteCount pool, const MachineMemory& memory);
+// ResourceExhausted, naming the setting and with both numbers, when so much cannot be had. An optimist's check: it keeps a wrong digit from
+// starting.
+inline constexpr absl::string_view kPoolSetting = "kv.pool_bytes (--kv-pool-bytes)";
+inline constexpr absl::string_view kPoolAndWorkspaceSettings =
+    "kv.pool_bytes (--kv-pool-bytes) and kv.prefill_workspace_bytes (--kv-prefill-workspace-bytes) together";
+absl::Status CheckFits(absl::string_view setting, ByteCount bytes, const MachineMemory& memory);
 
 }  // namespace spherical::server
 

@@ -15,6 +15,7 @@
 #include "engine/step/cpu_stepper.h"
 #include "server/geometry_loader.h"
 #include "server/log.h"
+#include "server/machine_memory.h"
 
 namespace spherical::server {
 namespace {
@@ -123,6 +124,9 @@ absl::StatusOr<LoadedModel> LoadModel(const Config& config, engine::ThreadPool& 
   if (!spec.ok()) return spec.status();
   auto options = OptionsOf(config, *spec);
   if (!options.ok()) return options.status();
+  const ByteCount workspace_bytes(options->workspace_tokens.value() * engine::ExactTokenBytes(options->kv).value());
+  const ByteCount pool_bytes(options->pool_pages.value() * options->kv.page_bytes.value());
+  if (absl::Status fits = CheckFits(kPoolAndWorkspaceSettings, pool_bytes + workspace_bytes, ReadMachineMemory()); !fits.ok()) return fits;
   auto tokenizer = engine::LoadTokenizer(*file);
   if (!tokenizer.ok()) return tokenizer.status();
   auto chat = ChatOf(*file);

@@ -25,6 +25,7 @@ KeyStatistics::KeyStatistics(const Shape& shape)
     : shape_(shape), heads_(static_cast<size_t>(shape.layers) * static_cast<size_t>(shape.kv_heads), HeadMoments(shape.head_dim)) {}
 
 void KeyStatistics::Add(int32_t layer, const Rows& rows, ThreadPool& pool) {
+  if (rows.positions.empty()) return;
   pool.Run(2 * shape_.kv_heads, [&](Shard shard) {
     const int32_t kv_head = shard.index / 2;
     HeadMoments& moments = heads_[static_cast<size_t>(layer) * static_cast<size_t>(shape_.kv_heads) + static_cast<size_t>(kv_head)];

@@ -21,9 +21,10 @@ ByteCount SampleRunner::SlotBytes(const TransformerSpec& spec, int32_t tokens_ma
 
 absl::StatusOr<std::unique_ptr<SampleRunner>> SampleRunner::Make(const TransformerSpec& spec, const Weights& weights, ThreadPool& pool,
                                                                  Room room) {
-  auto arena = HostMemory::Allocate(SlotBytes(spec, room.tokens_max) * room.slots, "calibration", "calibrate on fewer tokens, or elsewhere");
+  const ByteCount bytes = SlotBytes(spec, room.tokens_max) * room.slots;
+  auto arena = HostMemory::Allocate(bytes, "calibration", "calibrate on fewer tokens, or elsewhere");
   if (!arena.ok()) return arena.status();
-  return std::unique_ptr<SampleRunner>(new SampleRunner(spec, weights, pool, room, *std::move(arena)));
+  return std::make_unique<SampleRunner>(spec, weights, pool, room, *std::move(arena));
 }
 
 SampleRunner::SampleRunner(const TransformerSpec& spec, const Weights& weights, ThreadPool& pool, Room room, HostMemory arena)

@@ -23,8 +23,8 @@ namespace spherical::engine {
 // calibration meets the forward pass.
 //
 //   runner->Begin(slot);
-//   runner->Enter({{slot, tokens}, ...});                  // one step; statistics have seen them
-//   runner->Draw({{slot, seed}, ...}, next);               // the next token of slots of the last step
+//   runner->Enter({{slot, tokens}, ...});            // one step; statistics have seen them
+//   runner->Draw({{row, seed, index}, ...}, next);   // the token after some rows of it
 class SampleRunner {
  public:
   struct Room {
@@ -34,7 +34,9 @@ class SampleRunner {
   // What a slot with room for so many tokens takes.
   static ByteCount SlotBytes(const TransformerSpec& spec, int32_t tokens_max);
   // spec, weights and pool outlive it. ResourceExhausted when the memory for keys and values cannot be had.
-  static absl::StatusOr<std::unique_ptr<SampleRunner>> Make(const TransformerSpec& spec, const Weights& weights, ThreadPool& pool, Room room);
+  static absl::StatusOr<std::unique_ptr<SampleRunner>> Make(const TransformerSpec& spec, const Weights& weights, ThreadPool& pool,
+                                                            Room room);
+  SampleRunner(const TransformerSpec& spec, const Weights& weights, ThreadPool& pool, Room room, HostMemory arena);  // for Make
   SampleRunner(const SampleRunner&) = delete;
   SampleRunner& operator=(const SampleRunner&) = delete;
 
@@ -64,8 +66,6 @@ class SampleRunner {
     PageTable pages;
     int32_t position = 0;
   };
-  SampleRunner(const TransformerSpec& spec, const Weights& weights, ThreadPool& pool, Room room, HostMemory arena);
-
   const TransformerSpec& spec_;
   ThreadPool& pool_;
   HostMemory arena_;

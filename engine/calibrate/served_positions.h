@@ -2,8 +2,8 @@
 // samples never reach most of them: the slow planes would stay where they are, and keys at later positions would be coded with a geometry
 // that has never seen them.
 //
-// A plane of coordinates (x_i, x_j) that turns by w per position is a complex number z, which position p turns into z e^(iwp). So the mean of
-// products over positions is that of the pairs of planes, each times an average of a turning number:
+// A plane of coordinates (x_i, x_j) that turns by w per position is a complex number z, which position p turns into z e^(iwp). So the mean
+// of products over positions is that of the pairs of planes, each times an average of a turning number:
 //
 //     E[z_a conj z_b] -> E[z_a conj z_b] T(w_a - w_b)        T(w) = mean over p in [0, context) of e^(iwp)
 //     E[z_a z_b]      -> E[z_a z_b]      T(w_a + w_b)

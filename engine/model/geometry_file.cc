@@ -214,7 +214,9 @@ absl::StatusOr<Sha256> HashFile(const std::string& path, const std::atomic<bool>
 
 absl::Status WriteGeometry(const std::string& path, const ModelGeometry& geometry, const GeometryOrigin& origin) {
   std::string temporary = path + ".XXXXXX";
-  const auto failed = [&] { return absl::FailedPreconditionError(fmt::format("{}: cannot be written: {}", path, std::strerror(errno))); };
+  const auto failed = [&] {
+    return absl::FailedPreconditionError(fmt::format("{}: cannot be written: {}", path, std::strerror(errno)));
+  };
   Descriptor file(mkostemp(temporary.data(), O_CLOEXEC));
   if (!file.ok()) return failed();
   const bool written = WriteAll(file.get(), Serialise(geometry, origin)) && fchmod(file.get(), 0644) == 0 && fsync(file.get()) == 0 &&
@@ -238,7 +240,9 @@ absl::StatusOr<StoredGeometry> ReadGeometry(const std::string& path, const Wante
   if (got < 0) return Unreadable(path);
   if (static_cast<size_t>(got) < sizeof(header)) return refuse(fmt::format("is cut off: {} bytes, expected {}", got, expected));
   if (const std::string why = Complaint(header, wanted); !why.empty()) return refuse(why);
-  if (size != expected) return refuse(fmt::format("is {}: {} bytes, expected {}", size < expected ? "cut off" : "too long", size, expected));
+  if (size != expected) {
+    return refuse(fmt::format("is {}: {} bytes, expected {}", size < expected ? "cut off" : "too long", size, expected));
+  }
 
   std::string bytes(expected, '\0');
   std::memcpy(bytes.data(), &header, sizeof(header));

@@ -1,9 +1,9 @@
 // What calibration takes, and how well its geometries suit texts that they were not made from.
 //
-//   bazel run --config=opt //tests/bench:calibration_bench -- --model FILE --calibrate-text FILE ... --held-out FILE ... [--start 10000]
+//   bazel run --config=opt //tests/bench:calibration_bench -- --model FILE --calibrate-text FILE ... --held-out FILE ...
 //
-// For each way to make a geometry and each tier: the mean over heads of the expected squared error of a logit, scaled as softmax sees it, on
-// the held-out texts; and how many times that of a geometry made from the held-out text itself, geometric mean over heads.
+// For each way to make a geometry and each tier: the mean over heads of the expected squared error of a logit, scaled as softmax sees it,
+// on the held-out texts; and how many times that of a geometry made from the held-out text itself, geometric mean over heads.
 #include <CLI/CLI.hpp>
 #include <cmath>
 #include <cstdio>
@@ -51,6 +51,11 @@ class Bench {
       texts.push_back(TokensOf(model_.tokenizer, path, static_cast<size_t>(start), static_cast<size_t>(flags_.tokens)));
     }
     return *ReadTexts(model_, texts, {});
+  }
+
+  void MakePlain() {
+    const TransformerSpec& spec = model_.spec;
+    made_.emplace("plain", ModelGeometry::Plain({.layers = spec.layers, .kv_heads = spec.kv_heads, .head_dim = spec.head_dim}));
   }
 
   void Make(const std::string& name, const std::function<KeyStatistics()>& gather) {
@@ -119,6 +124,7 @@ int Run(const Flags& flags) {
   SPH_CHECK(weights.ok());
   const CalibratedModel model{.spec = *spec, .weights = *weights, .tokenizer = **tokenizer, .pool = pool};
   Bench bench(flags, model);
+  bench.MakePlain();
   bench.Make("self", [&] { return *SampleItself(model, flags.sampling, {}); });
   if (!flags.calibrate_text.empty()) bench.Make("text", [&] { return bench.Read(flags.calibrate_text, 0); });
   for (const std::string& path : flags.held_out) bench.Compare(path);

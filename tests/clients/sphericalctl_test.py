@@ -126,5 +126,20 @@ class SphericalctlTest(unittest.TestCase):
         sphericald.wait_until(self.daemon.holds_nothing, "every page is given back")
 
 
+class CalibrateTest(unittest.TestCase):
+    """The real model, no daemon."""
+
+    def test_ctrl_c_leaves_no_file(self):
+        with tempfile.TemporaryDirectory(dir=os.environ.get("TEST_TMPDIR")) as folder:
+            out = os.path.join(folder, "out")
+            process = subprocess.Popen([sphericald.CTL, "calibrate", "--model", sphericald.model_path(), "--out", out],
+                                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            self.assertRegex(process.stderr.readline(), r"^calibrating: 10 %, \d+ s left$")
+            process.send_signal(signal.SIGINT)
+            process.communicate(timeout=sphericald.SECONDS_MAX)
+            self.assertEqual(process.returncode, 128 + signal.SIGINT)
+            self.assertEqual(os.listdir(folder), [])
+
+
 if __name__ == "__main__":
     unittest.main()

@@ -187,6 +187,18 @@ TEST_CASE("The command line's mistakes are named") {
   CHECK(error({"--config", path.c_str()}) == path + R"(: /threads: expected an integer in [0, 1024]; got a string "two")");
 }
 
+TEST_CASE("kv.geometry is auto, plain or any file, but not nothing") {
+  Config config;
+  config.model = "m.gguf";
+  CHECK(Validate(config).ok());
+  for (const char* good : {"plain", "auto", "/models/m.geometry"}) {
+    config.kv_geometry = good;
+    CHECK(Validate(config).ok());
+  }
+  config.kv_geometry = "";
+  CHECK(std::string(Validate(config).message()).find("kv.geometry (--kv-geometry): expected auto, plain or a path") == 0);
+}
+
 TEST_CASE("The README's table has every setting") {
   std::ifstream file("server/README.md");
   REQUIRE(file);

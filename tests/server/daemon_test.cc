@@ -19,6 +19,7 @@ Config TinyConfig() {
   config.grpc_listen = "127.0.0.1:0";
   config.threads = 2;
   config.kv_pool_bytes = 16 << 20;
+  config.kv_geometry = "plain";
   return config;
 }
 
@@ -207,6 +208,48 @@ TEST_CASE("What is wrong with the model ends the daemon with a message that name
     const std::string whole = testing::TinyModel().Build();
     config.model = testing::WriteTestFile("short.gguf", whole.substr(0, whole.size() / 2));
     CHECK(EndOf(config).find("short.gguf") != std::string::npos);
+  }
+}
+
+TEST_CASE("A workspace too small for one chunk of a prompt, a head dim without kernels and a bad geometry end it with numbers and names") {
+  Config config = TinyConfig();
+  SECTION("workspace") {
+    config.kv_prefill_workspace_bytes = 10'000;
+    const std::string end = EndOf(config);
+    CHECK(end.find("kv.prefill_workspace_bytes (--kv-prefill-workspace-bytes): 10000 bytes hold ") == 0);
+    CHECK(end.find("one chunk of a prompt needs ") != std::string::npos);
+  }
+  SECTION("workspace larger than memory") {
+    config.kv_prefill_workspace_bytes = int64_t{1} << 45;
+    CHECK(EndOf(config).find("(--kv-prefill-workspace-bytes) together: 351") != std::string::npos);
+  }
+  SECTION("head dim") {
+    config.model = testing::WriteTestFile("odd.gguf", testing::TinyModel().UInt32("llama.attention.key_length", 48).Build());
+    CHECK(EndOf(config).find("head dim 48 is not supported; expected one of 64, 80, 96, 128, 256") != std::string::npos);
+  }
+  SECTION("no such geometry") {
+    config.kv_geometry = "/nonexistent/file.geometry";
+    const std::string end = EndOf(config);
+    CHECK(end.find("kv.geometry (--kv-geometry): ") == 0);
+    CHECK(end.find("/nonexistent/file.geometry") != std::string::npos);
+  }
+  SECTION("not a geometry") {
+    config.kv_geometry = testing::WriteTestFile("bad.geometry", "no geometry at all");
+    CHECK(EndOf(config).find("bad.geometry") != std::string::npos);
+  }
+}
+
+TEST_CASE("Every mode serves, short and beyond what stays T8") {
+  for (const char* mode : {"exact", "uniform:T8", "uniform:T4", "uniform:T3", "uniform:T2", "uniform:T1"}) {
+    INFO(mode);
+    Config config = TinyConfig();
+    config.kv_mode = mode;
+    Running running(config);
+    running.WaitUntilReady();
+    grpc::ClientContext call;
+    const auto reader = running.Generate(call, 300);
+    CHECK(CountTokens(*reader) == 300);
+    CHECK(reader->Finish().ok());
   }
 }
 

@@ -80,8 +80,8 @@ TEST_CASE("A cgroup of version 1 binds as well, and its unlimited number is no l
 
 TEST_CASE("A pool larger than memory is refused with both numbers") {
   const MachineMemory memory = {.total = ByteCount(1000), .available = ByteCount(600)};
-  CHECK(CheckPoolFits(ByteCount(600), memory).ok());
-  const absl::Status status = CheckPoolFits(ByteCount(601), memory);
+  CHECK(CheckFits(kPoolSetting, ByteCount(600), memory).ok());
+  const absl::Status status = CheckFits(kPoolSetting, ByteCount(601), memory);
   CHECK(status.code() == absl::StatusCode::kResourceExhausted);
   const std::string message(status.message());
   CHECK(message.find("kv.pool_bytes (--kv-pool-bytes): 601 bytes") == 0);
