@@ -4,10 +4,10 @@
 #include <utility>
 
 #include "engine/batch/step_plan.h"
-#include "engine/model/weights.h"
 #include "engine/step/cpu_stepper.h"
 #include "kernels/base/check.h"
 #include "kernels/spherical/page_layout.h"
+#include "tests/golden/model_parts.h"
 
 namespace spherical {
 namespace {
@@ -26,33 +26,22 @@ const engine::SamplingParams kGreedy = MakeGreedy();
 
 absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const std::string& path, Options options) {
   auto model = std::make_unique<LoadedModel>();
-  absl::StatusOr<engine::GgufFile> file = engine::GgufFile::Open(path);
-  if (!file.ok()) return file.status();
-  absl::StatusOr<engine::TransformerSpec> spec = engine::ReadTransformerSpec(*file);
-  if (!spec.ok()) return spec.status();
-  model->spec_ = *spec;
-  absl::StatusOr<std::unique_ptr<const engine::Tokenizer>> tokenizer = engine::LoadTokenizer(*file);
-  if (!tokenizer.ok()) return tokenizer.status();
-  model->tokenizer_ = *std::move(tokenizer);
-
   model->threads_ = std::make_unique<engine::ThreadPool>(options.threads);
-  const auto parallel = [&](int64_t n, const std::function<void(int64_t)>& work) {
-    model->threads_->Run(static_cast<int32_t>(n), [&](Shard shard) { work(shard.index); });
-  };
-  absl::StatusOr<engine::Weights> weights = engine::LoadWeights(*file, *spec, parallel, [](int64_t, int64_t) {});
-  if (!weights.ok()) return weights.status();
+  absl::StatusOr<ModelParts> parts = LoadModelParts(path, *model->threads_);
+  if (!parts.ok()) return parts.status();
+  model->spec_ = parts->spec;
+  model->tokenizer_ = std::move(parts->tokenizer);
 
-  model->shape_ = {.layers = spec->layers,
-                   .kv_heads = spec->kv_heads,
-                   .head_dim = spec->head_dim,
-                   .page_bytes = ByteCount(kernels::PageBytes(spec->head_dim))};
+  const engine::TransformerSpec& spec = model->spec_;
+  model->shape_ = engine::MakeKvShape(spec.layers, spec.kv_heads, spec.head_dim);
   // Each sequence may leave its last pages part empty.
   const TokenCount slack(static_cast<int64_t>(options.sequences_max) * kernels::kExactTokensPerPage);
   const PageCount pages = engine::ReservedPages(model->shape_, options.tokens + slack);
   model->pool_ = std::make_unique<engine::KvPool>(pages, model->shape_.page_bytes);
   model->room_ = *model->pool_->Reserve(pages);
   absl::StatusOr<std::unique_ptr<engine::Stepper>> stepper =
-      engine::MakeCpuStepper(*std::move(spec), *std::move(weights), *model->threads_, {.activations = options.activations, .pages = pages});
+      engine::MakeCpuStepper(std::move(parts->spec), std::move(parts->weights), *model->threads_,
+                             {.activations = options.activations, .pages = pages});
   if (!stepper.ok()) return stepper.status();
   model->stepper_ = *std::move(stepper);
   return model;

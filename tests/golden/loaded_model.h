@@ -12,7 +12,6 @@
 #include "engine/intake/submission.h"
 #include "engine/kv/kv_pool.h"
 #include "engine/kv/page_table.h"
-#include "engine/model/gguf.h"
 #include "engine/model/tokenizer.h"
 #include "engine/model/transformer_spec.h"
 #include "engine/step/stepper.h"
