@@ -145,11 +145,12 @@ absl::StatusOr<LoadedModel> LoadModel(const Config& config, engine::ThreadPool& 
   std::optional<engine::ModelGeometry> geometry;
   if (options->kv.mode.coded) geometry = engine::ModelGeometry::Plain({spec->layers, spec->kv_heads, spec->head_dim});
   const auto activations = config.activations == "f32" ? kernels::ActivationType::kF32 : kernels::ActivationType::kInt8;
+  const engine::PrefillWorkspace workspace(options->kv.heads(), options->kv.head_dim, options->workspace_tokens);
   auto stepper = engine::MakeCpuStepper(*std::move(spec), *std::move(weights), pool,
                                         {.activations = activations,
                                          .pages = options->pool_pages,
                                          .geometry = std::move(geometry),
-                                         .workspace_pages = engine::PrefillWorkspace(options->kv.heads(), options->kv.head_dim, options->workspace_tokens).pages().pages(),
+                                         .workspace_pages = workspace.pages().pages(),
                                          .clock = &clock});
   if (!stepper.ok()) return stepper.status();
   model.stepper = *std::move(stepper);

@@ -42,8 +42,8 @@ void RecordRetier(const RetierItem& item, HeadPages& pages);
 // After a step in which `rows` tokens entered: those of sealed heads are T8 now.
 void RecordEntry(int32_t rows, PageTable& table);
 
-// The rate of a sequence of `entered` tokens: bits of codes, radii and per-token metadata of all that is held, per element of K and V of the
-// tokens entered. 16 where nothing is coded.
+// The rate of a sequence of `entered` tokens: bits of codes, radii and per-token metadata of all that is held, per element of K and V of
+// the tokens entered. 16 where nothing is coded.
 double RateBits(const PageTable& table, int32_t head_dim, int32_t entered);
 
 }  // namespace spherical::engine

@@ -24,7 +24,7 @@ ModelGeometry::ModelGeometry(const Shape& shape) : shape_(shape) {
                      .centre = centre(head).data(),
                      .map = map(head).data(),
                      .importance = importance(head).data()});
-    queries_.push_back({.head_dim = shape.head_dim, .map = query_map(head).data()});
+    queries_.push_back({.head_dim = shape.head_dim, .map = query_map(head).data(), .centre = centre(head).data()});
   }
 }
 

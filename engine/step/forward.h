@@ -31,8 +31,8 @@ namespace spherical::engine {
 //   forward.RunLayers(plan, arenas);         // all rows of the plan; their K and V are in the sequences' pages afterwards
 //   forward.Logits(rows, logits);            // for the rows that need them
 //
-// Per (layer, kv head) of a sequence (engine/kv/page_table.h): a row's K and V enter the f16 pages, or T8 pages once the head is sealed; its
-// queries attend to exact keys, to codes, or to both. Several rows of an item that enter T8 see each other as a prompt's rows do.
+// Per (layer, kv head) of a sequence (engine/kv/page_table.h): a row's K and V enter the f16 pages, or T8 pages once the head is sealed;
+// its queries attend to exact keys, to codes, or to both. Several rows of an item that enter T8 see each other as a prompt's rows do.
 // A row's numbers are the same bits whatever rows are beside it and however many threads there are.
 // Thread: one caller; the pool's workers inside. Scratch grows to the largest step seen and is reused.
 class Forward {

@@ -20,10 +20,10 @@ void Attend(const AttentionShape& shape, const uint8_t* arena, const AdaItem& it
 
 std::span<const AdaDecodeImpl> AdaDecodeImpls() {
   static constexpr AdaDecodeImpl kImpls[] = {
-      {"reference", CpuHasAlways, reference::PrepareAda, Attend<reference::AttendAda>},
-      {"portable", CpuHasAlways, portable::PrepareAda, Attend<portable::AttendAda>},
-      {"avx2", CpuHasAvx2, avx2::PrepareAda, Attend<avx2::AttendAda>},
-      {"avx512vnni", HasAvx512Vnni, avx512vnni::PrepareAda, Attend<avx512vnni::AttendAda>},
+      {"reference", CpuHasAlways, reference::MapAda, reference::SplitAda, Attend<reference::AttendAda>},
+      {"portable", CpuHasAlways, portable::MapAda, portable::SplitAda, Attend<portable::AttendAda>},
+      {"avx2", CpuHasAvx2, avx2::MapAda, avx2::SplitAda, Attend<avx2::AttendAda>},
+      {"avx512vnni", HasAvx512Vnni, avx512vnni::MapAda, avx512vnni::SplitAda, Attend<avx512vnni::AttendAda>},
   };
   return kImpls;
 }
@@ -39,8 +39,15 @@ const AdaDecodeImpl& BestAdaDecode() {
   return best;
 }
 
-void PrepareAdaQuery(const QueryGeometry& geometry, Tier tier, const float* query, int32_t group, AdaQuery& out) {
-  BestAdaDecode().prepare(geometry, tier, query, group, out);
+void PrepareAdaQuery(const AdaDecodeImpl& impl, const QueryGeometry& geometry, Tier tier, const float* query, int32_t group,
+                     AdaQuery& out) {
+  AdaMappedQuery mapped;
+  impl.map(geometry, query, group, mapped);
+  impl.split(geometry, tier, mapped, group, out);
+}
+
+float CentreLogit(const AttentionShape& shape, const AdaQuery& query, int32_t head) {
+  return shape.softcap > 0 ? 0 : shape.scale * query.centre[head];
 }
 
 }  // namespace spherical::kernels

@@ -7,7 +7,8 @@
 // One work item is a run of pages of one (sequence, kv head, tier), for all G query heads: each code is read once per kv head. It returns
 // online-softmax states like exact_attention.h's, in the space of rotated values; MergeAttention joins items of all tiers (and exact f16
 // items, whose values must be rotated too), then UnrotateValue is applied once to each output.
-// Constant terms: q.mu is left out (coded tokens only; add it to the logits' max before joining with exact items of the same head).
+// Constant terms: without a softcap q.mu is left out, being the same for all coded tokens; exact items have it. Where both meet in one
+// head, CentreLogit is added to `max` of the coded items' states first. Under a softcap logits are those of q.k, centre and all.
 //
 // This library knows how to read codes, not how to turn them back into keys: it depends on page_layout and query_geometry alone.
 // Units are cut from the item's first token, whatever pages its tiles of 16 tokens lie in: bits depend on where items begin, and on nothing
@@ -24,17 +25,26 @@
 
 namespace spherical::kernels {
 
-// query [G, D]: after rotary positions, not scaled. The best implementation's `prepare`.
-void PrepareAdaQuery(const QueryGeometry& geometry, Tier tier, const float* query, int32_t group, AdaQuery& out);
-
 struct AdaDecodeImpl {
   const char* name;  // "reference" (double), "portable", "avx2", "avx512vnni"
   bool (*supported)();
-  void (*prepare)(const QueryGeometry& geometry, Tier tier, const float* query, int32_t group, AdaQuery& out);
+
+  // Once per step and kv head.   query [G, D]: after rotary positions, not scaled
+  void (*map)(const QueryGeometry& geometry, const float* query, int32_t group, AdaMappedQuery& out);
+  // Then once for each tier that the head has tokens in.
+  void (*split)(const QueryGeometry& geometry, Tier tier, const AdaMappedQuery& mapped, int32_t group, AdaQuery& out);
+
   void (*attend)(const AttentionShape& shape, const uint8_t* arena, const AdaItem& item);
 };
 std::span<const AdaDecodeImpl> AdaDecodeImpls();  // slowest first; the reference is [0]
 const AdaDecodeImpl& BestAdaDecode();
+
+// What to add to `max` of head g's coded states before they are merged with states of exact items.
+float CentreLogit(const AttentionShape& shape, const AdaQuery& query, int32_t head);
+
+// Both steps, for one tier.
+void PrepareAdaQuery(const AdaDecodeImpl& impl, const QueryGeometry& geometry, Tier tier, const float* query, int32_t group,
+                     AdaQuery& out);
 
 }  // namespace spherical::kernels
 

@@ -18,7 +18,8 @@ struct AdaLayout {
 
 #define SPH_DECLARE_ADA_DECODE(isa)                                                                                  \
   namespace spherical::kernels::isa {                                                                                \
-  void PrepareAda(const QueryGeometry& geometry, Tier tier, const float* query, int32_t group, AdaQuery& out);       \
+  void MapAda(const QueryGeometry& geometry, const float* query, int32_t group, AdaMappedQuery& out);                \
+  void SplitAda(const QueryGeometry& geometry, Tier tier, const AdaMappedQuery& mapped, int32_t group, AdaQuery& out); \
   void AttendAda(const AttentionShape& shape, const AdaLayout& layout, const uint8_t* arena, const AdaItem& item);   \
   }
 

@@ -16,12 +16,19 @@ inline constexpr int32_t kAdaUnitTokens = 32;   // tokens whose probabilities sh
 inline constexpr int32_t kAdaGroupMax = 16;     // query heads per kv head
 inline constexpr int32_t kAdaDigitMax = 32639;  // largest |256 high + low| of two int8 digits: 256 * 127 + 127
 
-// The queries of one (row, kv head) for one tier: two int8 digits per coordinate, steps folded in. Prepared once per step.
+// The queries of one (row, kv head), mapped once per step, whatever tiers the tokens are in.
+struct AdaMappedQuery {
+  float rows[kAdaGroupMax][kHeadDimMax];  // q' = F^(-T) q
+  float centre[kAdaGroupMax];             // q.mu
+};
+
+// The same for one tier: two int8 digits per coordinate, steps folded in.
 struct AdaQuery {
   int8_t high[kAdaGroupMax][kHeadDimMax];
   int8_t low[kAdaGroupMax][kHeadDimMax];
   float scale[kAdaGroupMax];      // q'_i step_i ~ scale * (high + low / 256); NaN where the query was not finite
   int32_t offset[kAdaGroupMax];   // sum over coordinates of (256 high + low) * (2^w - 1): twice what unsigned codes add
+  float centre[kAdaGroupMax];     // q.mu
 };
 
 struct AdaItem {

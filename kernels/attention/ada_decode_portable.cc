@@ -12,8 +12,12 @@ namespace {
 #include "kernels/attention/ada_decode.inc"
 }  // namespace
 
-void PrepareAda(const QueryGeometry& geometry, Tier tier, const float* query, int32_t group, AdaQuery& out) {
-  Prepare(geometry, tier, query, group, out);
+void MapAda(const QueryGeometry& geometry, const float* query, int32_t group, AdaMappedQuery& out) {
+  MapQueries(geometry, query, group, out);
+}
+
+void SplitAda(const QueryGeometry& geometry, Tier tier, const AdaMappedQuery& mapped, int32_t group, AdaQuery& out) {
+  SplitQueries(geometry.widths[static_cast<int>(tier)], geometry.head_dim, mapped, group, out);
 }
 
 void AttendAda(const AttentionShape& shape, const AdaLayout& layout, const uint8_t* arena, const AdaItem& item) {

@@ -56,7 +56,8 @@ double Logit(const AttentionShape& shape, const AdaItem& item, int32_t head, con
     if (d % kGroup == kGroup - 1) block += 32 * width;
   }
   const double logit = static_cast<double>(shape.scale) * query.scale[head] * token.key_radius * static_cast<double>(twice) / 512;
-  return shape.softcap > 0 ? shape.softcap * std::tanh(logit / shape.softcap) : logit;
+  if (shape.softcap <= 0) return logit;
+  return shape.softcap * std::tanh((logit + static_cast<double>(shape.scale) * query.centre[head]) / shape.softcap);
 }
 
 double Value(const AdaLayout& layout, const Token& token, int32_t d) {
@@ -66,24 +67,37 @@ double Value(const AdaLayout& layout, const Token& token, int32_t d) {
 
 }  // namespace
 
-void PrepareAda(const QueryGeometry& geometry, Tier tier, const float* query, int32_t group, AdaQuery& out) {
+void MapAda(const QueryGeometry& geometry, const float* query, int32_t group, AdaMappedQuery& out) {
   const int32_t dims = geometry.head_dim;
-  const uint8_t* widths = geometry.widths[static_cast<int32_t>(tier)];
   for (int32_t g = 0; g < group; ++g) {
-    double mapped[kHeadDimMax];
-    double largest = 0, sum = 0;
+    double centre = 0;
     for (int32_t i = 0; i < dims; ++i) {
       double dot = 0;
       for (int32_t d = 0; d < dims; ++d) dot += static_cast<double>(geometry.map[i * dims + d]) * query[g * dims + d];
-      mapped[i] = dot * kCodeStep[widths[i / kGroup]];
-      largest = std::max(largest, std::fabs(mapped[i]));
-      sum += mapped[i];
+      out.rows[g][i] = static_cast<float>(dot);
+      if (geometry.centre != nullptr) centre += static_cast<double>(geometry.centre[i]) * query[g * dims + i];
+    }
+    out.centre[g] = static_cast<float>(centre);
+  }
+}
+
+void SplitAda(const QueryGeometry& geometry, Tier tier, const AdaMappedQuery& mapped, int32_t group, AdaQuery& out) {
+  const int32_t dims = geometry.head_dim;
+  const uint8_t* widths = geometry.widths[static_cast<int32_t>(tier)];
+  for (int32_t g = 0; g < group; ++g) {
+    double steps[kHeadDimMax];
+    double largest = 0, sum = 0;
+    for (int32_t i = 0; i < dims; ++i) {
+      steps[i] = static_cast<double>(mapped.rows[g][i]) * kCodeStep[widths[i / kGroup]];
+      largest = std::max(largest, std::fabs(steps[i]));
+      sum += steps[i];
     }
     const bool finite = std::isfinite(sum);
     out.scale[g] = finite ? static_cast<float>(largest * 256 / kAdaDigitMax) : std::numeric_limits<float>::quiet_NaN();
+    out.centre[g] = mapped.centre[g];
     out.offset[g] = 0;
     for (int32_t i = 0; i < dims; ++i) {
-      const int32_t digits = finite && largest > 1e-30 ? static_cast<int32_t>(std::nearbyint(mapped[i] / largest * kAdaDigitMax)) : 0;
+      const int32_t digits = finite && largest > 1e-30 ? static_cast<int32_t>(std::nearbyint(steps[i] / largest * kAdaDigitMax)) : 0;
       const int32_t high = (digits + 128) >> 8;
       out.high[g][i] = static_cast<int8_t>(high);
       out.low[g][i] = static_cast<int8_t>(digits - 256 * high);

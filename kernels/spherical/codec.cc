@@ -53,6 +53,18 @@ void MapKeys(const KeyGeometry& geometry, const float* keys, int64_t key_stride,
         .z = z});
 }
 
+template <void (*kRotate)(const RotateOperands&)>
+void Rotate(int32_t head_dim, const float* values, int64_t stride, int32_t rows, float* rotated) {
+  kRotate({.head_dim = head_dim, .values = values, .stride = stride, .rows = rows, .rotated = rotated});
+}
+
+template <void (*kRead)(const ReadOperands&)>
+void ReadExact(int32_t head_dim, const uint8_t* page, int32_t slot, int32_t rows, float* keys, float* values) {
+  SPH_CHECK(slot >= 0 && slot + rows <= kExactTokensPerPage);
+  kRead({.head_dim = head_dim, .page_keys = page + ExactKeyOffset(), .page_values = page + ExactValueOffset(head_dim), .slot = slot,
+         .rows = rows, .keys = keys, .values = values});
+}
+
 template <void (*kEncode)(const EncodeOperands&)>
 void Encode(const KeyGeometry& geometry, Tier tier, const float* z, const float* v, int32_t rows, int32_t slot, uint8_t* page,
             CodingError* errors) {
@@ -63,18 +75,21 @@ void Encode(const KeyGeometry& geometry, Tier tier, const float* z, const float*
 }
 
 template <void (*kDemote)(const DemoteOperands&)>
-void Demote(const KeyGeometry& geometry, Tier from, const uint8_t* from_page, int32_t from_slot, Tier to, uint8_t* to_page,
+void Demote(const KeyGeometry& geometry, Tier from, const uint8_t* from_page, int32_t from_slot, int32_t rows, Tier to, uint8_t* to_page,
             int32_t to_slot) {
   SPH_CHECK(from <= to && from_slot >= 0 && to_slot >= 0);
-  SPH_CHECK(from_slot < LayoutFor(from, geometry.head_dim).tokens && to_slot < LayoutFor(to, geometry.head_dim).tokens);
+  SPH_CHECK(from_slot + rows <= LayoutFor(from, geometry.head_dim).tokens && to_slot + rows <= LayoutFor(to, geometry.head_dim).tokens);
   kDemote({.from = TierOf(geometry, from), .to = TierOf(geometry, to), .same_tier = from == to, .importance = geometry.importance,
-           .ones = kOnes.data(), .from_page = from_page, .from_slot = from_slot, .to_page = to_page, .to_slot = to_slot});
+           .ones = kOnes.data(), .from_page = from_page, .from_slot = from_slot, .rows = rows, .to_page = to_page, .to_slot = to_slot});
 }
 
 constexpr CodecImpl kImpls[] = {
-    {"reference", CpuHasAlways, MapKeys<reference::MapKeys>, Encode<reference::Encode>, Demote<reference::Demote>},
-    {"avx2", CpuHasAvx2, MapKeys<avx2::MapKeys>, Encode<avx2::Encode>, Demote<avx2::Demote>},
-    {"avx512", CpuHasAvx512, MapKeys<avx512::MapKeys>, Encode<avx512::Encode>, Demote<avx512::Demote>},
+    {"reference", CpuHasAlways, ReadExact<reference::ReadExact>, MapKeys<reference::MapKeys>, Rotate<reference::Rotate>,
+     Rotate<reference::Unrotate>, Encode<reference::Encode>, Demote<reference::Demote>},
+    {"avx2", CpuHasAvx2, ReadExact<avx2::ReadExact>, MapKeys<avx2::MapKeys>, Rotate<avx2::Rotate>, Rotate<avx2::Unrotate>,
+     Encode<avx2::Encode>, Demote<avx2::Demote>},
+    {"avx512", CpuHasAvx512, ReadExact<avx512::ReadExact>, MapKeys<avx512::MapKeys>, Rotate<avx512::Rotate>, Rotate<avx512::Unrotate>,
+     Encode<avx512::Encode>, Demote<avx512::Demote>},
 };
 
 }  // namespace

@@ -45,18 +45,27 @@ struct CodecImpl {
   const char* name;  // "reference", "avx2", "avx512"
   bool (*supported)();
 
+  // Tokens [slot, slot + rows) of a page of tier `exact` (at most 16), as floats.   keys, values [rows, D]
+  void (*read_exact)(int32_t head_dim, const uint8_t* page, int32_t slot, int32_t rows, float* keys, float* values);
+
   // z = F (k - mu) for `rows` keys.   keys: row r at keys + r * key_stride, [D]; z [rows, D]
   void (*map_keys)(const KeyGeometry& geometry, const float* keys, int64_t key_stride, int32_t rows, float* z);
 
-  // Codes `rows` tokens into slots [slot, slot + rows) of a page of `tier`: keys from z, values from rotated values v (RotateValue).
+  // RotateValue and UnrotateValue for `rows` vectors.   values: row r at values + r * stride, [D]; rotated [rows, D]. Both may be the same
+  // rows, if stride is D.
+  void (*rotate_values)(int32_t head_dim, const float* values, int64_t stride, int32_t rows, float* rotated);
+  void (*unrotate_values)(int32_t head_dim, const float* values, int64_t stride, int32_t rows, float* rotated);
+
+  // Codes `rows` tokens into slots [slot, slot + rows) of a page of `tier`: keys from z, values from rotated values v.
   // Other slots keep their bytes; utilities are not touched. errors may be null.   z, v [rows, D]; errors [rows]
   void (*encode)(const KeyGeometry& geometry, Tier tier, const float* z, const float* v, int32_t rows, int32_t slot, uint8_t* page,
                  CodingError* errors);
 
-  // Moves token `from_slot` of a page to `to_slot` of a page of a lower (or the same) tier, from codes alone: the same F, the same groups;
-  // codes are requantised, the gain is found anew. The utility byte moves along.
-  void (*demote)(const KeyGeometry& geometry, Tier from, const uint8_t* from_page, int32_t from_slot, Tier to, uint8_t* to_page,
-                 int32_t to_slot);
+  // Moves tokens [from_slot, from_slot + rows) of a page to slots from `to_slot` on of another page, of a lower tier or the same one, from
+  // codes alone: the same F, the same groups. Codes are requantised, the gain is found anew; within a tier both stay. Utility bytes move
+  // along. Other slots keep their bytes.
+  void (*demote)(const KeyGeometry& geometry, Tier from, const uint8_t* from_page, int32_t from_slot, int32_t rows, Tier to,
+                 uint8_t* to_page, int32_t to_slot);
 };
 std::span<const CodecImpl> CodecImpls();  // slowest first; the reference is [0]
 const CodecImpl& BestCodec();

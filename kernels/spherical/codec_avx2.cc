@@ -8,11 +8,15 @@ namespace spherical::kernels::avx2 {
 namespace {
 #include "kernels/base/lanes_avx2.inc"
 #include "kernels/spherical/code_lanes_avx2.inc"
+#include "kernels/spherical/value_rotation.inc"
 #include "kernels/spherical/codec.inc"
 }  // namespace
 
 void MapKeys(const MapOperands& o) { MapRows(o); }
+void Rotate(const RotateOperands& o) { RotateRows<false>(o); }
+void Unrotate(const RotateOperands& o) { RotateRows<true>(o); }
+void ReadExact(const ReadOperands& o) { ReadTokens(o); }
 void Encode(const EncodeOperands& o) { EncodeRows(o); }
-void Demote(const DemoteOperands& o) { DemoteToken(o); }
+void Demote(const DemoteOperands& o) { DemoteRows(o); }
 
 }  // namespace spherical::kernels::avx2

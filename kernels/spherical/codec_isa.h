@@ -6,6 +6,7 @@
 #include <stdint.h>
 
 #include "kernels/spherical/query_geometry.h"
+#include "kernels/spherical/value_rotation.h"
 
 namespace spherical::kernels {
 
@@ -47,6 +48,19 @@ struct MapOperands {
   int32_t rows;
   float* z;
 };
+struct RotateOperands {
+  int32_t head_dim;
+  const float* values;
+  int64_t stride;
+  int32_t rows;
+  float* rotated;
+};
+struct ReadOperands {
+  int32_t head_dim;
+  const uint8_t *page_keys, *page_values;
+  int32_t slot, rows;
+  float *keys, *values;
+};
 struct EncodeOperands {
   CodecTier tier;
   const float *importance, *ones;  // [groups]
@@ -60,23 +74,32 @@ struct DemoteOperands {
   bool same_tier;
   const float *importance, *ones;
   const uint8_t* from_page;
-  int32_t from_slot;
+  int32_t from_slot, rows;
   uint8_t* to_page;
   int32_t to_slot;
 };
 
 namespace reference {
 void MapKeys(const MapOperands& o);
+void Rotate(const RotateOperands& o);
+void Unrotate(const RotateOperands& o);
+void ReadExact(const ReadOperands& o);
 void Encode(const EncodeOperands& o);
 void Demote(const DemoteOperands& o);
 }  // namespace reference
 namespace avx2 {
 void MapKeys(const MapOperands& o);
+void Rotate(const RotateOperands& o);
+void Unrotate(const RotateOperands& o);
+void ReadExact(const ReadOperands& o);
 void Encode(const EncodeOperands& o);
 void Demote(const DemoteOperands& o);
 }  // namespace avx2
 namespace avx512 {
 void MapKeys(const MapOperands& o);
+void Rotate(const RotateOperands& o);
+void Unrotate(const RotateOperands& o);
+void ReadExact(const ReadOperands& o);
 void Encode(const EncodeOperands& o);
 void Demote(const DemoteOperands& o);
 }  // namespace avx512

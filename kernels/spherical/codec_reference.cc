@@ -117,6 +117,12 @@ Requantised Requantise(const std::array<float, kHeadDimMax>& points, const Vecto
 
 uint16_t DemoteVector(const Vector& from, const uint8_t* from_tile, bool wide, bool same_tier, uint16_t radius, const Vector& to,
                       const float* importance, uint8_t* tile) {
+  if (same_tier) {
+    for (int32_t i = 0; i < from.dims; ++i) {
+      if (from.width(i) != 0) to.Write(tile, i, from.Read(from_tile, i));
+    }
+    return radius;
+  }
   std::array<float, kHeadDimMax> points = {};
   LaneSums squares;
   bool keeps_wide = false;
@@ -127,12 +133,12 @@ uint16_t DemoteVector(const Vector& from, const uint8_t* from_tile, bool wide, b
     keeps_wide |= to.width(i) == 8;
   }
   float shrink = 1;
-  if (wide && !same_tier) {
+  if (wide) {
     const float mean = squares.Fold() / static_cast<float>(from.dims);
     shrink = mean < kRaisedRadius ? kFirstShrink / std::sqrt(mean) : keeps_wide ? 1 : kFirstShrink;
   }
   Requantised best = Requantise(points, to, importance, shrink);
-  if (!wide && !same_tier) {
+  if (!wide) {
     const Requantised merged = Requantise(points, to, importance, kMergeShrink);
     if (merged.score > best.score) best = merged;
   }
@@ -148,6 +154,44 @@ template <class Byte>
 Byte* KeyTile(const CodecTier& tier, Byte* page, int32_t slot) { return page + slot / kTokenTile * tier.key_tile; }
 template <class Byte>
 Byte* ValueTile(const CodecTier& tier, Byte* page, int32_t slot) { return page + tier.values + slot / kTokenTile * tier.value_tile; }
+
+void DemoteToken(const DemoteOperands& o, int32_t from_slot, int32_t to_slot) {
+  uint16_t key, value;
+  std::memcpy(&key, o.from_page + o.from.key_radii + 2 * from_slot, sizeof key);
+  std::memcpy(&value, o.from_page + o.from.value_radii + 2 * from_slot, sizeof value);
+  key = DemoteVector(KeyOf(o.from, from_slot), KeyTile(o.from, o.from_page, from_slot), o.from.wide, o.same_tier, key,
+                     KeyOf(o.to, to_slot), o.importance, KeyTile(o.to, o.to_page, to_slot));
+  value = DemoteVector(ValueOf(o.from, from_slot), ValueTile(o.from, o.from_page, from_slot), o.from.wide, o.same_tier, value,
+                       ValueOf(o.to, to_slot), o.ones, ValueTile(o.to, o.to_page, to_slot));
+  std::memcpy(o.to_page + o.to.key_radii + 2 * to_slot, &key, sizeof key);
+  std::memcpy(o.to_page + o.to.value_radii + 2 * to_slot, &value, sizeof value);
+  o.to_page[o.to.utilities + to_slot] = o.from_page[o.from.utilities + from_slot];
+}
+
+// Walsh-Hadamard over the largest power of two, from neighbours outwards, then the reflection across what is left.
+void Mix(int32_t head_dim, float* x) {
+  const int32_t power = head_dim & -head_dim, odd = head_dim / power;
+  for (int32_t run = 0; run < head_dim; run += power) {
+    for (int32_t half = 1; half < power; half *= 2) {
+      for (int32_t first = run; first < run + power; first += 2 * half) {
+        for (int32_t i = first; i < first + half; ++i) {
+          const float a = x[i], b = x[i + half];
+          x[i] = a + b;
+          x[i + half] = a - b;
+        }
+      }
+    }
+  }
+  const float scale = 1 / std::sqrt(static_cast<float>(power));
+  for (int32_t i = 0; i < head_dim; ++i) x[i] *= scale;
+  if (odd == 1) return;
+  for (int32_t i = 0; i < power; ++i) {
+    float sum = 0;
+    for (int32_t run = 0; run < odd; ++run) sum += x[run * power + i];
+    const float shift = 2 * sum / static_cast<float>(odd);
+    for (int32_t run = 0; run < odd; ++run) x[run * power + i] -= shift;
+  }
+}
 
 }  // namespace
 
@@ -178,16 +222,34 @@ void Encode(const EncodeOperands& o) {
 }
 
 void Demote(const DemoteOperands& o) {
-  uint16_t key, value;
-  std::memcpy(&key, o.from_page + o.from.key_radii + 2 * o.from_slot, sizeof key);
-  std::memcpy(&value, o.from_page + o.from.value_radii + 2 * o.from_slot, sizeof value);
-  key = DemoteVector(KeyOf(o.from, o.from_slot), KeyTile(o.from, o.from_page, o.from_slot), o.from.wide, o.same_tier, key,
-                     KeyOf(o.to, o.to_slot), o.importance, KeyTile(o.to, o.to_page, o.to_slot));
-  value = DemoteVector(ValueOf(o.from, o.from_slot), ValueTile(o.from, o.from_page, o.from_slot), o.from.wide, o.same_tier, value,
-                       ValueOf(o.to, o.to_slot), o.ones, ValueTile(o.to, o.to_page, o.to_slot));
-  std::memcpy(o.to_page + o.to.key_radii + 2 * o.to_slot, &key, sizeof key);
-  std::memcpy(o.to_page + o.to.value_radii + 2 * o.to_slot, &value, sizeof value);
-  o.to_page[o.to.utilities + o.to_slot] = o.from_page[o.from.utilities + o.from_slot];
+  for (int32_t r = 0; r < o.rows; ++r) DemoteToken(o, o.from_slot + r, o.to_slot + r);
+}
+
+void Rotate(const RotateOperands& o) {
+  for (int32_t r = 0; r < o.rows; ++r) {
+    float* x = o.rotated + int64_t{r} * o.head_dim;
+    for (int32_t i = 0; i < o.head_dim; ++i) x[i] = o.values[r * o.stride + i] * kValueSigns.sign[i];
+    Mix(o.head_dim, x);
+  }
+}
+
+void Unrotate(const RotateOperands& o) {
+  for (int32_t r = 0; r < o.rows; ++r) {
+    float* x = o.rotated + int64_t{r} * o.head_dim;
+    for (int32_t i = 0; i < o.head_dim; ++i) x[i] = o.values[r * o.stride + i];
+    Mix(o.head_dim, x);
+    for (int32_t i = 0; i < o.head_dim; ++i) x[i] *= kValueSigns.sign[i];
+  }
+}
+
+void ReadExact(const ReadOperands& o) {
+  const auto half = [](const uint8_t* at) { return F16ToF32(static_cast<uint16_t>(at[0] | at[1] << 8)); };
+  for (int32_t r = 0; r < o.rows; ++r) {
+    for (int32_t d = 0; d < o.head_dim; ++d) {
+      o.keys[r * o.head_dim + d] = half(o.page_keys + 2 * (d * kExactTokensPerPage + o.slot + r));
+      o.values[r * o.head_dim + d] = half(o.page_values + 2 * ((o.slot + r) * o.head_dim + d));
+    }
+  }
 }
 
 }  // namespace spherical::kernels::reference

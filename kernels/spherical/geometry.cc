@@ -1,59 +1,30 @@
 #include "kernels/spherical/geometry.h"
 
-#include <cmath>
-
 #include "kernels/base/check.h"
+#include "kernels/base/float16.h"
+#include "kernels/spherical/value_rotation.h"
 
 namespace spherical::kernels {
 namespace {
 
 constexpr int32_t kWidths[] = {0, 1, 2, 3, 4, 5, 6, 8};
 
-// Signs of a value's coordinates before they are mixed: bits of splitmix64 from a constant seed, the same for every model.
-struct Signs {
-  float sign[kHeadDimMax];
-};
-constexpr Signs kSigns = [] {
-  Signs signs = {};
-  uint64_t state = 0x5b4e1ca1;
-  for (int32_t i = 0; i < kHeadDimMax; ++i) {
-    uint64_t bits = state += 0x9e3779b97f4a7c15u;
-    bits = (bits ^ (bits >> 30)) * 0xbf58476d1ce4e5b9u;
-    bits = (bits ^ (bits >> 27)) * 0x94d049bb133111ebu;
-    signs.sign[i] = (bits >> 63) != 0 ? -1.0f : 1.0f;
-  }
-  return signs;
-}();
+#include "kernels/base/lanes_portable.inc"
 
-void FlipSigns(int32_t head_dim, float* x) {
-  for (int32_t i = 0; i < head_dim; ++i) x[i] *= kSigns.sign[i];
+template <int kHalf>
+Lanes Butterfly(Lanes a) {
+  const auto within = [](Quad x) {  // kHalf 1 or 2
+    const Quad swapped = kHalf == 1 ? __builtin_shufflevector(x, x, 1, 0, 3, 2) : __builtin_shufflevector(x, x, 2, 3, 0, 1);
+    const QuadInt upper = kHalf == 1 ? QuadInt{0, -1, 0, -1} : QuadInt{0, 0, -1, -1};
+    return Select(upper, swapped - x, swapped + x);
+  };
+  const Quad* x = a.part;
+  if constexpr (kHalf == 8) return {{x[0] + x[2], x[1] + x[3], x[0] - x[2], x[1] - x[3]}};
+  if constexpr (kHalf == 4) return {{x[0] + x[1], x[0] - x[1], x[2] + x[3], x[2] - x[3]}};
+  return {{within(x[0]), within(x[1]), within(x[2]), within(x[3])}};
 }
 
-// D = power * odd: Walsh-Hadamard over `power` neighbours, then the reflection I - (2 / odd) J across the `odd` runs of them. Both are
-// symmetric and their own inverse, and they commute.
-void Mix(int32_t head_dim, float* x) {
-  const int32_t power = head_dim & -head_dim, odd = head_dim / power;
-  for (int32_t run = 0; run < head_dim; run += power) {
-    for (int32_t half = 1; half < power; half *= 2) {
-      for (int32_t first = run; first < run + power; first += 2 * half) {
-        for (int32_t i = first; i < first + half; ++i) {
-          const float a = x[i], b = x[i + half];
-          x[i] = a + b;
-          x[i + half] = a - b;
-        }
-      }
-    }
-  }
-  const float scale = 1 / std::sqrt(static_cast<float>(power));
-  for (int32_t i = 0; i < head_dim; ++i) x[i] *= scale;
-  if (odd == 1) return;
-  for (int32_t i = 0; i < power; ++i) {
-    float sum = 0;
-    for (int32_t run = 0; run < odd; ++run) sum += x[run * power + i];
-    const float shift = 2 * sum / static_cast<float>(odd);
-    for (int32_t run = 0; run < odd; ++run) x[run * power + i] -= shift;
-  }
-}
+#include "kernels/spherical/value_rotation.inc"
 
 }  // namespace
 
@@ -83,14 +54,7 @@ void AllotWidths(const float* importance, int32_t groups, int32_t total, uint8_t
   }
 }
 
-void RotateValue(int32_t head_dim, float* x) {
-  FlipSigns(head_dim, x);
-  Mix(head_dim, x);
-}
-
-void UnrotateValue(int32_t head_dim, float* x) {
-  Mix(head_dim, x);
-  FlipSigns(head_dim, x);
-}
+void RotateValue(int32_t head_dim, float* x) { RotateAny<false>(head_dim, x, x); }
+void UnrotateValue(int32_t head_dim, float* x) { RotateAny<true>(head_dim, x, x); }
 
 }  // namespace spherical::kernels

@@ -11,7 +11,8 @@ namespace spherical::kernels {
 // cannot rebuild keys.
 struct QueryGeometry {
   int32_t head_dim = 0;
-  const float* map = nullptr;  // [D, D]   F^(-T), row-major
+  const float* map = nullptr;     // [D, D]   F^(-T), row-major
+  const float* centre = nullptr;  // [D]      mu, or null for 0: q.mu joins coded tokens with exact ones. It cannot rebuild keys either
   uint8_t widths[kTierCount][kGroupsMax] = {};
 };
 

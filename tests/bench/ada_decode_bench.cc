@@ -137,7 +137,7 @@ class Work {
     const int32_t groups = case_.head_dim / kGroup;
     for (int32_t i = 0; i < groups; ++i) widths[i] = kProfiles[static_cast<int32_t>(tier)][i * 4 / groups];
     for (int64_t list = 0; list < kTokens / case_.tokens; ++list) {
-      impl.prepare(geometry, tier, query_.data(), case_.group, digits_);
+      PrepareAdaQuery(impl, geometry, tier, query_.data(), case_.group, digits_);
       impl.attend(shape_, arena, {.query = &digits_, .pages = pages_.data() + list * PagesPerList(), .tokens = case_.tokens, .tier = tier,
                                   .widths = widths, .state = {max_.data(), sum_.data(), output_.data()}});
     }

@@ -86,7 +86,7 @@ void Measure(const CodecImpl& impl, int32_t head_dim) {
     const int64_t n = TokensPerPage(above, head_dim), lower = TokensPerPage(below, head_dim), tokens = pages * n;
     const double seconds = MedianSeconds([&] {
       for (int64_t i = 0; i < tokens; ++i) {
-        impl.demote(geometry, above, &from[i / n * page_bytes], static_cast<int32_t>(i % n), below, &to[i / lower * page_bytes],
+        impl.demote(geometry, above, &from[i / n * page_bytes], static_cast<int32_t>(i % n), 1, below, &to[i / lower * page_bytes],
                     static_cast<int32_t>(i % lower));
       }
     });

@@ -48,7 +48,9 @@ TEST_CASE("every uniform tier keeps every token from prompt to last answer, what
     EngineRoom room(600, OptionChanges{.mode = mode.mode});
     std::vector<Submission> requests;
     uint32_t seed = 1;
-    for (const size_t prompt : {1, 3, 4, 5, 16, 63, 64, 67, 68, 69, 100, 101, 300, 1000}) requests.push_back(Ask(Text(prompt, ++seed), 120));
+    for (const size_t prompt : {1, 3, 4, 5, 16, 63, 64, 67, 68, 69, 100, 101, 300, 1000}) {
+      requests.push_back(Ask(Text(prompt, ++seed), 120));
+    }
     requests.push_back(Ask(Text(20, 99), 1));
     CheckServes(room, std::move(requests));
   }

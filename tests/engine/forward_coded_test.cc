@@ -69,7 +69,8 @@ class CodedRunner {
     for (int32_t i = 0; i < pages.heads(); ++i) {
       HeadPages& head = pages.head(i);
       if (head.sealed) {
-        Grow(head.of(Tier::kT8).pages, head.of(Tier::kT8).tokens + rows, kernels::TokensPerPage(Tier::kT8, model_.spec.head_dim), next_coded_);
+        HeadPages::Coded& whole = head.of(Tier::kT8);
+        Grow(whole.pages, whole.tokens + rows, kernels::TokensPerPage(Tier::kT8, model_.spec.head_dim), next_coded_);
       } else {
         Grow(head.exact, entered + rows - head.exact_begin, 16, next_exact_);
       }

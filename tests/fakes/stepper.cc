@@ -78,7 +78,8 @@ void FakeStepper::WriteAndReadHead(const StepItem& item, const HeadPages& pages,
   for (int32_t p = pages.exact_begin; !pages.sealed && p < end; ++p) read.push_back(ExactSlot(pages, p));
   Expect(static_cast<int32_t>(read.size()) == end, "a head's tiers do not add up to its tokens");
   if (!pages.sealed) {
-    Expect(static_cast<int64_t>(pages.exact.size()) == CeilDiv(end - pages.exact_begin, kSlots), "a head has too many or too few f16 pages");
+    const int64_t wanted = CeilDiv(end - pages.exact_begin, kSlots);
+    Expect(static_cast<int64_t>(pages.exact.size()) == wanted, "a head has too many or too few f16 pages");
   }
   for (int32_t t = 0; t < kernels::kTierCount; ++t) {
     const int32_t tokens = t == 0 ? whole : pages.tiers[static_cast<size_t>(t)].tokens;

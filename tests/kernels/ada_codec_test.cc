@@ -49,7 +49,7 @@ struct Head {
       centre[i] = static_cast<float>(3 * normal(random));
     }
     keys = {.head_dim = dims, .centre = centre.data(), .map = map.data(), .importance = importance.data()};
-    queries = {.head_dim = dims, .map = query_map.data()};
+    queries = {.head_dim = dims, .map = query_map.data(), .centre = centre.data()};
     for (const Tier tier : kTiers) {
       uint8_t* widths = keys.widths[static_cast<int32_t>(tier)];
       AllotWidths(importance.data(), dims / kGroup, KeyWidths(tier, dims), widths);
@@ -58,7 +58,7 @@ struct Head {
   }
 };
 
-void CheckTier(int32_t dims, Tier tier) {
+void CheckTier(int32_t dims, Tier tier, float softcap = 0) {
   std::mt19937_64 random(dims + static_cast<int32_t>(tier));
   Head head(dims, random);
   std::normal_distribution<float> normal;
@@ -93,12 +93,12 @@ void CheckTier(int32_t dims, Tier tier) {
       decoded_values[t * dims + j] = value[j];
     }
   }
-  const AttentionShape shape = {.head_dim = dims, .group = group, .scale = 1 / std::sqrt(static_cast<float>(dims)),
+  const AttentionShape shape = {.head_dim = dims, .group = group, .scale = 1 / std::sqrt(static_cast<float>(dims)), .softcap = softcap,
                                 .page_bytes = PageBytes(dims)};
   for (const AdaDecodeImpl& impl : AdaDecodeImpls()) {
     if (!impl.supported()) continue;
     AdaQuery digits = {};
-    impl.prepare(head.queries, tier, query.data(), group, digits);
+    PrepareAdaQuery(impl, head.queries, tier, query.data(), group, digits);
     std::vector<float> max(group), sum(group), output(group * dims);
     impl.attend(shape, arena.data(), {.query = &digits, .pages = pages, .tokens = tokens, .tier = tier, .widths = widths,
                                       .state = {max.data(), sum.data(), output.data()}});
@@ -106,6 +106,7 @@ void CheckTier(int32_t dims, Tier tier) {
       std::vector<double> logits(tokens), want(dims);
       for (int32_t t = 0; t < tokens; ++t) {
         for (int32_t d = 0; d < dims; ++d) logits[t] += shape.scale * query[g * dims + d] * decoded_keys[t * dims + d];
+        if (softcap > 0) logits[t] = softcap * std::tanh(logits[t] / softcap);
       }
       const double top = *std::max_element(logits.begin(), logits.end());
       double total = 0;
@@ -120,6 +121,7 @@ void CheckTier(int32_t dims, Tier tier) {
         size += std::pow(want[d] / total, 2);
       }
       INFO(impl.name << " tier " << static_cast<int>(tier) << " D " << dims << " head " << g);
+      CHECK(max[g] + CentreLogit(shape, digits, g) == Approx(top).epsilon(1e-4).margin(1e-4));  // of q.k, centre and all
       CHECK(std::sqrt(error / size) <= 5e-4);  // queries to 16 bits of their largest coordinate; one digit would be wrong by 256 times that
     }
   }
@@ -129,6 +131,10 @@ TEST_CASE("Attention over what the codec wrote is attention over what it decodes
   for (const int32_t dims : {64, 80, 96, 128, 256}) {
     for (const Tier tier : kTiers) CheckTier(dims, tier);
   }
+}
+
+TEST_CASE("Under a softcap too, which sees the centre's part of the logit") {
+  for (const int32_t dims : {64, 128}) CheckTier(dims, Tier::kT4, 4.0f);
 }
 
 }  // namespace

@@ -54,7 +54,7 @@ struct Queries {
     for (float& x : rows) x = size * normal(random);
     geometry = {.head_dim = dims, .map = map.data()};
     std::copy(pages.widths.begin(), pages.widths.end(), geometry.widths[static_cast<int32_t>(pages.tier)]);
-    AdaDecodeImpls()[0].prepare(geometry, pages.tier, rows.data(), group, digits);
+    PrepareAdaQuery(AdaDecodeImpls()[0], geometry, pages.tier, rows.data(), group, digits);
   }
 };
 
@@ -197,7 +197,7 @@ TEST_CASE("The largest sums of integers do not overflow") {
     Queries queries(pages, 2, 5);
     std::fill(queries.map.begin(), queries.map.end(), 1 / 256.0f);  // all coordinates alike: every digit is the largest
     std::fill(queries.rows.begin(), queries.rows.end(), 1.0f);
-    AdaDecodeImpls()[0].prepare(queries.geometry, pages.tier, queries.rows.data(), 2, queries.digits);
+    PrepareAdaQuery(AdaDecodeImpls()[0], queries.geometry, pages.tier, queries.rows.data(), 2, queries.digits);
     REQUIRE(queries.digits.high[0][0] == 127);
     REQUIRE(queries.digits.low[1][255] == 127);
     CheckAll(pages, queries);
@@ -220,7 +220,7 @@ TEST_CASE("Digits of queries are the query to 16 bits, the same from every instr
       const Queries queries(pages, 5, 7);
       const std::vector<AdaDecodeImpl> impls = Supported();
       AdaQuery first = {};
-      impls[1].prepare(queries.geometry, tier, queries.rows.data(), 5, first);
+      PrepareAdaQuery(impls[1], queries.geometry, tier, queries.rows.data(), 5, first);
       for (int32_t g = 0; g < 5; ++g) {
         CHECK(first.scale[g] == Approx(queries.digits.scale[g]).epsilon(1e-5));
         int32_t apart = 0;
@@ -235,7 +235,7 @@ TEST_CASE("Digits of queries are the query to 16 bits, the same from every instr
       }
       for (size_t i = 2; i < impls.size(); ++i) {
         AdaQuery other = {};
-        impls[i].prepare(queries.geometry, tier, queries.rows.data(), 5, other);
+        PrepareAdaQuery(impls[i], queries.geometry, tier, queries.rows.data(), 5, other);
         INFO(impls[i].name);
         CHECK(std::memcmp(&first, &other, sizeof(first)) == 0);
       }
@@ -331,7 +331,7 @@ TEST_CASE("A query of zero sees all tokens alike; one that is not finite shows i
     Queries queries(pages, 3, 32);
     std::fill_n(queries.rows.begin(), 64, 0.0f);
     queries.rows[64 + 7] = std::numeric_limits<float>::quiet_NaN();
-    impl.prepare(queries.geometry, pages.tier, queries.rows.data(), 3, queries.digits);
+    PrepareAdaQuery(impl, queries.geometry, pages.tier, queries.rows.data(), 3, queries.digits);
     const States states = Attend(impl, pages, queries);
     INFO(impl.name);
     CHECK(states.sum[0] == 90);

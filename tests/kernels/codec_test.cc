@@ -157,7 +157,7 @@ TEST_CASE("Coding and demoting into a slot leaves every other slot, the utilitie
         for (const bool demoted : {false, true}) {
           std::vector<uint8_t> page = before;
           if (demoted) {
-            Reference().demote(head.geometry, Tier::kT8, source.data(), 3, tier, page.data(), slot);
+            Reference().demote(head.geometry, Tier::kT8, source.data(), 3, 1, tier, page.data(), slot);
           } else {
             Reference().encode(head.geometry, tier, z.data(), v.data(), 1, slot, page.data(), nullptr);
           }
@@ -301,7 +301,7 @@ TEST_CASE("Vectors that are zero or not finite are stored with radius 0 and cost
       CHECK(error.key == 0);
       CHECK(error.value == 0);
       std::vector<uint8_t> lower(PageBytes(head_dim));
-      Reference().demote(head.geometry, tier, page.data(), 2, Tier::kT1, lower.data(), 0);
+      Reference().demote(head.geometry, tier, page.data(), 2, 1, Tier::kT1, lower.data(), 0);
       const Token demoted = TokenAt(head, Tier::kT1, lower, 0);
       CHECK(std::all_of(demoted.v.begin(), demoted.v.end(), [](float a) { return a == 0; }));
     }
@@ -330,7 +330,7 @@ void CheckLadder(const Head& head, const std::vector<Tier>& ladder, uint64_t see
     codec.encode(head.geometry, Tier::kT8, z.data(), v.data(), 1, 5, page.data(), nullptr);
     Tier from = Tier::kT8;
     for (size_t i = 0; i < ladder.size(); ++i) {
-      codec.demote(head.geometry, from, page.data(), 5, ladder[i], next.data(), 5);
+      codec.demote(head.geometry, from, page.data(), 5, 1, ladder[i], next.data(), 5);
       codec.encode(head.geometry, ladder[i], z.data(), v.data(), 1, 5, fresh.data(), nullptr);
       const Errors a = MeasuredErrors(head, ladder[i], next, z.data(), v.data(), 5);
       const Errors b = MeasuredErrors(head, ladder[i], fresh, z.data(), v.data(), 5);
@@ -372,7 +372,7 @@ TEST_CASE("Demotion to the same tier moves a token without changing it") {
       std::vector<uint8_t> from = RandomPage(head_dim, random), to = RandomPage(head_dim, random);
       const std::vector<float> z = Normal(head_dim, random), v = Normal(head_dim, random);
       Reference().encode(head.geometry, tier, z.data(), v.data(), 1, n - 1, from.data(), nullptr);
-      Reference().demote(head.geometry, tier, from.data(), n - 1, tier, to.data(), 1);
+      Reference().demote(head.geometry, tier, from.data(), n - 1, 1, tier, to.data(), 1);
       CHECK(TokenAt(head, tier, to, 1) == TokenAt(head, tier, from, n - 1));
     }
   }
@@ -396,13 +396,50 @@ TEST_CASE("Every implementation demotes to the bits of the reference, between al
             const int32_t to_slot = static_cast<int32_t>(random() % TokensPerPage(to, head_dim));
             const std::vector<uint8_t> before = RandomPage(head_dim, random);
             std::vector<uint8_t> want = before;
-            Reference().demote(head.geometry, from, page.data(), from_slot, to, want.data(), to_slot);
+            Reference().demote(head.geometry, from, page.data(), from_slot, 1, to, want.data(), to_slot);
             for (const CodecImpl& impl : Others()) {
               std::vector<uint8_t> got = before;
-              impl.demote(head.geometry, from, page.data(), from_slot, to, got.data(), to_slot);
+              impl.demote(head.geometry, from, page.data(), from_slot, 1, to, got.data(), to_slot);
               INFO(impl.name << " D " << head_dim << " from tier " << static_cast<int32_t>(from) << " to " << static_cast<int32_t>(to));
               CHECK(got == want);
             }
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("A run of tokens demotes as its tokens do one by one, wherever it begins and ends") {
+  Rng random(17);
+  for (const int32_t head_dim : kHeadDims) {
+    for (const Tier from : kTiers) {
+      Head head(head_dim);
+      if (head_dim != 64) head.DrawWidths(random);
+      const int32_t n = TokensPerPage(from, head_dim);
+      std::vector<uint8_t> page = RandomPage(head_dim, random);
+      const std::vector<float> z = Vectors(n, head_dim, random), v = Vectors(n, head_dim, random);
+      Reference().encode(head.geometry, from, z.data(), v.data(), n, 0, page.data(), nullptr);
+      for (const Tier to : kTiers) {
+        if (to < from) continue;
+        for (int32_t i = 0; i < 8; ++i) {
+          const int32_t room = std::min(n, TokensPerPage(to, head_dim));
+          const int32_t rows = i < 2 ? std::min(room, 16 << i) : 1 + static_cast<int32_t>(random() % room);
+          int32_t from_slot = static_cast<int32_t>(random() % (n - rows + 1));
+          int32_t to_slot = static_cast<int32_t>(random() % (TokensPerPage(to, head_dim) - rows + 1));
+          if (i < 3) from_slot -= from_slot % 16, to_slot -= to_slot % 16;
+          const std::vector<uint8_t> before = RandomPage(head_dim, random);
+          std::vector<uint8_t> want = before;
+          for (int32_t r = 0; r < rows; ++r) {
+            Reference().demote(head.geometry, from, page.data(), from_slot + r, 1, to, want.data(), to_slot + r);
+          }
+          for (const CodecImpl& impl : CodecImpls()) {
+            if (!impl.supported()) continue;
+            std::vector<uint8_t> got = before;
+            impl.demote(head.geometry, from, page.data(), from_slot, rows, to, got.data(), to_slot);
+            INFO(impl.name << " D " << head_dim << " from tier " << static_cast<int32_t>(from) << " slot " << from_slot << " to "
+                           << static_cast<int32_t>(to) << " slot " << to_slot << " rows " << rows);
+            CHECK(got == want);
           }
         }
       }
@@ -419,7 +456,7 @@ TEST_CASE("A heavy-tailed T8 token, whose radius was raised, demotes as well as 
     x[trial % 128] = 30;
     std::vector<uint8_t> page(PageBytes(128)), lower(PageBytes(128));
     Reference().encode(head.geometry, Tier::kT8, x.data(), x.data(), 1, 0, page.data(), nullptr);
-    Reference().demote(head.geometry, Tier::kT8, page.data(), 0, Tier::kT4, lower.data(), 0);
+    Reference().demote(head.geometry, Tier::kT8, page.data(), 0, 1, Tier::kT4, lower.data(), 0);
     Reference().encode(head.geometry, Tier::kT4, x.data(), x.data(), 1, 0, page.data(), nullptr);
     const Errors a = MeasuredErrors(head, Tier::kT4, lower, x.data(), x.data(), 0);
     const Errors b = MeasuredErrors(head, Tier::kT4, page, x.data(), x.data(), 0);
@@ -460,6 +497,66 @@ TEST_CASE("Mapped keys are F (k - mu), the same bits in every implementation, fo
         impl.map_keys(head.geometry, keys.data(), stride, rows, z.data());
         INFO(impl.name << " D " << head_dim << " rows " << rows);
         CHECK(std::memcmp(z.data(), want.data(), z.size() * sizeof(float)) == 0);
+      }
+    }
+  }
+}
+
+TEST_CASE("Values are rotated and turned back to the same bits by every implementation, in place or not") {
+  Rng random(18);
+  for (const int32_t head_dim : kHeadDims) {
+    const int32_t rows = 5;
+    const int64_t stride = head_dim + 3;
+    const std::vector<float> values = Normal(rows * stride, random);
+    std::vector<float> want(rows * head_dim), back(rows * head_dim);
+    for (int32_t r = 0; r < rows; ++r) std::copy_n(&values[r * stride], head_dim, &want[r * head_dim]);
+    back = want;
+    for (int32_t r = 0; r < rows; ++r) {
+      RotateValue(head_dim, &want[r * head_dim]);
+      UnrotateValue(head_dim, &back[r * head_dim]);
+    }
+    for (const CodecImpl& impl : CodecImpls()) {
+      if (!impl.supported()) continue;
+      INFO(impl.name << " D " << head_dim);
+      std::vector<float> got(rows * head_dim), turned(rows * head_dim);
+      impl.rotate_values(head_dim, values.data(), stride, rows, got.data());
+      impl.unrotate_values(head_dim, values.data(), stride, rows, turned.data());
+      CHECK(std::memcmp(got.data(), want.data(), got.size() * sizeof(float)) == 0);
+      CHECK(std::memcmp(turned.data(), back.data(), got.size() * sizeof(float)) == 0);
+      impl.unrotate_values(head_dim, got.data(), head_dim, rows, got.data());
+      for (int32_t r = 0; r < rows; ++r) {
+        CHECK(SquaredDistance(&got[r * head_dim], &values[r * stride], head_dim) <= 1e-12 * Energy(&values[r * stride], head_dim));
+      }
+    }
+  }
+}
+
+TEST_CASE("Tokens of exact pages are read as the floats they stand for, whichever of them are wanted") {
+  Rng random(19);
+  for (const int32_t head_dim : kHeadDims) {
+    const std::vector<uint8_t> page = RandomPage(head_dim, random);  // subnormals, infinities and NaN among them
+    const auto half = [&](int32_t index) {
+      uint16_t bits;
+      std::memcpy(&bits, &page[2 * index], sizeof bits);
+      return F16ToF32(bits);
+    };
+    for (int32_t slot = 0; slot < 16; ++slot) {
+      for (int32_t rows = 0; rows <= 16 - slot; ++rows) {
+        std::vector<float> want_keys(rows * head_dim + 1, -7.0f), want_values(want_keys);
+        for (int32_t r = 0; r < rows; ++r) {
+          for (int32_t d = 0; d < head_dim; ++d) {
+            want_keys[r * head_dim + d] = half(d * 16 + slot + r);
+            want_values[r * head_dim + d] = half(16 * head_dim + (slot + r) * head_dim + d);
+          }
+        }
+        for (const CodecImpl& impl : CodecImpls()) {
+          if (!impl.supported()) continue;
+          std::vector<float> keys(want_keys.size(), -7.0f), values(keys);
+          impl.read_exact(head_dim, page.data(), slot, rows, keys.data(), values.data());
+          INFO(impl.name << " D " << head_dim << " slot " << slot << " rows " << rows);
+          CHECK(std::memcmp(keys.data(), want_keys.data(), keys.size() * sizeof(float)) == 0);
+          CHECK(std::memcmp(values.data(), want_values.data(), values.size() * sizeof(float)) == 0);
+        }
       }
     }
   }
