@@ -60,7 +60,7 @@ class KvStore {
   Handle Begin();
   Handle Share(const Kv& kv);  // kv is f16, outlives the result and is not written meanwhile
   Handle Copy(const Kv& kv);   // kv is f16
-  // Codes what was entered: the first tokens and the newest (engine/kv/retier.h) to T8, the others to `tier`.   geometry outlives the result
+  // Codes what was entered: the first tokens and the newest (engine/kv/retier.h) to T8, the others to `tier`. The geometry outlives it.
   Handle Seal(const Kv& kv, const engine::ModelGeometry& geometry, kernels::Tier tier);
 
   // Pages for `tokens` more tokens; what was entered into them; what was entered from `tokens` on, forgotten.

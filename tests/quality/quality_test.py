@@ -24,6 +24,7 @@ EXPECTED = json.loads((HERE / "expected.json").read_text())
 
 MODES = list(EXPECTED["mean_kl"])
 WINDOW = ("--prefill", "512", "--score", "240", "--start", "0")
+PLAIN = ("--geometry", "plain", "--haystacks", "0")
 # Another instruction set rounds otherwise, and a code that falls to the other side of an edge moves a divergence a little.
 TOLERANCE = 0.15
 TIERS = ("T8", "T4", "T3", "T2", "T1")
@@ -68,7 +69,8 @@ class QualityTest(unittest.TestCase):
                 self.assertAlmostEqual(self.rows[mode]["mean_kl"], expected, delta=TOLERANCE * expected)
 
     def test_rates_are_what_the_pages_hold(self):
-        # 444 of 512 tokens leave T8: 73 bytes at T4, 64 to a page; 68 stay, at 133 bytes and 32 to a page. 2 x 64 elements, pages of 4,736 bytes.
+        # 444 of 512 tokens leave T8: 73 bytes at T4, 64 to a page; 68 stay, at 133 bytes and 32 to a page of 4,736 bytes. 2 x 64 elements
+        # a token.
         row = self.rows["sphere:T4"]
         self.assertAlmostEqual(row["rate_bits"], (444 * 73 + 68 * 133) * 8 / (512 * 128))
         self.assertAlmostEqual(row["rate_real_bits"], (7 + 3) * 4736 * 8 / (512 * 128))
@@ -85,13 +87,13 @@ class QualityTest(unittest.TestCase):
 
 class EdgesTest(unittest.TestCase):
     def test_a_single_token_can_be_kept(self):
-        [exact, coded] = measure("--modes", "exact,sphere:T2", "--prefill", "1", "--score", "2", "--haystacks", "0", "--geometry", "plain")["rows"]
+        [exact, coded] = measure("--modes", "exact,sphere:T2", "--prefill", "1", "--score", "2", *PLAIN)["rows"]
         self.assertEqual(exact["mean_kl"], 0)
         self.assertGreaterEqual(coded["mean_kl"], 0)
         self.assertLess(coded["mean_kl"], 0.01)  # it is T8
 
     def test_windows_that_begin_elsewhere_are_other_windows(self):
-        [row] = measure("--modes", "q4_0", "--prefill", "32", "--score", "8", "--start", "0,100", "--haystacks", "0", "--geometry", "plain")["rows"]
+        [row] = measure("--modes", "q4_0", "--prefill", "32", "--score", "8", "--start", "0,100", *PLAIN)["rows"]
         self.assertEqual([window["start"] for window in row["windows"]], [0, 100])
         self.assertNotEqual(*(window["kl"] for window in row["windows"]))
 
@@ -121,8 +123,8 @@ class StoppingTest(unittest.TestCase):
     def test_control_c_stops_and_leaves_nothing(self):
         with tempfile.TemporaryDirectory() as folder:
             out = pathlib.Path(folder, "out.json")
-            command = [sys.executable, "-B", str(HERE / "run.py"), "--worker", str(WORKER), "--model", str(MODEL), "--text", str(PASSAGE), *WINDOW,
-                       "--geometry", "plain", "--json", str(out)]
+            command = [sys.executable, "-B", str(HERE / "run.py"), "--worker", str(WORKER), "--model", str(MODEL), "--text", str(PASSAGE),
+                       *WINDOW, *PLAIN, "--json", str(out)]
             with subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True) as process:
                 while "prefill" not in process.stderr.readline():
                     self.assertIsNone(process.poll())

@@ -3,18 +3,21 @@
 //   quality_worker MODEL THREADS f32|int8 TOKENS_MAX      answers {"vocabulary", "context_max", ...} once the model is loaded
 //
 //   {"do": "check", "modes": [NAME...]}            an error if one is unknown
-//   {"do": "geometry", ...}                        how keys are coded: see Geometry
+//   {"do": "geometry", "source": S}                how keys of modes without a geometry of their own are coded. S: "plain" (as without this
+//                                                  command); "self", the model's own text; "text", with "texts": [FILE...] and "tokens": of
+//                                                  each; "file", with "file": one that sphericalctl calibrate made
 //   {"do": "tokenize", "file": F} or {"text": T}   what later commands take tokens from                      {"tokens": N}
 //   {"do": "begin"}                                a new prefix; the one before is forgotten
 //   {"do": "prefill", "first": I, "tokens": N}     appends tokens [I, I + N) of the text to the prefix, exactly
-//   {"do": "exact", "first": I, "tokens": N}       the distributions after each of these, which modes are compared with   {"nll": ...}
+//   {"do": "exact", "first": I, "tokens": N}       the distributions after each of these, which modes are compared with  {"nll": ...}
 //   {"do": "mode", "name": NAME}                   keeps the prefix so and goes through the same tokens
 //                                                  {"mean_kl", "delta_nll", "top1", "rate_bits", "rate_real_bits"}
 //   {"do": "ask", "name": NAME, "questions": [{"question": Q, "answer": A}...]}
-//                                                  each after the prefix kept so, none after another    {"answers": [{"logprob", "greedy"}]}
+//                                                  each after the prefix kept so, none after another  {"answers": [{"logprob", "greedy"}]}
 //
 // Anything wrong is {"error": MESSAGE} and the end: a measurement with a failed part is none.
-#include <cmath>
+#include <algorithm>
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -30,7 +33,9 @@
 
 #include <nlohmann/json.hpp>
 
-#include "engine/budget/reservation_size.h"
+#include "engine/calibrate/calibration.h"
+#include "engine/calibrate/geometry_solver.h"
+#include "engine/model/geometry_file.h"
 #include "kernels/base/units.h"
 #include "tests/quality/divergence.h"
 #include "tests/quality/mode.h"
@@ -73,7 +78,7 @@ struct Reference {
 
 class Worker {
  public:
-  explicit Worker(std::unique_ptr<ScoringModel> model) : model_(std::move(model)) {}
+  Worker(std::string model_path, std::unique_ptr<ScoringModel> model) : model_path_(std::move(model_path)), model_(std::move(model)) {}
 
   json Run(const json& command) {
     using Verb = json (Worker::*)(const json&);
@@ -93,10 +98,39 @@ class Worker {
     return json::object();
   }
 
-  // The plain geometry needs nothing.
   json Geometry(const json& command) {
-    if (command.at("source") != "plain") Fail("only --geometry plain is known");
+    const std::string source = command.at("source");
+    if (source == "self") model_->UseGeometry(Solve(OrFail(engine::SampleItself(model_->for_calibration(), {}, {}))));
+    if (source == "text") model_->UseGeometry(Solve(OrFail(engine::ReadTexts(model_->for_calibration(), TextsOf(command), {}))));
+    if (source == "file") model_->UseGeometry(ReadStored(command.at("file")));
     return json::object();
+  }
+
+  engine::ModelGeometry Solve(const engine::KeyStatistics& statistics) {
+    return OrFail(engine::SolveGeometry(statistics, engine::PositionsOf(model_->spec(), model_->spec().context_max), model_->threads()));
+  }
+
+  std::vector<std::vector<TokenId>> TextsOf(const json& command) const {
+    std::vector<std::vector<TokenId>> texts;
+    for (const json& file : command.at("texts")) {
+      texts.push_back(Encode(ReadFile(file)));
+      if (static_cast<int32_t>(texts.back().size()) < engine::kTextTokensMin) {
+        Fail(file.get<std::string>() + " has " + std::to_string(texts.back().size()) + " tokens; calibration needs at least " +
+             std::to_string(engine::kTextTokensMin));
+      }
+      texts.back().resize(std::min(texts.back().size(), command.at("tokens").get<size_t>()));
+    }
+    return texts;
+  }
+
+  engine::ModelGeometry ReadStored(const std::string& path) {
+    const engine::TransformerSpec& spec = model_->spec();
+    const std::atomic<bool> stop = false;
+    const engine::Sha256 hash = OrFail(engine::HashFile(model_path_, stop));
+    return OrFail(engine::ReadGeometry(path, {.shape = {.layers = spec.layers, .kv_heads = spec.kv_heads, .head_dim = spec.head_dim},
+                                              .model = hash,
+                                              .context = spec.context_max}))
+        .geometry;
   }
 
   json Tokenize(const json& command) {
@@ -208,6 +242,7 @@ class Worker {
     return std::span(tokens_).subspan(first, count);
   }
 
+  const std::string model_path_;
   std::unique_ptr<ScoringModel> model_;
   std::vector<TokenId> tokens_;
   KvStore::Handle prefix_{nullptr, {}};
@@ -229,7 +264,7 @@ int main(int argc, char** argv) {
   const engine::TransformerSpec& spec = model->spec();
   quality::Answer({{"vocabulary", spec.vocabulary}, {"context_max", spec.context_max}, {"head_dim", spec.head_dim},
                    {"layers", spec.layers}, {"kv_heads", spec.kv_heads}, {"name", spec.name}});
-  quality::Worker worker(std::move(model));
+  quality::Worker worker(argv[1], std::move(model));
   for (std::string line; std::getline(std::cin, line);) quality::Answer(worker.Run(nlohmann::json::parse(line)));
   return 0;
 }

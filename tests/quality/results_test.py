@@ -18,7 +18,8 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 def row(mode, bits, kl):
     windows = [{"text": "a", "start": 0, "kl": kl / 2, "delta_nll": 0.0, "top1": 1.0}, {"text": "a", "start": 9, "kl": 1.5 * kl}]
-    return {"mode": mode, "rate_bits": bits, "rate_real_bits": bits + 0.3, "mean_kl": kl, "delta_nll": -0.001, "top1": 0.987, "windows": windows}
+    return {"mode": mode, "rate_bits": bits, "rate_real_bits": bits + 0.3, "mean_kl": kl, "delta_nll": -0.001, "top1": 0.987,
+            "windows": windows}
 
 
 def result(rows=(), geometry="text", **settings):
@@ -58,7 +59,8 @@ class ArgumentsTest(unittest.TestCase):
         for argv, message in (((), "at least one text"), (("--text", "none.txt"), "none.txt: there is no such file"),
                               (text + ("--prefill", "0"), "0 is too small"), (text + ("--score", "1"), "1 is too small"),
                               (text + ("--start", "-1"), "-1 is too small"), (text + ("--start", "many"), "'many' is not a whole number"),
-                              (text + ("--start", ""), "no number"), (text + ("--modes", ","), "no mode"), (text + ("--threads", "0"), "0 is too small"),
+                              (text + ("--start", ""), "no number"), (text + ("--modes", ","), "no mode"),
+                              (text + ("--threads", "0"), "0 is too small"),
                               (text + ("--geometry", "absent.geo"), "absent.geo: there is no such file"),
                               (text + ("--geometry", "plain", "--calibrate-text", "other.txt"), "leave one of them out"),
                               (text + ("--calibrate-text", "gone.txt"), "gone.txt: there is no such file"),
@@ -126,8 +128,8 @@ class TableTest(unittest.TestCase):
 
 
 class PlotTest(unittest.TestCase):
-    ROWS = [row("exact", 16, 0), row("exact:nudged", 16, 1e-7), row("uniform:T2", 2.6, 0.02), row("uniform:T4", 4.6, 0.002), row("q4_0", 4.5, 0.005),
-            row("q4_0:rotated", 4.5, 0.003), row("sphere:T4", 4.6, 0.004), row("something:new", 3, 0.01)]
+    ROWS = [row("exact", 16, 0), row("exact:nudged", 16, 1e-7), row("uniform:T2", 2.6, 0.02), row("uniform:T4", 4.6, 0.002),
+            row("q4_0", 4.5, 0.005), row("q4_0:rotated", 4.5, 0.003), row("sphere:T4", 4.6, 0.004), row("something:new", 3, 0.01)]
 
     def test_is_a_drawing_with_a_point_for_every_lossy_mode(self):
         drawing = ET.fromstring(plot.draw(self.ROWS, "KL & rate"))

@@ -1,8 +1,8 @@
 """Long-range retrieval: numbers hidden in a long text at several depths, asked for at its end. Everything is made from a seed.
 
-A haystack is filler with lines such as "Remember this: the magic number of the lantern is 4821." spread evenly over it. It is prefilled exactly and kept by a
-mode; then every line is asked for, each question by itself after the whole haystack. The score is the log-probability of the right
-number, and whether greedy decoding would have said it.
+A haystack is filler with lines such as "Remember this: the magic number of the lantern is 4821." spread evenly over it. It is prefilled
+exactly and kept by a mode; then every line is asked for, each question by itself after the whole haystack. The score is the
+log-probability of the right number, and whether greedy decoding would have said it.
 """
 import random
 
@@ -12,8 +12,8 @@ hazel helmet honey island jacket kettle ladder lantern lemon leopard magnet mapl
 pepper piano pillow pirate planet pocket prairie pumpkin rabbit ribbon river rocket saddle sailor scarf shovel silver spider squirrel
 statue temple thunder tiger timber tower trumpet tunnel turtle valley velvet violin walnut whistle willow window winter""".split()
 
-PEOPLE = ["The teacher", "A neighbour", "The baker", "My cousin", "An old farmer", "The captain", "A young doctor", "The mayor", "Her sister",
-          "The gardener", "A traveller", "The librarian", "His uncle", "The painter", "A student"]
+PEOPLE = ["The teacher", "A neighbour", "The baker", "My cousin", "An old farmer", "The captain", "A young doctor", "The mayor",
+          "Her sister", "The gardener", "A traveller", "The librarian", "His uncle", "The painter", "A student"]
 DEEDS = ["walked along", "talked about", "read a story about", "painted a picture of", "asked about", "remembered", "waited near",
          "wrote a letter about", "looked for", "dreamed of", "took a photograph of", "sang a song about", "drove past", "cleaned"]
 THINGS = ["the long wooden fence", "the market in the old town", "a road through the hills", "the quiet lake", "the school by the church",
@@ -67,7 +67,7 @@ def sentences_for(tokens, count_tokens):
 
 
 def summarise(answers, depths):
-    """Of {mode: [answers of a haystack...]}: numbers found and the mean change of log-probability from exact, in that many steps of depth."""
+    """Of {mode: [answers of a haystack...]}: numbers found and mean change of log-probability from exact, in that many steps of depth."""
     exact = answers["exact"]
     modes = []
     for mode, of_mode in answers.items():

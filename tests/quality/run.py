@@ -25,6 +25,7 @@ from worker import Worker, WorkerFailed  # noqa: E402
 MODES = ("exact,exact:nudged,uniform:T8,uniform:T4,uniform:T3,uniform:T2,uniform:T1,sphere:T8,sphere:T4,sphere:T3,sphere:T2,sphere:T1,"
          "q8_0,q4_0,q8_0:rotated,q4_0:rotated")
 GEOMETRIES = ("auto", "plain")
+MEANS = {"rate_bits": "rate_bits", "rate_real_bits": "rate_real_bits", "mean_kl": "kl", "delta_nll": "delta_nll", "top1": "top1"}
 PREFILL_STEP = 512         # tokens between two words of progress
 QUESTION_TOKENS_MAX = 128  # room for a question and its answer after a haystack
 NEEDLES, DEPTHS = 12, 6
@@ -59,14 +60,18 @@ def parse_args(argv):
     parser.add_argument("--command", default="tests/quality/run.py", help=argparse.SUPPRESS)
     parser.add_argument("--model", metavar="FILE", help="a GGUF file; the one that deploy/fetch_model.sh fetches if left out")
     parser.add_argument("--text", metavar="FILE", nargs="+", default=[], help="UTF-8 texts to measure on")
-    parser.add_argument("--start", type=numbers(0), default=[10000, 40000], metavar="N,N...", help="tokens of each text where windows start")
-    parser.add_argument("--prefill", type=number(1), default=6144, metavar="N", help="tokens that are kept by the modes")
+    parser.add_argument("--start", type=numbers(0), default=[10000, 40000], metavar="N,N...",
+                        help="tokens of each text where windows start")
+    parser.add_argument("--prefill", type=number(1), default=6144, metavar="N", help="tokens that the modes keep")
     parser.add_argument("--score", type=number(2), default=1024, metavar="N", help="tokens entered after them")
-    parser.add_argument("--modes", type=names, default=names(MODES), metavar="MODE,MODE...", help=f"the default: {MODES.replace(',', ', ')}")
+    parser.add_argument("--modes", type=names, default=names(MODES), metavar="MODE,MODE...",
+                        help=f"the default: {MODES.replace(',', ', ')}")
     parser.add_argument("--geometry", default="auto", metavar="auto|plain|FILE",
                         help="how keys of uniform modes are coded; auto: calibrated, on --calibrate-text or on the model's own text")
-    parser.add_argument("--calibrate-text", metavar="FILE", nargs="+", default=[], help="texts for --geometry auto: the first --prefill tokens of each")
-    parser.add_argument("--activations", choices=("f32", "int8"), default="f32", help="int8 is what serving does; its noise drowns small differences")
+    parser.add_argument("--calibrate-text", metavar="FILE", nargs="+", default=[],
+                        help="texts for --geometry auto: the first --prefill tokens of each")
+    parser.add_argument("--activations", choices=("f32", "int8"), default="f32",
+                        help="int8 is what serving does; its noise drowns small differences")
     parser.add_argument("--haystacks", type=number(0), default=2, metavar="N", help="texts for retrieval; 0: none")
     parser.add_argument("--threads", type=number(1), default=len(os.sched_getaffinity(0)), metavar="N")
     parser.add_argument("--from", dest="from_result", metavar="RESULT", help="measure nothing: take this result for what follows")
@@ -147,7 +152,8 @@ def measure(args):
     with Worker(args.worker, args.model, args.threads, args.activations, tokens_max) as worker:
         worker.ask("check", modes=args.modes)
         if args.prefill + args.score > worker.model["context_max"]:
-            raise Wrong(f"--prefill {args.prefill} and --score {args.score} are more than the {worker.model['context_max']} positions of this model")
+            raise Wrong(f"--prefill {args.prefill} and --score {args.score} are more than the {worker.model['context_max']} positions of "
+                        "this model")
         texts = [describe_text(worker, path, args) for path in args.text]
         geometry = geometry_command(args)
         result["settings"] = {"prefill": args.prefill, "score": args.score, "starts": args.start, "texts": texts, "modes": args.modes,
@@ -221,8 +227,7 @@ def rows_of(modes, windows):
     rows = []
     for mode in modes:
         of_mode = [window[mode] for window in windows]
-        mean = {key: statistics.fmean(window[key] for window in of_mode) for key in ("rate_bits", "rate_real_bits", "kl", "delta_nll", "top1")}
-        mean["mean_kl"] = mean.pop("kl")
+        mean = {name: statistics.fmean(window[key] for window in of_mode) for name, key in MEANS.items()}
         rows.append({"mode": mode} | mean | {"windows": of_mode})
     return rows
 

@@ -9,12 +9,13 @@
 #define SPHERICAL_TESTS_QUALITY_SCORING_MODEL_H_
 
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
+#include <utility>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
+#include "engine/calibrate/calibration.h"
 #include "engine/intake/submission.h"
 #include "engine/model/model_geometry.h"
 #include "engine/step/forward.h"
@@ -42,6 +43,9 @@ class ScoringModel {
   const engine::TransformerSpec& spec() const { return parts_.spec; }
   engine::ThreadPool& threads() { return threads_; }
   KvStore& kv() { return *kv_; }
+  engine::CalibratedModel for_calibration() {
+    return {.spec = parts_.spec, .weights = parts_.weights, .tokenizer = *parts_.tokenizer, .pool = threads_};
+  }
 
   // What modes without a geometry of their own are coded with; the plain one until then. No coded Kv is alive.
   void UseGeometry(engine::ModelGeometry geometry);

@@ -36,8 +36,9 @@ def header(result):
     texts = ", ".join(text["name"] for text in settings["texts"])
     starts = ", ".join(f"{start:,}" for start in settings["starts"])
     return [f"Measured {result['date']}, commit {result['commit']}, {result['cpu']}, {result['cores']} cores.",
-            f"Model {result['model']} (sha256 {result['model_sha256'][:12]}...). {settings['prefill']:,} tokens prefilled, {settings['score']:,} "
-            f"scored, windows of {texts} from tokens {starts}; {settings['activations']} activations; geometry: {geometry(settings)}.",
+            f"Model {result['model']} (sha256 {result['model_sha256'][:12]}...). {settings['prefill']:,} tokens prefilled, "
+            f"{settings['score']:,} scored, windows of {texts} from tokens {starts}; {settings['activations']} activations; "
+            f"geometry: {geometry(settings)}.",
             f"Command: `{result['command']}`."]
 
 
