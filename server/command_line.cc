@@ -32,6 +32,7 @@ absl::StatusOr<std::string> ReadConfigFile(const std::string& path) {
 const char* ValueWord(const Setting& setting) {
   if (setting.name == "model") return "FILE";
   if (setting.name == "grpc.listen") return "HOST:PORT";
+  if (setting.name == "kv.geometry") return "auto|plain|FILE";
   if (std::holds_alternative<Setting::Bytes>(setting.type)) return "BYTES";
   if (std::holds_alternative<Setting::Integer>(setting.type)) return "N";
   return "WORD";

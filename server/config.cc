@@ -39,6 +39,8 @@ const std::vector<Setting>& Table() {
        Setting::Choice{&Config::activations, {"int8", "f32"}}},
       {"kv.mode", "how keys and values are kept; exact: as f16; uniform:T: as radii and angle codes of tier T",
        Setting::Choice{&Config::kv_mode, KvModeNames()}},
+      {"kv.geometry", "how keys are coded; auto: calibrated once for the model and kept; plain: no calibration; or a file of sphericalctl calibrate",
+       Setting::Text{&Config::kv_geometry, "auto, plain or a path to a file of geometries"}},
       {"kv.pool_bytes", "memory for keys and values, taken at start", Setting::Bytes{&Config::kv_pool_bytes, kMiB, 64 * kTiB}},
       {"kv.prefill_workspace_bytes", "memory for exact keys and values of prompts, beside the pool; 0: enough for one whole context",
        Setting::Bytes{&Config::kv_prefill_workspace_bytes, 0, 64 * kTiB}},
@@ -254,6 +256,9 @@ absl::Status SetFromJson(absl::string_view text, absl::string_view file, Config&
 
 absl::Status Validate(const Config& config) {
   if (config.model.empty()) return absl::InvalidArgumentError("no model: say --model FILE, or \"model\" in the config file");
+  if (config.kv_geometry.empty()) {
+    return absl::InvalidArgumentError("kv.geometry (--kv-geometry): expected auto, plain or a path to a file of geometries; got \"\"");
+  }
   return ParseAddress(config.grpc_listen).status();
 }
 

@@ -23,6 +23,7 @@ struct Config {
   int64_t threads = 0;
   std::string activations = "int8";
   std::string kv_mode = "uniform:T4";
+  std::string kv_geometry = "auto";
   int64_t kv_pool_bytes = int64_t{1} << 30;
   int64_t kv_prefill_workspace_bytes = 0;
   int64_t context_max = 0;

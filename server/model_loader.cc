@@ -13,6 +13,7 @@
 #include "engine/model/transformer_spec.h"
 #include "engine/model/weights.h"
 #include "engine/step/cpu_stepper.h"
+#include "server/geometry_loader.h"
 #include "server/log.h"
 
 namespace spherical::server {
@@ -143,7 +144,12 @@ absl::StatusOr<LoadedModel> LoadModel(const Config& config, engine::ThreadPool& 
   model.served.tokenizer = *std::move(tokenizer);
   model.served.chat = *std::move(chat);
   std::optional<engine::ModelGeometry> geometry;
-  if (options->kv.mode.coded) geometry = engine::ModelGeometry::Plain({spec->layers, spec->kv_heads, spec->head_dim});
+  if (options->kv.mode.coded) {
+    const engine::CalibratedModel calibrated = {.spec = *spec, .weights = *weights, .tokenizer = *model.served.tokenizer, .pool = pool};
+    auto obtained = ObtainGeometry(config, options->context_max, calibrated, clock, stop);
+    if (!obtained.ok()) return obtained.status();
+    geometry = *std::move(obtained);
+  }
   const auto activations = config.activations == "f32" ? kernels::ActivationType::kF32 : kernels::ActivationType::kInt8;
   const engine::PrefillWorkspace workspace(options->kv.heads(), options->kv.head_dim, options->workspace_tokens);
   auto stepper = engine::MakeCpuStepper(*std::move(spec), *std::move(weights), pool,

@@ -116,6 +116,7 @@ void Forward::Multiply(std::initializer_list<Product> products) {
 
 void Forward::RotateAndEnter(const StepPlan& plan, int32_t layer, const KvArenas& arenas) {
   const int32_t d = spec_.head_dim;
+  if (geometry_ != nullptr) Grow(mapped_, static_cast<int64_t>(rows_.size()) * spec_.kv_heads);
   ForRows(static_cast<int64_t>(rows_.size()), [&](Range range) {
     for (int64_t r = range.begin; r < range.end; ++r) {
       const float* angles = &angles_[r * spec_.rotary_dim];
@@ -127,14 +128,23 @@ void Forward::RotateAndEnter(const StepPlan& plan, int32_t layer, const KvArenas
       for (int32_t kv_head = 0; kv_head < spec_.kv_heads; ++kv_head) {
         const HeadPages& pages = plan.items[row.item].pages->at(layer, kv_head);
         const float *key = keys + kv_head * d, *value = values + kv_head * d;
+        const int32_t head = layer * spec_.kv_heads + kv_head;
+        if (pages.sealed || pages.exact_begin > 0) {  // it holds codes
+          ada_.map(geometry_->query(head), &query_[(r * spec_.kv_heads + kv_head) * attention_.group * d], attention_.group,
+                   MappedOf(r, kv_head));
+        }
         if (pages.sealed) {
-          EnterCoded(pages, layer * spec_.kv_heads + kv_head, pages.of(Tier::kT8).tokens + row.index, key, value, arenas);
+          EnterCoded(pages, head, pages.of(Tier::kT8).tokens + row.index, key, value, arenas);
         } else {
           EnterExact(pages, row.position - pages.exact_begin, key, value, arenas);
         }
       }
     }
   });
+}
+
+kernels::AdaMappedQuery& Forward::MappedOf(int64_t row, int32_t kv_head) {
+  return mapped_[static_cast<size_t>(row * spec_.kv_heads + kv_head)];
 }
 
 void Forward::EnterExact(const HeadPages& pages, int32_t slot, const float* key, const float* value, const KvArenas& arenas) {
@@ -148,8 +158,7 @@ void Forward::EnterCoded(const HeadPages& pages, int32_t head, int32_t slot, con
   const int32_t page_tokens = kernels::TokensPerPage(Tier::kT8, d);
   alignas(64) float z[kernels::kHeadDimMax], rotated[kernels::kHeadDimMax];
   codec_.map_keys(geometry_->key(head), key, d, 1, z);
-  std::copy_n(value, d, rotated);
-  kernels::RotateValue(d, rotated);
+  codec_.rotate_values(d, value, d, 1, rotated);
   const PageId page = pages.of(Tier::kT8).pages[static_cast<size_t>(slot / page_tokens)];
   codec_.encode(geometry_->key(head), Tier::kT8, z, rotated, 1, slot % page_tokens, arenas.coded + page * arenas.coded_page_bytes, nullptr);
 }
@@ -167,7 +176,7 @@ void Forward::Attend(const StepPlan& plan, int32_t layer, const KvArenas& arenas
 void Forward::AttendPart(const StepPlan& plan, int32_t layer, const KvArenas& arenas, const AttentionPart& part) {
   const int64_t group_floats = int64_t{attention_.group} * spec_.head_dim;
   const int64_t row_floats = group_floats * spec_.kv_heads;
-  const int64_t offset = part.row * row_floats + part.kv_head * group_floats;
+  const int64_t offset = part.row * row_floats + part.kv_head * group_floats;  // of queries and of what they attended to
   const HeadPages& pages = plan.items[part.item].pages->at(layer, part.kv_head);
   const AttentionJoin& join = work_.joins[part.join];
   if (part.coded) {
@@ -196,36 +205,30 @@ void Forward::AttendPart(const StepPlan& plan, int32_t layer, const KvArenas& ar
 // Row after row: each reads the part's codes anew. `beside_exact`: the states meet those of exact keys, so what is common to coded keys
 // alone is added here: the centre's logit, and the values' rotation undone.
 void Forward::AttendCoded(const HeadPages& pages, int32_t head, const KvArenas& arenas, const AttentionPart& part, bool beside_exact) {
-  const int32_t d = spec_.head_dim, group = attention_.group;
+  const int32_t group = attention_.group;
   const kernels::QueryGeometry& geometry = geometry_->query(head);
   kernels::AttentionShape shape = attention_;
   shape.page_bytes = arenas.coded_page_bytes;
   const std::vector<PageId>& list = pages.of(part.tier).pages;
   for (int32_t r = 0; r < part.rows; ++r) {
-    const float* query = query_.data() + ((int64_t{part.row} + r) * spec_.kv_heads + part.kv_head) * group * d;
     const kernels::AttentionState state = StateAt(part.state_row + r);
     kernels::AdaQuery prepared;
-    ada_.prepare(geometry, part.tier, query, group, prepared);
+    ada_.split(geometry, part.tier, MappedOf(part.row + r, part.kv_head), group, prepared);
     ada_.attend(shape, arenas.coded,
                 {.query = &prepared,
-                 .pages = list.data() + part.first / kernels::TokensPerPage(part.tier, d),
+                 .pages = list.data() + part.first / kernels::TokensPerPage(part.tier, spec_.head_dim),
                  .tokens = part.coded_tokens(r),
                  .tier = part.tier,
                  .widths = geometry.widths[static_cast<size_t>(part.tier)],
                  .state = state});
     if (!beside_exact) continue;
     UnrotateHeads(state.output);
-    const float* centre = geometry_->key(head).centre;
-    for (int32_t g = 0; g < group; ++g) {
-      float dot = 0;
-      for (int32_t i = 0; i < d; ++i) dot += query[g * d + i] * centre[i];
-      state.max[g] += attention_.scale * dot;
-    }
+    for (int32_t g = 0; g < group; ++g) state.max[g] += kernels::CentreLogit(attention_, prepared, g);
   }
 }
 
 void Forward::UnrotateHeads(float* outputs) {
-  for (int32_t g = 0; g < attention_.group; ++g) kernels::UnrotateValue(spec_.head_dim, outputs + g * spec_.head_dim);
+  codec_.unrotate_values(spec_.head_dim, outputs, spec_.head_dim, attention_.group, outputs);
 }
 
 kernels::AttentionState Forward::StateAt(int32_t state_row) {

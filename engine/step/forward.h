@@ -76,6 +76,7 @@ class Forward {
   void Attend(const StepPlan& plan, int32_t layer, const KvArenas& arenas);
   void AttendPart(const StepPlan& plan, int32_t layer, const KvArenas& arenas, const AttentionPart& part);
   void AttendCoded(const HeadPages& pages, int32_t head, const KvArenas& arenas, const AttentionPart& part, bool beside_exact);
+  kernels::AdaMappedQuery& MappedOf(int64_t row, int32_t kv_head);
   void UnrotateHeads(float* outputs);  // [G, D]
   kernels::AttentionState StateAt(int32_t state_row);
   // Calls work(range) so that the ranges cover [0, m); in parallel where that pays.
@@ -108,6 +109,7 @@ class Forward {
   std::vector<float> key_, value_;       // [M, kv_heads, D]
   std::vector<float> attended_;          // [M, heads, D]
   std::vector<float> delta_;             // [M, width]
+  std::vector<kernels::AdaMappedQuery> mapped_;  // [M, kv_heads]  queries that meet codes
   std::vector<float> gate_, up_;         // [M, ffn_width]
   kernels::PreparedRows prepared_;
 

@@ -1,9 +1,7 @@
 #include "engine/step/retier_run.h"
 
 #include <algorithm>
-#include <cstring>
 
-#include "kernels/base/float16.h"
 #include "kernels/spherical/codec.h"
 #include "kernels/spherical/page_layout.h"
 
@@ -17,7 +15,7 @@ constexpr int32_t kTile = kernels::kExactTokensPerPage;
 // The tokens of one f16 page, ready to be coded.
 struct Tile {
   alignas(64) float keys[kTile * kernels::kHeadDimMax];    // [16, D]
-  alignas(64) float values[kTile * kernels::kHeadDimMax];  // [16, D]  rotated
+  alignas(64) float values[kTile * kernels::kHeadDimMax];  // [16, D]  then rotated
   alignas(64) float z[kTile * kernels::kHeadDimMax];       // [16, D]
 };
 
@@ -35,6 +33,7 @@ class HeadRetier {
     for (int32_t first = 0; first < tokens; first += kTile) {
       const int32_t rows = std::min(kTile, tokens - first);
       Read(item_.pages->exact[static_cast<size_t>(first / kTile)], rows, tile);
+      codec_.rotate_values(geometry_.head_dim, tile.values, geometry_.head_dim, rows, tile.values);
       codec_.map_keys(geometry_, tile.keys, geometry_.head_dim, rows, tile.z);
       // Runs of tokens that go to the same tier.
       for (int32_t row = 0; row < rows;) {
@@ -49,8 +48,8 @@ class HeadRetier {
 
   void Demote() {
     const int32_t whole = filled_[static_cast<size_t>(Tier::kT8)];
-    for (int32_t i = 0; i < item_.count; ++i) Move(kSinkTokens + i, item_.tier, filled_[static_cast<size_t>(item_.tier)] + i);
-    for (int32_t from = kSinkTokens + item_.count; from < whole; ++from) Move(from, Tier::kT8, from - item_.count);
+    Move(kSinkTokens, item_.count, item_.tier, filled_[static_cast<size_t>(item_.tier)]);
+    Move(kSinkTokens + item_.count, whole - kSinkTokens - item_.count, Tier::kT8, kSinkTokens);
   }
 
  private:
@@ -65,21 +64,8 @@ class HeadRetier {
   int32_t PageTokens(Tier tier) const { return kernels::TokensPerPage(tier, geometry_.head_dim); }
 
   void Read(PageId page, int32_t rows, Tile& tile) const {
-    const int32_t d = geometry_.head_dim;
     const uint8_t* bytes = arenas_.exact + page * arenas_.exact_page_bytes;
-    const auto half = [&](int64_t index) {
-      uint16_t bits;
-      std::memcpy(&bits, bytes + 2 * index, sizeof(bits));
-      return kernels::F16ToF32(bits);
-    };
-    const int64_t values = kernels::ExactValueOffset(d) / 2;
-    for (int32_t r = 0; r < rows; ++r) {
-      for (int32_t i = 0; i < d; ++i) {
-        tile.keys[r * d + i] = half(int64_t{i} * kTile + r);
-        tile.values[r * d + i] = half(values + int64_t{r} * d + i);
-      }
-      kernels::RotateValue(d, tile.values + r * d);
-    }
+    codec_.read_exact(geometry_.head_dim, bytes, 0, rows, tile.keys, tile.values);
   }
 
   void Encode(const Tile& tile, int32_t row, int32_t end, Tier tier) {
@@ -93,10 +79,17 @@ class HeadRetier {
     }
   }
 
-  // Within T8: the same codes in another slot.
-  void Move(int32_t from, Tier tier, int32_t to) const {
-    codec_.demote(geometry_, Tier::kT8, PageOf(Tier::kT8, from), from % PageTokens(Tier::kT8), tier, PageOf(tier, to),
-                  to % PageTokens(tier));
+  // T8 tokens from slot `from` on to slots of a tier, run by run of both lists' pages. Within T8: the same codes, further to the front.
+  void Move(int32_t from, int32_t tokens, Tier tier, int32_t to) const {
+    const int32_t from_page = PageTokens(Tier::kT8), to_page = PageTokens(tier);
+    while (tokens > 0) {
+      int32_t rows = std::min({tokens, from_page - from % from_page, to_page - to % to_page});
+      if (tier == Tier::kT8) rows = std::min(rows, from - to);  // never onto a slot that is still to be read
+      codec_.demote(geometry_, Tier::kT8, PageOf(Tier::kT8, from), from % from_page, rows, tier, PageOf(tier, to), to % to_page);
+      from += rows;
+      to += rows;
+      tokens -= rows;
+    }
   }
 
   const kernels::KeyGeometry& geometry_;

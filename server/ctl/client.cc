@@ -16,12 +16,13 @@
 namespace spherical::ctl {
 namespace {
 
-constexpr int kEndedByCtrlC = 128 + SIGINT;
+static_assert(kEndedByCtrlC == 128 + SIGINT);
 
-// Calls under way. Never destroyed: the signal thread outlives main's statics.
+// Calls and work under way. Never destroyed: the signal thread outlives main's statics.
 struct Calls {
   engine::Mutex mutex;
   std::set<grpc::ClientContext*> open ABSL_GUARDED_BY(mutex);
+  std::atomic<bool>* work ABSL_GUARDED_BY(mutex) = nullptr;
   bool interrupted ABSL_GUARDED_BY(mutex) = false;
 };
 Calls& CallsUnderWay() {
@@ -32,8 +33,9 @@ Calls& CallsUnderWay() {
 void OnCtrlC() {
   Calls& calls = CallsUnderWay();
   engine::MutexLock lock(calls.mutex);
-  if (calls.open.empty() || calls.interrupted) _exit(kEndedByCtrlC);
+  if ((calls.open.empty() && calls.work == nullptr) || calls.interrupted) _exit(kEndedByCtrlC);
   calls.interrupted = true;
+  if (calls.work != nullptr) calls.work->store(true);
   for (grpc::ClientContext* context : calls.open) context->TryCancel();
 }
 
@@ -59,6 +61,19 @@ Call::~Call() {
   engine::MutexLock lock(calls.mutex);
   calls.open.erase(&context_);
   if (calls.open.empty()) calls.interrupted = false;
+}
+
+StopOnCtrlC::StopOnCtrlC() {
+  Calls& calls = CallsUnderWay();
+  engine::MutexLock lock(calls.mutex);
+  calls.work = &flag_;
+}
+
+StopOnCtrlC::~StopOnCtrlC() {
+  Calls& calls = CallsUnderWay();
+  engine::MutexLock lock(calls.mutex);
+  calls.work = nullptr;
+  calls.interrupted = false;
 }
 
 void CatchCtrlC() {

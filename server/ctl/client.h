@@ -4,6 +4,7 @@
 #include <google/protobuf/duration.pb.h>
 #include <grpcpp/grpcpp.h>
 
+#include <atomic>
 #include <memory>
 #include <optional>
 #include <string>
@@ -15,8 +16,9 @@ namespace spherical::ctl {
 
 // Exit codes of sphericalctl.
 inline constexpr int kDone = 0;
-inline constexpr int kServerSaidNo = 1;  // any status but OK, not ready included
+inline constexpr int kServerSaidNo = 1;  // any status but OK, not ready included; work here that failed
 inline constexpr int kWrongUse = 2;      // flags, files: nothing was asked of the server
+inline constexpr int kEndedByCtrlC = 130;
 
 // A connection to one server.
 class Client {
@@ -42,6 +44,17 @@ class Call {
 
  private:
   grpc::ClientContext context_;
+};
+
+// Work of this process that Ctrl-C stops: while it lives, the first one sets the flag, a second one ends the process. One at a time.
+class StopOnCtrlC {
+ public:
+  StopOnCtrlC();
+  ~StopOnCtrlC();
+  const std::atomic<bool>& flag() const { return flag_; }
+
+ private:
+  std::atomic<bool> flag_{false};
 };
 
 // Before the first thread exists.

@@ -18,6 +18,7 @@ Command AddTokenize(CLI::App& app);
 Command AddStats(CLI::App& app);
 Command AddHealth(CLI::App& app);
 Command AddBench(CLI::App& app);
+Command AddCalibrate(CLI::App& app);
 
 }  // namespace spherical::ctl
 

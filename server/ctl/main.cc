@@ -1,4 +1,4 @@
-// sphericalctl: asks a running sphericald. Exit codes: 0 done, 1 the server said no, 2 wrong use.
+// sphericalctl: asks a running sphericald, or makes its geometries. Exit codes: 0 done, 1 the server said no or it failed, 2 wrong use.
 #include <string>
 #include <utility>
 #include <vector>
@@ -26,6 +26,7 @@ int main(int argc, char** argv) {
   add("stats", "what the server does and holds now", AddStats);
   add("health", "whether requests are taken; exit code 0 if so", AddHealth);
   add("bench", "load the server and measure it", AddBench);
+  add("calibrate", "make a model's geometries; needs no server", AddCalibrate);
 
   try {
     app.parse(argc, argv);

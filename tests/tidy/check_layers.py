@@ -17,7 +17,7 @@ ALLOWED = {
 }
 # Units reach the door too: bytes and counts are the words of its messages.
 SERVER_SEES_OF_KERNELS = "kernels/base/units.h"
-ENGINE_ORDER = ("intake", "kv", "budget", "batch", "model", "calibrate", "step", "stream")
+ENGINE_ORDER = ("intake", "kv", "budget", "batch", "model", "step", "calibrate", "stream")
 # Include nothing of ours but units; every stage may use them.
 ENGINE_SEAMS = ("engine/clock.h", "engine/host_memory.h", "engine/mutex.h")
 
