@@ -3,22 +3,27 @@
 
 #include <functional>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "engine/batch/step_plan.h"
 #include "engine/budget/reservation_size.h"
 #include "engine/intake/submission.h"
+#include "engine/kv/kv_mode.h"
 #include "engine/kv/kv_pool.h"
 #include "engine/kv/page_table.h"
-#include "engine/model/gguf.h"
+#include "engine/kv/retier.h"
+#include "engine/model/model_geometry.h"
 #include "engine/model/tokenizer.h"
 #include "engine/model/transformer_spec.h"
 #include "engine/step/stepper.h"
 #include "engine/step/thread_pool.h"
 #include "kernels/base/units.h"
 #include "kernels/dense/matmul.h"
+#include "kernels/spherical/page_layout.h"
 
 namespace spherical {
 
@@ -28,6 +33,7 @@ namespace spherical {
 //   auto model = LoadedModel::Load(path, {.tokens = TokenCount(4096)});
 //   const auto sequence = (*model)->Begin();
 //   TokenId next = (*model)->Enter(sequence, prompt);     // the likeliest token after the prompt
+//   (*model)->Seal(sequence);                             // coded modes: all of the prompt at once, as the engine does step by step
 class LoadedModel {
  public:
   struct Options {
@@ -35,6 +41,8 @@ class LoadedModel {
     int32_t threads = 2;
     TokenCount tokens;           // of all sequences at once; sizes the KV pool
     int32_t sequences_max = 1;
+    engine::KvMode mode = {};
+    std::optional<engine::ModelGeometry> geometry = {};  // coded modes; the plain one if left out
   };
   using Sequence = int32_t;
   struct Entry {
@@ -52,8 +60,11 @@ class LoadedModel {
   const engine::TransformerSpec& spec() const { return spec_; }
 
   Sequence Begin();                                     // a new, empty sequence
-  void Truncate(Sequence sequence, int32_t position);   // forgets what was entered from `position` on
+  // Forgets what was entered from `position` on. Of a sealed sequence: no more than what has come since and is still T8, or all.
+  void Truncate(Sequence sequence, int32_t position);
   void EndAll();
+  // Codes what the sequence holds; what enters from now on is T8, and leaves for the mode's tier when it is old.
+  void Seal(Sequence sequence);
 
   // Appends tokens to a sequence, in chunks of a whole step. The likeliest next token.
   engine::TokenId Enter(Sequence sequence, std::span<const engine::TokenId> tokens);
@@ -72,14 +83,21 @@ class LoadedModel {
 
   engine::StepOutput Run(engine::StepPlan& plan, std::span<const Entry> entries);
   void Lend(Held& held, int32_t tokens);
+  void LendTier(engine::HeadPages& head, kernels::Tier tier, int32_t tokens);
+  void DemoteOld(Held& held);
+  void Retier(Held& held, std::span<const engine::RetierItem> items);
+  static void Keep(std::vector<PageId>& pages, int64_t kept, engine::KvPool& pool, engine::Reservation& room);
+  // Where f16 pages come from: in the coded modes from a workspace of their own.
+  engine::KvPool& exact_pool() { return shape_.mode.coded ? *workspace_ : *pool_; }
+  engine::Reservation& exact_room() { return shape_.mode.coded ? workspace_room_ : room_; }
 
   engine::TransformerSpec spec_;
   engine::KvShape shape_;
   std::unique_ptr<const engine::Tokenizer> tokenizer_;
   std::unique_ptr<engine::ThreadPool> threads_;
   std::unique_ptr<engine::Stepper> stepper_;
-  std::unique_ptr<engine::KvPool> pool_;
-  engine::Reservation room_;
+  std::unique_ptr<engine::KvPool> pool_, workspace_;
+  engine::Reservation room_, workspace_room_;
   std::vector<Held> sequences_;
 };
 

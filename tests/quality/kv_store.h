@@ -1,0 +1,98 @@
+// The keys and values of a few sequences in the open: pages that a test may share, copy, rewrite, and count.
+//
+//   KvStore::Handle prefix = store->Begin();                // the forward pass enters tokens: Lend before, Record after
+//   KvStore::Handle again = store->Share(*prefix);          // reads the prefix's pages, continues in pages of its own
+//   KvStore::Handle other = store->Copy(*prefix);           // for Rewrite
+//   KvStore::Handle coded = store->Seal(*prefix, geometry, tier);
+//
+// Thread: one caller. A Handle gives its pages back; the store outlives it.
+#ifndef SPHERICAL_TESTS_QUALITY_KV_STORE_H_
+#define SPHERICAL_TESTS_QUALITY_KV_STORE_H_
+
+#include <cstdint>
+#include <memory>
+#include <span>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/statusor.h"
+#include "engine/budget/reservation_size.h"
+#include "engine/host_memory.h"
+#include "engine/kv/kv_pool.h"
+#include "engine/kv/page_table.h"
+#include "engine/model/model_geometry.h"
+#include "engine/step/kv_arenas.h"
+#include "engine/step/thread_pool.h"
+#include "kernels/base/units.h"
+#include "kernels/spherical/page_layout.h"
+
+namespace spherical::quality {
+
+// One sequence's KV.
+struct Kv {
+  explicit Kv(const engine::KvShape& shape) : pages(shape.layers, shape.kv_heads) {}
+  engine::PageTable pages;
+  int32_t tokens = 0;             // entered
+  int32_t borrowed = 0;           // f16 pages at the front of every head that belong to another sequence
+  const engine::ModelGeometry* geometry = nullptr;  // of coded pages; null: all is f16
+};
+
+// What a sequence costs, in bits per element of K and V of the tokens entered (design, glossary). Counted from its pages.
+struct KvRate {
+  double bits = 0;       // codes, radii and metadata of the tokens held, T8 tokens included; f16: the numbers
+  double real_bits = 0;  // pages held, open ones and what pages leave unused included
+};
+
+class KvStore {
+ public:
+  struct GiveBack {
+    KvStore* store;
+    void operator()(Kv* kv) const { store->End(kv); }
+  };
+  using Handle = std::unique_ptr<Kv, GiveBack>;
+
+  // Room for three sequences of that many tokens in f16, two of them coded. Memory that is not used is not taken.
+  static absl::StatusOr<std::unique_ptr<KvStore>> Make(const engine::KvShape& shape, TokenCount tokens_max, engine::ThreadPool& threads);
+  KvStore(const engine::KvShape& shape, engine::ThreadPool& threads) : shape_(shape), threads_(threads) {}  // for Make: no memory yet
+  KvStore(const KvStore&) = delete;
+  KvStore& operator=(const KvStore&) = delete;
+  ~KvStore();
+
+  Handle Begin();
+  Handle Share(const Kv& kv);  // kv is f16, outlives the result and is not written meanwhile
+  Handle Copy(const Kv& kv);   // kv is f16
+  // Codes what was entered: the first tokens and the newest (engine/kv/retier.h) to T8, the others to `tier`. The geometry outlives it.
+  Handle Seal(const Kv& kv, const engine::ModelGeometry& geometry, kernels::Tier tier);
+
+  // Pages for `tokens` more tokens; what was entered into them; what was entered from `tokens` on, forgotten.
+  void Lend(Kv& kv, int32_t tokens);
+  void Record(Kv& kv, int32_t tokens);
+  void Rewind(Kv& kv, int32_t tokens);
+
+  // Shows every token of every head, and keeps what is made of it, as f16. From several threads at once.   key, value [D]
+  using Rewriter = absl::FunctionRef<void(int32_t head, int32_t position, std::span<float> key, std::span<float> value)>;
+  void Rewrite(Kv& kv, Rewriter rewrite);
+
+  KvRate RateOf(const Kv& kv) const;
+  engine::KvArenas arenas();
+
+ private:
+  struct Arena {
+    engine::HostMemory memory;
+    std::unique_ptr<engine::KvPool> pool;
+    engine::Reservation room;
+  };
+  static absl::Status Allocate(PageCount pages, ByteCount page_bytes, Arena& arena);
+  void End(Kv* kv);
+  Handle MakeKv() { return Handle(std::make_unique<Kv>(shape_).release(), GiveBack{this}); }
+  uint8_t* ExactPage(PageId page) { return exact_.memory.data() + page * shape_.page_bytes.value(); }
+  int64_t TokensPerPage(kernels::Tier tier) const { return kernels::TokensPerPage(tier, shape_.head_dim); }
+  void LendTier(engine::HeadPages& head, kernels::Tier tier, int32_t tokens);
+
+  const engine::KvShape shape_;
+  engine::ThreadPool& threads_;
+  Arena exact_, coded_;
+};
+
+}  // namespace spherical::quality
+
+#endif  // SPHERICAL_TESTS_QUALITY_KV_STORE_H_

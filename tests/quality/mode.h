@@ -1,0 +1,39 @@
+// A mode is a name that turns into a way of keeping a prompt's keys and values.
+//
+//   exact               f16, as prefill left it: every other mode is compared with it
+//   exact:nudged        f16 with the last bit of every number turned: what a change of no importance costs
+//   uniform:T4          sealed to one tier, with the run's geometry. T8 T4 T3 T2 T1
+//   sphere:T4           the same with the plain geometry: rotation only, the same width for all coordinates
+//   q4_0                llama.cpp's blocks of 32. q8_0 q4_0
+//   q4_0:rotated        the same after a fixed rotation of keys and values
+//
+// The first 4 tokens of a prompt and its newest 64 are T8 in coded modes; blocks leave them f16.
+#ifndef SPHERICAL_TESTS_QUALITY_MODE_H_
+#define SPHERICAL_TESTS_QUALITY_MODE_H_
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+
+#include "absl/status/statusor.h"
+#include "kernels/spherical/page_layout.h"
+#include "tests/quality/block_format.h"
+
+namespace spherical::quality {
+
+struct Mode {
+  enum class Kind : uint8_t { kExact, kNudged, kBlocks, kCoded };
+  Kind kind = Kind::kExact;
+  BlockFormat format = BlockFormat::kQ8_0;   // kBlocks
+  bool rotated = false;                      // kBlocks
+  kernels::Tier tier = kernels::Tier::kT8;   // kCoded
+  bool plain = false;                        // kCoded: the plain geometry, not the run's
+};
+
+// InvalidArgument, naming the known modes, for a name that is none; Unimplemented for one that this head dim does not allow.
+absl::StatusOr<Mode> ParseMode(std::string_view name, int32_t head_dim);
+std::string KnownModes();  // "exact exact:nudged uniform:T8 ..."
+
+}  // namespace spherical::quality
+
+#endif  // SPHERICAL_TESTS_QUALITY_MODE_H_
