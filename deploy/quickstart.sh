@@ -41,9 +41,6 @@ say "model"
 model=$(deploy/fetch_model.sh)
 echo "$model"
 
-say "calibrate (once per model: how its keys are coded)"
-"$bin/server/ctl/sphericalctl" calibrate --model "$model" --if-needed
-
 say "serve"
 port_taken() { (exec 3<>"/dev/tcp/127.0.0.1/$1") 2>/dev/null; }
 if [[ -z "$listen" ]]; then

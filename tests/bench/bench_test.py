@@ -6,6 +6,7 @@ import pathlib
 import tempfile
 import unittest
 
+import codes
 import readme
 import run
 from side import Side, SideFailed
@@ -23,7 +24,7 @@ class WorkerTest(unittest.TestCase):
         cls.folder = tempfile.TemporaryDirectory()
         cls.text = pathlib.Path(cls.folder.name) / "text.txt"
         cls.text.write_text("One ship after another came into the harbour. " * 60)
-        cls.side = Side("ours", WORKER, MODEL, "2", "int8")
+        cls.side = Side("ours", WORKER, MODEL, "2", "int8", "exact")
 
     @classmethod
     def tearDownClass(cls):
@@ -63,7 +64,7 @@ class WorkerTest(unittest.TestCase):
 
     def test_says_what_is_wrong_and_ends(self):
         for command, message in ((("prefill", 3), "has 0 tokens"), (("decode", 1), "nothing is prepared"), (("dance",), "unknown command")):
-            with Side("ours", WORKER, MODEL, "1", "int8") as side, self.assertRaisesRegex(SideFailed, message):
+            with Side("ours", WORKER, MODEL, "1", "int8", "exact") as side, self.assertRaisesRegex(SideFailed, message):
                 side.ask(*command)
 
 
@@ -96,10 +97,37 @@ class ResultTest(unittest.TestCase):
         self.assertIn("| decode | 2 | 5 | 2 | 3 | **1.50** | 4.00 | >= 1.6: **missed** |", run.markdown(result))
 
 
+class CodesTest(unittest.TestCase):
+    @staticmethod
+    def turns(seconds):
+        return {"wall_s": [seconds] * 3, "cpu_s": [seconds / 2, seconds, 9 * seconds]}
+
+    def test_a_coded_worker_seals_answers_and_rewinds(self):
+        with Side("ours", WORKER, MODEL, "2", "int8", "uniform:T4") as side:
+            side.ask("text", HERE / "README.md")
+            side.ask("prepare", 2, 300)
+            for _ in range(3):
+                self.assertGreater(side.ask("decode", 8)["wall_s"], 0)
+
+    def test_bars_are_of_medians_and_the_peers_better_setting(self):
+        shallow = {side: self.turns(1) for side in (codes.OURS, codes.LOWER, codes.EXACT, codes.PLAIN, codes.FLASH, codes.Q4)}
+        deep = {codes.OURS: self.turns(2), codes.LOWER: self.turns(3), codes.EXACT: self.turns(3), codes.PLAIN: self.turns(7),
+                codes.FLASH: self.turns(10), codes.Q4: self.turns(16)}
+        many = {codes.OURS: self.turns(1), codes.PLAIN: self.turns(4), codes.FLASH: self.turns(2)}
+        result = {"turns": {codes.SHALLOW: shallow, "depth 50": deep, codes.MANY: many}, "threads": 1, "date": "", "commit": "", "cpu": "",
+                  "cores": 2, "kernel": "", "load_average": 0.0, "model": "", "model_sha256": "0" * 64, "command": ""}
+        result["bars"] = codes.bars(result["turns"], 50)
+        self.assertEqual([bar["value"] for bar in result["bars"]], [round(2 / 7, 4), 0.125, round(1 / 6, 4), 1.5, 2.0])
+        self.assertEqual([bar["pass"] for bar in result["bars"]], [True, True, True, False, False])
+        table = codes.markdown(result)
+        self.assertIn("| uniform:T4 | 1000.00 | 2000.00 | 1000.00 | 1000.00 |", table)
+        self.assertIn("| T2 / T4, time per token | 1.5 | <= 1 | **missed** |", table)
+
+
 class ReadmeTest(unittest.TestCase):
-    def test_both_tables_have_a_place(self):
+    def test_all_tables_have_a_place(self):
         text = (HERE / "README.md").read_text()
-        for name in ("speed", "correctness"):
+        for name in ("speed", "correctness", "codes"):
             once = readme.place(text, name, "A TABLE\n")
             self.assertIn("A TABLE\n", once)
             self.assertEqual(readme.place(once, name, "A TABLE\n"), once)

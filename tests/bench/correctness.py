@@ -79,7 +79,7 @@ def sides(args):
     threads = str(args.threads)
     return {
         "ours, f32 activations": (args.engine, args.model, threads, "f32"),
-        "ours, int8 activations": (args.engine, args.model, threads, "int8"),
+        "ours, int8 activations": (args.engine, args.model, threads, "int8", "exact"),
         "llama.cpp": (args.peer, args.model, threads, "off"),
         "llama.cpp, flash attention": (args.peer, args.model, threads, "on"),
     }

@@ -1,24 +1,30 @@
 // Our side of the benchmark: see worker.h. Steps are planned as the engine plans them and run by the CPU stepper.
 //
 //   engine_worker MODEL THREADS int8|f32
+#include <atomic>
 #include <cstring>
 #include <memory>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "engine/kv/kv_mode.h"
+#include "engine/model/geometry_file.h"
+#include "engine/model/gguf.h"
+#include "engine/model/transformer_spec.h"
 #include "tests/bench/worker.h"
 #include "tests/golden/loaded_model.h"
 
 namespace spherical::bench {
 namespace {
 
-constexpr TokenCount kTokensMax(8 * (2048 + 256));  // the largest row: eight sequences, with room to grow
+constexpr TokenCount kTokensMax(8 * (2048 + 512));  // the largest row: eight sequences, with room to grow
 constexpr int32_t kSequencesMax = 8;
 
 class EngineSide : public BenchSide {
  public:
-  explicit EngineSide(std::unique_ptr<LoadedModel> model) : model_(std::move(model)) {}
+  EngineSide(std::unique_ptr<LoadedModel> model, bool coded) : model_(std::move(model)), coded_(coded) {}
 
   std::vector<int32_t> Tokenize(const std::string& text) override {
     auto tokens = model_->tokenizer().Encode(text, {.add_bos = false});
@@ -42,7 +48,9 @@ class EngineSide : public BenchSide {
     depth_ = static_cast<int32_t>(prompts[0].size());
     for (const std::span<const int32_t> prompt : prompts) {
       sequences_.push_back(model_->Begin());
-      if (!prompt.empty()) model_->Enter(sequences_.back(), prompt);
+      if (prompt.empty()) continue;
+      model_->Enter(sequences_.back(), prompt);
+      if (coded_) model_->Seal(sequences_.back());
     }
   }
 
@@ -58,23 +66,41 @@ class EngineSide : public BenchSide {
 
  private:
   std::unique_ptr<LoadedModel> model_;
+  const bool coded_;
   std::vector<LoadedModel::Sequence> sequences_;
   int32_t depth_ = 0;
 };
+
+// The geometry that lies beside the model, if a good one does; without it keys are only rotated.
+std::optional<engine::ModelGeometry> KeptGeometry(const std::string& model) {
+  const auto file = engine::GgufFile::Open(model);
+  if (!file.ok()) return std::nullopt;
+  const auto spec = engine::ReadTransformerSpec(*file);
+  const std::atomic<bool> stop{false};
+  const auto hash = engine::HashFile(model, stop);
+  if (!spec.ok() || !hash.ok()) return std::nullopt;
+  auto kept = engine::ReadGeometry(
+      model + ".geometry", {.shape = {.layers = spec->layers, .kv_heads = spec->kv_heads, .head_dim = spec->head_dim}, .model = *hash});
+  if (!kept.ok()) return std::nullopt;
+  return std::move(kept->geometry);
+}
 
 }  // namespace
 }  // namespace spherical::bench
 
 int main(int argc, char** argv) {
   using namespace spherical;
-  if (argc != 4) bench::Fail("usage: engine_worker MODEL THREADS int8|f32");
+  const auto mode = argc == 5 ? engine::FindKvMode(argv[4]) : std::nullopt;
+  if (!mode) bench::Fail("usage: engine_worker MODEL THREADS int8|f32 exact|uniform:TIER");
   const bool f32 = std::strcmp(argv[3], "f32") == 0;
   const double start = bench::WallSeconds();
   auto model = LoadedModel::Load(argv[1], {.activations = f32 ? kernels::ActivationType::kF32 : kernels::ActivationType::kInt8,
                                            .threads = std::stoi(argv[2]),
                                            .tokens = bench::kTokensMax,
-                                           .sequences_max = bench::kSequencesMax});
+                                           .sequences_max = bench::kSequencesMax,
+                                           .mode = *mode,
+                                           .geometry = mode->coded ? bench::KeptGeometry(argv[1]) : std::nullopt});
   if (!model.ok()) bench::Fail(model.status().ToString());
-  bench::EngineSide side(*std::move(model));
+  bench::EngineSide side(*std::move(model), mode->coded);
   return bench::Serve(side, bench::WallSeconds() - start);
 }

@@ -66,7 +66,7 @@ def parse_args():
 
 
 def measure_rows(args, threads, tokens):
-    ours = Side("ours", args.engine, args.model, str(threads), "int8")
+    ours = Side("ours", args.engine, args.model, str(threads), "int8", "exact")
     plain = Side("llama.cpp", args.peer, args.model, str(threads), "off")
     flash = Side("llama.cpp, flash attention", args.peer, args.model, str(threads), "on")
     with ours, plain, flash:

@@ -224,7 +224,7 @@ TEST_CASE("A workspace too small for one chunk of a prompt, a head dim without k
     CHECK(EndOf(config).find("(--kv-prefill-workspace-bytes) together: 351") != std::string::npos);
   }
   SECTION("head dim") {
-    config.model = testing::WriteTestFile("odd.gguf", testing::TinyModel().UInt32("llama.attention.key_length", 48).Build());
+    config.model = testing::WriteTestFile("odd.gguf", testing::TinyModel().U32("llama.attention.key_length", 48).Build());
     CHECK(EndOf(config).find("head dim 48 is not supported; expected one of 64, 80, 96, 128, 256") != std::string::npos);
   }
   SECTION("no such geometry") {

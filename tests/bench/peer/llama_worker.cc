@@ -18,7 +18,8 @@ constexpr int32_t kMargin = 256;   // tokens a prepared sequence may grow by
 
 class LlamaSide : public BenchSide {
  public:
-  LlamaSide(const char* path, int32_t threads, bool flash_attention) : threads_(threads), flash_attention_(flash_attention) {
+  LlamaSide(const char* path, int32_t threads, bool flash_attention, ggml_type kv_type)
+      : threads_(threads), flash_attention_(flash_attention), kv_type_(kv_type) {
     llama_log_set([](ggml_log_level, const char*, void*) {}, nullptr);
     llama_backend_init();
     llama_model_params params = llama_model_default_params();
@@ -96,7 +97,7 @@ class LlamaSide : public BenchSide {
     params.n_batch = params.n_ubatch = kChunk;
     params.n_seq_max = static_cast<uint32_t>(sequences_);
     params.n_threads = params.n_threads_batch = threads_;
-    params.type_k = params.type_v = GGML_TYPE_F16;
+    params.type_k = params.type_v = kv_type_;
     params.flash_attn_type = flash_attention_ ? LLAMA_FLASH_ATTN_TYPE_ENABLED : LLAMA_FLASH_ATTN_TYPE_DISABLED;
     params.kv_unified = false;
     params.no_perf = true;
@@ -137,6 +138,7 @@ class LlamaSide : public BenchSide {
 
   const int32_t threads_;
   const bool flash_attention_;
+  const ggml_type kv_type_;
   llama_model* model_ = nullptr;
   const llama_vocab* vocabulary_ = nullptr;
   llama_context* context_ = nullptr;
@@ -149,8 +151,10 @@ class LlamaSide : public BenchSide {
 
 int main(int argc, char** argv) {
   using namespace spherical::bench;
-  if (argc != 4) Fail("usage: llama_worker MODEL THREADS on|off");
+  // Without flash attention the peer has no quantised values.
+  const bool q4 = argc == 4 && std::strcmp(argv[3], "q4_0") == 0;
+  if (argc != 4) Fail("usage: llama_worker MODEL THREADS on|off|q4_0");
   const double start = WallSeconds();
-  LlamaSide side(argv[1], std::stoi(argv[2]), std::strcmp(argv[3], "on") == 0);
+  LlamaSide side(argv[1], std::stoi(argv[2]), q4 || std::strcmp(argv[3], "on") == 0, q4 ? GGML_TYPE_Q4_0 : GGML_TYPE_F16);
   return Serve(side, WallSeconds() - start);
 }

@@ -1,0 +1,134 @@
+"""Decoding straight from codes, side by side with llama.cpp. Called by codes.sh, which builds both sides.
+
+Rounds and turns as in run.py. What a token costs in attention is the difference of a deep and an empty sequence, each the median of its
+turns; the peer's best is the setting with the least time per token at that depth.
+"""
+import argparse
+import json
+import pathlib
+import statistics
+import sys
+import tempfile
+import time
+
+import machine
+from side import Side
+
+SHALLOW, MANY = "depth 0", "8 sequences"
+OURS, EXACT, LOWER = "uniform:T4", "exact", "uniform:T2"
+PLAIN, FLASH, Q4 = "llama.cpp f16", "llama.cpp f16, flash attention", "llama.cpp q4_0"
+PAUSE_SECONDS = 0.05
+MANY_DEPTH = 2048
+
+
+def main():
+    args = parse_args()
+    if args.markdown:
+        print(markdown(json.loads(pathlib.Path(args.markdown).read_text())), end="")
+        return
+    result = machine.describe(args.model, args.command)
+    result["threads"], result["depth"] = args.threads, args.depth
+    with tempfile.TemporaryDirectory() as folder:
+        result["turns"] = measure(args, pathlib.Path(folder) / "tokens.i32")
+    result["bars"] = bars(result["turns"], args.depth)
+    if args.json:
+        pathlib.Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
+    print(markdown(result), end="")
+    sys.exit(0 if not args.check or all(bar["pass"] for bar in result["bars"]) else 1)
+
+
+def parse_args():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--engine", help="tests/bench/engine_worker")
+    parser.add_argument("--peer", help="llama_worker of build_peer.sh")
+    parser.add_argument("--model")
+    parser.add_argument("--text", help="English text of more tokens than --depth")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--depth", type=int, default=7680)
+    parser.add_argument("--command", default="tests/bench/codes.py", help="what the result says it was made by")
+    parser.add_argument("--json", help="write the result here")
+    parser.add_argument("--markdown", help="measure nothing: print this result as a table")
+    parser.add_argument("--check", action="store_true", help="exit code 1 when a bar is missed")
+    args = parser.parse_args()
+    if not args.markdown and not (args.engine and args.peer and args.model and args.text):
+        parser.error("--engine, --peer, --model and --text are needed")
+    return args
+
+
+def measure(args, tokens):
+    """{row: {side: {"wall_s": [per token of each turn], "cpu_s": [...]}}}"""
+    threads = str(args.threads)
+    ours = {mode: Side(mode, args.engine, args.model, threads, "int8", mode) for mode in (OURS, LOWER, EXACT)}
+    peers = {name: Side(name, args.peer, args.model, threads, kind) for name, kind in ((PLAIN, "off"), (FLASH, "on"), (Q4, "q4_0"))}
+    sides = {**ours, **peers}
+    try:
+        peers[PLAIN].ask("text", args.text)  # one tokenizer for all: the same work on both sides
+        peers[PLAIN].ask("save_tokens", tokens)
+        for side in sides.values():
+            side.ask("load_tokens", tokens)
+        deep = f"depth {args.depth}"
+        return {SHALLOW: take_turns(sides, (1, 0), 32, args.rounds, SHALLOW),
+                deep: take_turns(sides, (1, args.depth), 8, args.rounds, deep),
+                MANY: take_turns({name: sides[name] for name in (OURS, PLAIN, FLASH)}, (8, MANY_DEPTH), 8, args.rounds, MANY)}
+    finally:
+        for side in sides.values():
+            side.close()
+
+
+def take_turns(sides, prepared, count, rounds, name):
+    print(f"bench: {name}", file=sys.stderr, flush=True)
+    sides = list(sides.values())
+    for side in sides:
+        side.ask("prepare", *prepared)
+        side.ask("decode", count)  # warms caches and pages; not counted
+    turns = {side.name: {"wall_s": [], "cpu_s": []} for side in sides}
+    for i in range(rounds):
+        for side in sides[i % len(sides):] + sides[:i % len(sides)]:
+            time.sleep(PAUSE_SECONDS)
+            for kind, seconds in side.ask("decode", count).items():
+                turns[side.name][kind].append(seconds / count / prepared[0])
+    return turns
+
+
+def bars(turns, depth):
+    """What is asked of decoding from codes, by processor time: one thread computes, and the machine is shared."""
+    median = {row: {side: statistics.median(kinds["cpu_s"]) for side, kinds in sides.items()} for row, sides in turns.items()}
+    deep, shallow = median[f"depth {depth}"], median[SHALLOW]
+    best = min((PLAIN, FLASH), key=lambda side: deep[side])
+    attention = {side: deep[side] - shallow[side] for side in deep}
+    many_best = min(median[MANY][PLAIN], median[MANY][FLASH])
+
+    def bar(name, value, at_most=None, at_least=None):
+        limit = at_most if at_most is not None else at_least
+        return {"name": name, "value": round(value, 4), "at_most": at_most, "at_least": at_least,
+                "pass": value <= limit if at_most is not None else value >= limit}
+
+    return [bar(f"T4, time per token / {best}", deep[OURS] / deep[best], at_most=0.38),
+            bar(f"T4, time per token / {Q4}", deep[OURS] / deep[Q4], at_most=1 / 8),
+            bar(f"T4, attention / {best}", attention[OURS] / attention[best], at_most=1 / 6),
+            bar("T2 / T4, time per token", deep[LOWER] / deep[OURS], at_most=1.0),
+            bar(f"{MANY}, depth {MANY_DEPTH}: tokens/s at T4 / llama.cpp's better", many_best / median[MANY][OURS], at_least=3.0)]
+
+
+def markdown(result):
+    lines = [f"Measured {result['date']}, commit {result['commit']}, {result['cpu']}, {result['cores']} cores, Linux {result['kernel']}, "
+             f"load average {result['load_average']:.1f} at the start.",
+             f"Model {result['model']} (sha256 {result['model_sha256'][:12]}...), {result['threads']} thread(s). "
+             f"Command: `{result['command']}`.", "",
+             "Milliseconds of processor time per token, medians:", ""]
+    rows = list(result["turns"])
+    lines += ["| | " + " | ".join(rows) + " | attention |", "|---" * (len(rows) + 2) + "|"]
+    for side in result["turns"][SHALLOW]:
+        times = [statistics.median(result["turns"][row][side]["cpu_s"]) * 1e3 if side in result["turns"][row] else None for row in rows]
+        cells = ["" if t is None else f"{t:.2f}" for t in times]
+        lines.append(f"| {side} | " + " | ".join(cells) + f" | {times[1] - times[0]:.2f} |")
+    lines += ["", "| bar | measured | wanted | |", "|---|---|---|---|"]
+    for bar in result["bars"]:
+        wanted = f"<= {bar['at_most']:.3g}" if bar["at_most"] is not None else f">= {bar['at_least']:.3g}"
+        lines.append(f"| {bar['name']} | {bar['value']:.3g} | {wanted} | {'met' if bar['pass'] else '**missed**'} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()
