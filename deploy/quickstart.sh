@@ -60,17 +60,24 @@ stop() {
 trap 'stop 1' EXIT
 trap 'echo; echo "stopping"; stop 0' INT TERM HUP
 
-# The daemon says where it listens; then it loads the model, and is ready when health says so.
+# The daemon says where it listens; then it loads the model, calibrates at the first start, and is ready when health says so.
 ctl="$bin/server/ctl/sphericalctl"
 address=
 ready=0
-for (( i = 0; i < 600; ++i )); do
+lines=0
+for (( quiet = 0; quiet < 600; ++quiet )); do
   kill -0 "$daemon" 2>/dev/null || { cat "$log" >&2; die "sphericald stopped; its log is above"; }
   address=$(grep -oP 'listening on \K\S+:[0-9]+' "$log" | head -n 1 || true)
   if [[ -n "$address" ]] && "$ctl" --server "$address" health >/dev/null 2>&1; then ready=1; break; fi
+  lines_now=$(wc -l <"$log")
+  if (( lines_now > lines )); then
+    sed -n "$(( lines + 1 )),${lines_now}p" "$log" | grep -oE '(no geometry yet|calibrat).*' || true
+    lines=$lines_now
+    quiet=0
+  fi
   sleep 0.1
 done
-(( ready )) || { cat "$log" >&2; die "sphericald was not ready within a minute; its log is above"; }
+(( ready )) || { cat "$log" >&2; die "sphericald is not ready and has said nothing for a minute; its log is above"; }
 echo "sphericald serves $(basename "$model") at $address; its log is $log"
 
 say "ask: $prompt"

@@ -20,10 +20,13 @@ while [[ "$1" != --grpc-listen ]]; do shift; done
 port=${2##*:}
 (( port )) || port=34567
 echo "2026-01-31 12:00:00.123 info listening on 127.0.0.1:$port"
+[[ -z "${CALIBRATES:-}" ]] || { sleep 0.3; echo "... info calibrating: 40 %, 15 s left"; sleep 0.3; }
+touch "$FAKE_ROOT/ready"
 trap 'echo drained >"$FAKE_ROOT/drained"; exit 0' TERM
 while :; do sleep 0.05; done
 """
 CTL = """echo "ctl $*" >>"$FAKE_ROOT/ctl.log"
+[[ "$*" != *health* || -e "$FAKE_ROOT/ready" ]] || exit 1
 [[ "$*" != *chat* ]] || { [[ -z "${CHAT_FAILS:-}" ]] || exit 1; echo "an answer to: ${!#}"; }
 """
 
@@ -93,6 +96,11 @@ class QuickstartTest(unittest.TestCase):
         output, _ = process.communicate(timeout=30)
         self.assertEqual(process.returncode, 0, output)
         self.assert_daemon_gone()
+
+    def test_a_first_start_says_what_it_waits_for(self):
+        code, output = self.run_script("--once", CALIBRATES="1")
+        self.assertEqual(code, 0, output)
+        self.assertIn("\ncalibrating: 40 %, 15 s left\n", output)
 
     def test_a_taken_port_is_left_alone(self):
         with socket.socket() as taken:
