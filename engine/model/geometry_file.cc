@@ -26,7 +26,7 @@ namespace {
 static_assert(std::endian::native == std::endian::little);
 
 constexpr char kMagic[8] = {'S', 'P', 'H', 'G', 'E', 'O', 'M', '\n'};
-constexpr uint32_t kVersion = 1;
+constexpr uint32_t kVersion = 2;
 constexpr size_t kReadBytes = size_t{1} << 20;
 
 struct Header {
@@ -107,7 +107,7 @@ bool WriteAll(int descriptor, std::span<const char> bytes) {
 // f32 values of one head, in the file's order.
 size_t FloatsPerHead(int32_t head_dim) {
   const size_t d = static_cast<size_t>(head_dim);
-  return d + 2 * d * d + d / kernels::kGroup;
+  return d + 2 * d * d + d / kernels::kGroup + d * kernels::kGroup;
 }
 
 size_t FileBytes(const ModelGeometry::Shape& shape) {
@@ -137,6 +137,7 @@ std::string Serialise(const ModelGeometry& geometry, const GeometryOrigin& origi
     add(geometry.key(head).map, d * d);
     add(geometry.query(head).map, d * d);
     add(geometry.key(head).importance, d / kernels::kGroup);
+    add(geometry.shaping(head).data(), d * kernels::kGroup);
   }
   const Sha256 hash = HashOf(bytes);
   bytes.append(reinterpret_cast<const char*>(hash.data()), hash.size());
@@ -186,6 +187,7 @@ bool Fill(std::span<const char> bytes, ModelGeometry& geometry) {
     if (!take(geometry.centre(head)) || !take(geometry.map(head)) || !take(geometry.query_map(head))) return false;
     const std::span<float> importance = geometry.importance(head);
     if (!take(importance) || importance.back() < 0 || !std::is_sorted(importance.rbegin(), importance.rend())) return false;
+    if (!take(geometry.shaping(head))) return false;
   }
   return true;
 }

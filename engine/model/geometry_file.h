@@ -2,7 +2,7 @@
 //
 //     magic "SPHGEOM\n" | u32 version | u32 layers | u32 kv_heads | u32 head_dim | u32 context | u32 origin | u64 tokens
 //     | sha256 of the model's file [32]
-//     | per head (layer by layer): f32 centre [D], map [D, D], query map [D, D], importance [D/16]
+//     | per head (layer by layer): f32 centre [D], map [D, D], query map [D, D], importance [D/16], shaping [D, 16]
 //     | sha256 of all before [32]
 //
 // Widths are not stored: they follow from the importance. A reader refuses what is not whole, not of this version, not of this model, or

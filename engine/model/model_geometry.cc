@@ -19,11 +19,14 @@ ModelGeometry::ModelGeometry(const Shape& shape) : shape_(shape) {
   maps_.resize(heads * d * d);
   query_maps_.resize(heads * d * d);
   importances_.resize(heads * Groups(shape.head_dim));
+  shapings_.resize(heads * d * kernels::kGroup);
+  for (size_t i = 0; i < heads * d; ++i) shapings_[i * kernels::kGroup + i % kernels::kGroup] = 1;
   for (int32_t head = 0; head < this->heads(); ++head) {
     keys_.push_back({.head_dim = shape.head_dim,
                      .centre = centre(head).data(),
                      .map = map(head).data(),
-                     .importance = importance(head).data()});
+                     .importance = importance(head).data(),
+                     .shaping = shaping(head).data()});
     queries_.push_back({.head_dim = shape.head_dim, .map = query_map(head).data(), .centre = centre(head).data()});
   }
 }
@@ -42,6 +45,7 @@ ModelGeometry ModelGeometry::Plain(const Shape& shape) {
     std::copy(rotation.begin(), rotation.end(), geometry.map(head).begin());
     std::copy(rotation.begin(), rotation.end(), geometry.query_map(head).begin());  // orthonormal: its own inverse transpose
     std::fill(geometry.importance(head).begin(), geometry.importance(head).end(), 1.0f);
+    geometry.keys_[static_cast<size_t>(head)].shaping = nullptr;  // nothing is known of what errors weigh
   }
   geometry.AllotWidths();
   return geometry;
@@ -53,6 +57,9 @@ std::span<float> ModelGeometry::map(int32_t head) {
 }
 std::span<float> ModelGeometry::query_map(int32_t head) {
   return Part(query_maps_, head, static_cast<size_t>(shape_.head_dim) * static_cast<size_t>(shape_.head_dim));
+}
+std::span<float> ModelGeometry::shaping(int32_t head) {
+  return Part(shapings_, head, static_cast<size_t>(shape_.head_dim) * kernels::kGroup);
 }
 std::span<float> ModelGeometry::importance(int32_t head) { return Part(importances_, head, Groups(shape_.head_dim)); }
 

@@ -14,7 +14,7 @@ namespace spherical::engine {
 // Read-only once finished; move only.
 //
 //   ModelGeometry geometry(shape);
-//   ... write centre(h), map(h), query_map(h), importance(h) of every head ...
+//   ... write centre(h), map(h), query_map(h), importance(h), shaping(h) of every head ...
 //   geometry.AllotWidths();
 class ModelGeometry {
  public:
@@ -23,7 +23,7 @@ class ModelGeometry {
     bool operator==(const Shape&) const = default;
   };
 
-  // Every head without centre, map or importance.
+  // Every head without centre, map or importance; shaping is the identity.
   explicit ModelGeometry(const Shape& shape);
   // Needs no calibration: keys are rotated as values are, all coordinates count the same.
   static ModelGeometry Plain(const Shape& shape);
@@ -37,7 +37,9 @@ class ModelGeometry {
   std::span<float> centre(int32_t head);      // [D]       mu
   std::span<float> map(int32_t head);         // [D, D]    F
   std::span<float> query_map(int32_t head);   // [D, D]    F^(-T)
-  std::span<float> importance(int32_t head);  // [D/16]    lambda, not increasing
+  std::span<float> importance(int32_t head);  // [D/16]    not increasing
+  std::span<float> shaping(int32_t head);     // [D/16, 16, 16]  U, column by column
+  std::span<const float> shaping(int32_t head) const { return const_cast<ModelGeometry*>(this)->shaping(head); }
   // Widths of every tier from the importance. Call once the arrays are written.
   void AllotWidths();
 
@@ -50,6 +52,7 @@ class ModelGeometry {
   std::vector<float> maps_;         // [heads, D, D]
   std::vector<float> query_maps_;   // [heads, D, D]
   std::vector<float> importances_;  // [heads, D/16]
+  std::vector<float> shapings_;     // [heads, D/16, 16, 16]
   std::vector<kernels::KeyGeometry> keys_;
   std::vector<kernels::QueryGeometry> queries_;
 };

@@ -29,7 +29,6 @@ constexpr float kLargestRadius = 65504.0f;  // of f16
 // Demotion: why these, see codec.h.
 constexpr float kFirstShrink = 1 / 0.9f;   // leaving T8
 constexpr float kMergeShrink = 1 / 1.12f;  // pairs of codes become one
-constexpr float kRaisedRadius = 0.9f;      // mean square of u^ below which T8's radius was raised for its largest coordinate
 
 // A page of one tier of one head.
 struct CodecTier {
@@ -64,6 +63,7 @@ struct ReadOperands {
 struct EncodeOperands {
   CodecTier tier;
   const float *importance, *ones;  // [groups]
+  const float* shaping;            // [groups][16][16] or null
   const float *z, *v;              // [rows, D]
   int32_t rows, slot;
   uint8_t* page;
@@ -72,7 +72,7 @@ struct EncodeOperands {
 struct DemoteOperands {
   CodecTier from, to;
   bool same_tier;
-  const float *importance, *ones;
+  const float *importance, *ones, *shaping;
   const uint8_t* from_page;
   int32_t from_slot, rows;
   uint8_t* to_page;

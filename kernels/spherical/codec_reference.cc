@@ -58,8 +58,58 @@ struct Vector {
   }
 };
 
-uint16_t EncodeVector(const float* x, const Vector& to, const float* importance, bool wide, uint8_t* tile, float* error) {
-  LaneSums squares, along, norm, errors;
+// What a vector's coordinates weigh (codec.h). shaping [groups][16][16], column by column; null: they do not weigh on each other.
+struct Metric {
+  const float* importance;
+  const float* shaping;
+};
+
+// A vector in units of its radius, quantised; both it and its code points as the metric sees them.
+struct Quantised {
+  std::array<float, kHeadDimMax> codes = {}, vector = {}, points = {};
+  float along = 0, norm = 0;  // inner products in the metric: of vector and points, of the points
+};
+
+Quantised QuantiseVector(const std::array<float, kHeadDimMax>& u, const Vector& to, const Metric& metric) {
+  Quantised q;
+  std::array<float, kHeadDimMax> errors = {};
+  for (int32_t i = to.dims - 1; i >= 0; --i) {  // within a group from the last coordinate to the first; groups are apart
+    const int32_t width = to.width(i), first = i / kGroup * kGroup;
+    const float target = u[i] + errors[i];
+    if (width != 0) q.codes[i] = Quantise(target * kScales.inverse[width], width);
+    const float point = width == 0 ? 0 : CodePoint(q.codes[i], width);
+    if (metric.shaping == nullptr) {
+      q.points[i] = point;
+      q.vector[i] = u[i];
+      continue;
+    }
+    const float* column = metric.shaping + i * kGroup;
+    for (int32_t k = 0; k < kGroup; ++k) {
+      errors[first + k] = std::fma(u[i] - point, column[k], errors[first + k]);
+      q.points[first + k] = std::fma(point, column[k], q.points[first + k]);
+    }
+    q.vector[i] = target - point;  // and its point, once those before it have weighed on it
+  }
+  LaneSums along, norm;
+  for (int32_t i = 0; i < to.dims; ++i) {
+    if (metric.shaping != nullptr) q.vector[i] = q.points[i] + q.vector[i];
+    const float weighted = q.points[i] * metric.importance[i / kGroup];
+    along.AddProduct(i, weighted, q.vector[i]);
+    norm.AddProduct(i, weighted, q.points[i]);
+  }
+  q.along = along.Fold();
+  q.norm = norm.Fold();
+  return q;
+}
+
+void WriteCodes(const Quantised& q, const Vector& to, uint8_t* tile) {
+  for (int32_t i = 0; i < to.dims; ++i) {
+    if (to.width(i) != 0) to.Write(tile, i, q.codes[i]);
+  }
+}
+
+uint16_t EncodeVector(const float* x, const Vector& to, const Metric& metric, bool wide, uint8_t* tile, float* error) {
+  LaneSums squares;
   float largest = 0;
   for (int32_t i = 0; i < to.dims; ++i) {
     squares.AddProduct(i, x[i], x[i]);
@@ -67,56 +117,42 @@ uint16_t EncodeVector(const float* x, const Vector& to, const float* importance,
   }
   const float energy = squares.Fold();
   const bool sound = energy > 0 && energy < std::numeric_limits<float>::infinity();
-  float radius = std::sqrt(energy / static_cast<float>(to.dims));
-  if (wide) radius = std::max(radius, largest / kWideReach);
+  const float radius = wide ? largest / kWideReach : std::sqrt(energy / static_cast<float>(to.dims));
   const float inverse = sound ? 1 / radius : 0;
 
-  std::array<float, kHeadDimMax> points = {};
-  for (int32_t i = 0; i < to.dims; ++i) {
-    const int32_t width = to.width(i);
-    if (width == 0) continue;
-    const float a = sound ? x[i] : 0;
-    const float code = Quantise(a * (inverse * kScales.inverse[width]), width);
-    points[i] = CodePoint(code, width);
-    const float weighted = points[i] * importance[i / kGroup];
-    along.AddProduct(i, weighted, a);
-    norm.AddProduct(i, weighted, points[i]);
-    to.Write(tile, i, code);
-  }
-  const uint16_t stored = sound ? RoundRadius(along.Fold() / norm.Fold()) : 0;
+  std::array<float, kHeadDimMax> u = {};
+  for (int32_t i = 0; i < to.dims; ++i) u[i] = sound ? x[i] * inverse : 0;
+  const Quantised q = QuantiseVector(u, to, metric);
+  WriteCodes(q, to, tile);
+  const uint16_t stored = sound ? RoundRadius(radius * (q.along / q.norm)) : 0;
   if (error == nullptr) return stored;
+  LaneSums errors;
   for (int32_t i = 0; i < to.dims; ++i) {
-    const float off = std::fma(-F16ToF32(stored), points[i], sound ? x[i] : 0);
-    errors.AddProduct(i, off * importance[i / kGroup], off);
+    const float off = std::fma(-F16ToF32(stored), q.points[i], q.vector[i] * radius);
+    errors.AddProduct(i, off * metric.importance[i / kGroup], off);
   }
-  *error = errors.Fold();
+  *error = sound ? errors.Fold() : 0;
   return stored;
 }
 
 struct Requantised {
-  std::array<float, kHeadDimMax> codes = {};
+  Quantised q;
   float gain, score;
 };
 
-Requantised Requantise(const std::array<float, kHeadDimMax>& points, const Vector& to, const float* importance, float shrink) {
+Requantised Requantise(const std::array<float, kHeadDimMax>& points, const Vector& to, const Metric& metric, float shrink) {
+  std::array<float, kHeadDimMax> u = {};
+  for (int32_t i = 0; i < to.dims; ++i) u[i] = points[i] * shrink;
   Requantised out;
-  LaneSums along, norm;
-  for (int32_t i = 0; i < to.dims; ++i) {
-    const int32_t width = to.width(i);
-    if (width == 0) continue;
-    out.codes[i] = Quantise(points[i] * (shrink * kScales.inverse[width]), width);
-    const float point = CodePoint(out.codes[i], width);
-    const float weighted = point * importance[i / kGroup];
-    along.AddProduct(i, weighted, points[i]);
-    norm.AddProduct(i, weighted, point);
-  }
-  out.gain = along.Fold() / norm.Fold();
-  out.score = along.Fold() * out.gain;
+  out.q = QuantiseVector(u, to, metric);
+  const float inner = out.q.along / shrink;
+  out.gain = inner / out.q.norm;
+  out.score = inner * out.gain;
   return out;
 }
 
 uint16_t DemoteVector(const Vector& from, const uint8_t* from_tile, bool wide, bool same_tier, uint16_t radius, const Vector& to,
-                      const float* importance, uint8_t* tile) {
+                      const Metric& metric, uint8_t* tile) {
   if (same_tier) {
     for (int32_t i = 0; i < from.dims; ++i) {
       if (from.width(i) != 0) to.Write(tile, i, from.Read(from_tile, i));
@@ -134,17 +170,14 @@ uint16_t DemoteVector(const Vector& from, const uint8_t* from_tile, bool wide, b
   }
   float shrink = 1;
   if (wide) {
-    const float mean = squares.Fold() / static_cast<float>(from.dims);
-    shrink = mean < kRaisedRadius ? kFirstShrink / std::sqrt(mean) : keeps_wide ? 1 : kFirstShrink;
+    shrink = (keeps_wide ? 1.0f : kFirstShrink) / std::sqrt(squares.Fold() / static_cast<float>(from.dims));
   }
-  Requantised best = Requantise(points, to, importance, shrink);
-  if (!wide) {
-    const Requantised merged = Requantise(points, to, importance, kMergeShrink);
-    if (merged.score > best.score) best = merged;
+  Requantised best = Requantise(points, to, metric, shrink);
+  if (!wide || keeps_wide) {
+    const Requantised other = Requantise(points, to, metric, wide ? 1.0f : kMergeShrink);
+    if (other.score > best.score) best = other;
   }
-  for (int32_t i = 0; i < to.dims; ++i) {
-    if (to.width(i) != 0) to.Write(tile, i, best.codes[i]);
-  }
+  WriteCodes(best.q, to, tile);
   return RoundRadius(F16ToF32(radius) * best.gain);
 }
 
@@ -160,9 +193,9 @@ void DemoteToken(const DemoteOperands& o, int32_t from_slot, int32_t to_slot) {
   std::memcpy(&key, o.from_page + o.from.key_radii + 2 * from_slot, sizeof key);
   std::memcpy(&value, o.from_page + o.from.value_radii + 2 * from_slot, sizeof value);
   key = DemoteVector(KeyOf(o.from, from_slot), KeyTile(o.from, o.from_page, from_slot), o.from.wide, o.same_tier, key,
-                     KeyOf(o.to, to_slot), o.importance, KeyTile(o.to, o.to_page, to_slot));
+                     KeyOf(o.to, to_slot), {o.importance, o.shaping}, KeyTile(o.to, o.to_page, to_slot));
   value = DemoteVector(ValueOf(o.from, from_slot), ValueTile(o.from, o.from_page, from_slot), o.from.wide, o.same_tier, value,
-                       ValueOf(o.to, to_slot), o.ones, ValueTile(o.to, o.to_page, to_slot));
+                       ValueOf(o.to, to_slot), {o.ones, nullptr}, ValueTile(o.to, o.to_page, to_slot));
   std::memcpy(o.to_page + o.to.key_radii + 2 * to_slot, &key, sizeof key);
   std::memcpy(o.to_page + o.to.value_radii + 2 * to_slot, &value, sizeof value);
   o.to_page[o.to.utilities + to_slot] = o.from_page[o.from.utilities + from_slot];
@@ -213,8 +246,8 @@ void Encode(const EncodeOperands& o) {
     const int64_t first = int64_t{r} * o.tier.groups * kGroup;
     float* errors = o.errors == nullptr ? nullptr : o.errors + 2 * r;
     const uint16_t key =
-        EncodeVector(o.z + first, KeyOf(o.tier, slot), o.importance, o.tier.wide, KeyTile(o.tier, o.page, slot), errors);
-    const uint16_t value = EncodeVector(o.v + first, ValueOf(o.tier, slot), o.ones, o.tier.wide, ValueTile(o.tier, o.page, slot),
+        EncodeVector(o.z + first, KeyOf(o.tier, slot), {o.importance, o.shaping}, o.tier.wide, KeyTile(o.tier, o.page, slot), errors);
+    const uint16_t value = EncodeVector(o.v + first, ValueOf(o.tier, slot), {o.ones, nullptr}, o.tier.wide, ValueTile(o.tier, o.page, slot),
                                         errors == nullptr ? nullptr : errors + 1);
     std::memcpy(o.page + o.tier.key_radii + 2 * slot, &key, sizeof key);
     std::memcpy(o.page + o.tier.value_radii + 2 * slot, &value, sizeof value);

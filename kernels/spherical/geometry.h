@@ -10,7 +10,7 @@ namespace spherical::kernels {
 
 // The fixed linear map of one (layer, kv head) that turns keys into the space where they are coded (design, section 4):
 //
-//     z = F (k - mu)          whitened: E[z z'] = I, coordinates ordered by importance, mixed within groups of 16
+//     z = F (k - mu)          whitened: E[z z'] = I, coordinates ordered by importance, mixed within groups of 16 (see `shaping`)
 //     q.k = q.mu + q'.z       q' = F^(-T) q, once per query; q.mu is the same for every token, so softmax never sees it
 //
 // A view: whoever made the geometry owns the arrays. `mu` and F see keys after rotary positions.
@@ -18,7 +18,10 @@ struct KeyGeometry {       // D = head_dim
   int32_t head_dim = 0;
   const float* centre = nullptr;      // [D]      mu
   const float* map = nullptr;         // [D, D]   F, row-major
-  const float* importance = nullptr;  // [D/16]   lambda: mean squared logit that a coordinate of the group carries, not increasing
+  // The squared logit error that an error e of a group's coordinates causes is importance * |U e|^2, U unit upper triangular: errors of a
+  // group weigh on each other. Not increasing.
+  const float* importance = nullptr;  // [D/16]
+  const float* shaping = nullptr;     // [D/16, 16, 16]   U, column by column; null: the identity
   uint8_t widths[kTierCount][kGroupsMax] = {};  // bits of each group, per tier; sum over groups <= KeyWidths(tier, D)
 };
 

@@ -50,6 +50,8 @@ double ExpectedLogitError(engine::ModelGeometry& geometry, int32_t head, kernels
     variance[i] = Form(&geometry.map(head)[i * d], around_centre, d);
     radius_squared += variance[i] / static_cast<double>(d);
   }
+  // T8's range ends at the largest coordinate, some three deviations out, and not at 3.94 mean ones.
+  if (tier == kernels::Tier::kT8) radius_squared = *std::max_element(variance.begin(), variance.end()) * std::pow(3 / 3.94, 2);
   double error = 0;
   for (size_t i = 0; i < d; ++i) {
     const int32_t width = geometry.key(head).widths[static_cast<size_t>(tier)][i / kernels::kGroup];

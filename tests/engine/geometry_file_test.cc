@@ -37,6 +37,7 @@ ModelGeometry SomeGeometry(const ModelGeometry::Shape& shape = kShape, uint64_t 
     fill(geometry.centre(head));
     fill(geometry.map(head));
     fill(geometry.query_map(head));
+    fill(geometry.shaping(head));
     for (size_t g = 0; g < geometry.importance(head).size(); ++g) geometry.importance(head)[g] = 3.0f - static_cast<float>(g);
   }
   geometry.AllotWidths();
@@ -149,9 +150,9 @@ TEST_CASE("what belongs to another model, version or context is refused, saying 
   other.context = 513;
   CHECK(Why(path, other) == "was made for 512 positions; 513 are served");
   std::string bytes = ReadBytes(path);
-  bytes[8] = 2;
+  bytes[8] = 3;
   WriteBytes(path, bytes);
-  CHECK(Why(path) == "is of version 2; this build reads version 1");
+  CHECK(Why(path) == "is of version 3; this build reads version 2");
   bytes[0] = 'G';
   WriteBytes(path, bytes);
   CHECK(Why(path) == "is no file of geometries");

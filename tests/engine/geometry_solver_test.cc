@@ -135,11 +135,31 @@ TEST_CASE("a geometry whitens keys, undoes itself in queries, and orders coordin
   const ServedMoments moments = Average(statistics.head(0), Positions(kContext));
   CHECK(FarFromIdentity(geometry.map(0), geometry.query_map(0)) < 1e-4);  // F (F^-T)' = I
   for (size_t i = 0; i < kD; ++i) {
-    const size_t group = i / kernels::kGroup;
     // Up to what was added to the diagonals, which counts in the directions that have little.
     CHECK(Form(geometry.map(0), i, moments.key_covariance) == Approx(1).epsilon(0.1));
-    CHECK(Form(geometry.query_map(0), i, moments.query_products) == Approx(geometry.importance(0)[group]).epsilon(0.1));
     CHECK(geometry.centre(0)[i] == Approx(moments.key_mean[i]).margin(1e-5));
+  }
+  // What errors of a group weigh, importance * |U e|^2, is their squared logit error: within a group F^(-T) Sq F^(-1) is importance * U' U.
+  for (size_t group = 0; group < kD / kernels::kGroup; ++group) {
+    const std::span<const float> shaping = geometry.shaping(0).subspan(group * 256, 256);
+    double difference = 0, size = 0;
+    for (size_t i = 0; i < 16; ++i) {
+      CHECK(shaping[i * 16 + i] == 1);
+      for (size_t j = 0; j < 16; ++j) {
+        if (i > j) CHECK(shaping[j * 16 + i] == 0);
+        double weighed = 0, metric = 0;
+        for (size_t k = 0; k < 16; ++k) weighed += double{shaping[i * 16 + k]} * shaping[j * 16 + k];
+        for (size_t a = 0; a < kD; ++a) {
+          for (size_t b = 0; b < kD; ++b) {
+            metric += double{geometry.query_map(0)[(group * 16 + i) * kD + a]} * moments.query_products[a * kD + b] *
+                      double{geometry.query_map(0)[(group * 16 + j) * kD + b]};
+          }
+        }
+        difference += std::pow(metric - geometry.importance(0)[group] * weighed, 2);
+        size += metric * metric;
+      }
+    }
+    CHECK(difference < 0.01 * size);
   }
   CHECK(std::is_sorted(geometry.importance(0).rbegin(), geometry.importance(0).rend()));
   CHECK(geometry.key(0).widths[1][0] > geometry.key(0).widths[1][3]);
