@@ -251,8 +251,8 @@ def measure_retrieval(worker, args, progress):
 class Progress:
     """Says on standard error what is done and how long the rest takes."""
 
-    def __init__(self, total, out=sys.stderr, clock=time.monotonic):
-        self._total, self._done, self._out, self._clock = total, 0, out, clock
+    def __init__(self, total, out=None, clock=time.monotonic):
+        self._total, self._done, self._out, self._clock = total, 0, out or sys.stderr, clock
         self._begin = clock()
         self._label, self._cost = "", 0
 
