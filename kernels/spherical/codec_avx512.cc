@@ -10,6 +10,7 @@ namespace {
 #include "kernels/spherical/code_lanes_avx512.inc"
 #include "kernels/spherical/value_rotation.inc"
 #include "kernels/spherical/codec.inc"
+#include "kernels/spherical/code_tiles_avx512.inc"
 }  // namespace
 
 void MapKeys(const MapOperands& o) { MapRows(o); }
@@ -17,6 +18,6 @@ void Rotate(const RotateOperands& o) { RotateRows<false>(o); }
 void Unrotate(const RotateOperands& o) { RotateRows<true>(o); }
 void ReadExact(const ReadOperands& o) { ReadTokens(o); }
 void Encode(const EncodeOperands& o) { EncodeRows(o); }
-void Demote(const DemoteOperands& o) { DemoteRows(o); }
+void Demote(const DemoteOperands& o) { DemoteTiles(o); }
 
 }  // namespace spherical::kernels::avx512

@@ -101,10 +101,11 @@ struct Plain {
   }
 };
 
-// How far a kernel's state may be from the truth, for one head. Integer sums are exact; a logit is one conversion and four float products:
-// 6 eps of it, and as much for the maximum it is measured from; softcap adds the rounding of tanh. Exp is within 2 eps. Sums and
-// rescalings: n / 16 + n / 256 + 8 additions at most for `sum`, n / 32 + n / 256 + 8 for `output`. Digits round p * radius to half of
-// 1 / 32,639 of their unit's largest, plus 4 eps of the float steps around them, one of which takes off the codes' offset.
+// How far a kernel's state may be from the truth, for one head. Integer sums are exact but for a half step; a logit is one conversion, one
+// sum and four float products: 6 eps of it, and as much for the maximum it is measured from; softcap adds the rounding of tanh. Exp2 is
+// within 2.6 eps. Sums and rescalings: n / 16 + n / 256 + 8 additions at most for `sum`, n / 32 + n / 256 + 8 for `output`. Digits round
+// p * radius to half of 1 / 32,639 of their unit's largest, plus 4 eps of the float steps around them, one of which takes off the codes'
+// offset.
 void CheckNear(const std::string& name, const CodedPages& pages, const Queries& queries, const States& got) {
   const int32_t dims = pages.head_dim;
   double worst_max = 0, worst_sum = 0, worst_output = 0;  // error / tolerance
