@@ -2,12 +2,11 @@
 
 #include <algorithm>
 #include <memory>
-#include <optional>
+#include <string_view>
+#include <utility>
 
-#include <fmt/format.h>
-
+#include "engine/calibrate/openings.h"
 #include "engine/calibrate/sample_runner.h"
-#include "engine/model/sampler.h"
 
 namespace spherical::engine {
 namespace {
@@ -18,46 +17,35 @@ constexpr int64_t kSlotsBytesMax = int64_t{1} << 29; // a large model's samples 
 bool Stopped(const CalibrationRun& run) { return run.stop != nullptr && run.stop->load(); }
 absl::Status StoppedError() { return absl::CancelledError("calibration was stopped"); }
 
-// Where samples begin: what the model's file puts in front of every text, then any token of the vocabulary that stands for text. So no
-// language and no subject is preferred but by the vocabulary, and no two samples are alike.
-class Starts {
- public:
-  static absl::StatusOr<Starts> Make(const Tokenizer& tokenizer, uint64_t seed) {
-    auto front = tokenizer.Encode("", {.add_bos = true});
-    if (!front.ok()) return front.status();
-    Starts starts(*std::move(front), seed);
-    for (TokenId id = 0; id < tokenizer.vocabulary(); ++id) {
-      if (!tokenizer.IsSpecial(id) && !tokenizer.IsEndOfGeneration(id) && !tokenizer.Bytes(id).empty()) starts.words_.push_back(id);
-    }
-    if (starts.words_.empty()) return absl::InvalidArgumentError("the vocabulary has no token that stands for text");
-    return starts;
+// The beginnings of samples as tokens, with what the model's file puts in front of every text. A vocabulary may have nothing for some.
+absl::StatusOr<std::vector<std::vector<TokenId>>> Beginnings(const Tokenizer& tokenizer) {
+  std::vector<std::vector<TokenId>> beginnings;
+  for (const std::string_view opening : Openings()) {
+    auto tokens = tokenizer.Encode(opening, {});
+    if (!tokens.ok()) return tokens.status();
+    if (!tokens->empty()) beginnings.push_back(*std::move(tokens));
   }
-
-  std::vector<TokenId> OfSample(int64_t number) const {
-    std::vector<TokenId> start = front_;
-    const double uniform = UniformAt(seed_, static_cast<uint64_t>(number));
-    start.push_back(words_[static_cast<size_t>(uniform * static_cast<double>(words_.size()))]);
-    return start;
-  }
-
- private:
-  Starts(std::vector<TokenId> front, uint64_t seed) : front_(std::move(front)), seed_(seed) {}
-  std::vector<TokenId> front_, words_;
-  uint64_t seed_;
-};
+  if (beginnings.empty()) return absl::InvalidArgumentError("the vocabulary has no token for any text");
+  return beginnings;
+}
 
 // One sample on its way: tokens it is told first, then those it draws.
 struct Sample {
   int64_t number = 0;
-  std::vector<TokenId> start;
+  std::span<const TokenId> beginning;
   TokenId next = 0;  // enters at the next step
 };
 
 // All samples, a token of each per step.
 class SelfSampler {
  public:
-  SelfSampler(const CalibratedModel& model, const SelfSampling& sampling, SampleRunner& runner, Starts starts, int32_t slots)
-      : model_(model), sampling_(sampling), runner_(runner), starts_(std::move(starts)), samples_(static_cast<size_t>(slots)) {
+  SelfSampler(const CalibratedModel& model, const SelfSampling& sampling, SampleRunner& runner,
+              std::vector<std::vector<TokenId>> beginnings, int32_t slots)
+      : model_(model),
+        sampling_(sampling),
+        runner_(runner),
+        beginnings_(std::move(beginnings)),
+        samples_(static_cast<size_t>(slots)) {
     for (int32_t slot = 0; slot < slots; ++slot) Begin(slot);
   }
 
@@ -74,14 +62,14 @@ class SelfSampler {
       const int32_t position = runner_.position(static_cast<int32_t>(slot));
       if (position == sampling_.sample_max) {
         Begin(static_cast<int32_t>(slot));
-      } else if (position < static_cast<int32_t>(sample.start.size())) {
-        samples_[slot].next = sample.start[static_cast<size_t>(position)];
+      } else if (position < static_cast<int32_t>(sample.beginning.size())) {
+        samples_[slot].next = sample.beginning[static_cast<size_t>(position)];
       } else {
         wishes.push_back({.row = static_cast<int32_t>(slot), .seed = SeedOf(sample.number), .index = position});
       }
     }
     std::vector<TokenId> drawn(wishes.size());
-    if (!runner_.Draw(wishes, drawn)) return false;
+    if (!runner_.Draw(wishes, sampling_.temperature, drawn)) return false;
     for (size_t i = 0; i < wishes.size(); ++i) {
       if (model_.tokenizer.IsEndOfGeneration(drawn[i])) {
         Begin(wishes[i].row);
@@ -93,21 +81,21 @@ class SelfSampler {
   }
 
  private:
-  // Draws of one sample have nothing to do with those of another, nor with the starts.
+  // Draws of one sample have nothing to do with those of another.
   uint64_t SeedOf(int64_t number) const { return sampling_.seed + static_cast<uint64_t>(number + 1) * 0x9e3779b97f4a7c15u; }
 
   void Begin(int32_t slot) {
     Sample& sample = samples_[static_cast<size_t>(slot)];
     sample.number = begun_++;
-    sample.start = starts_.OfSample(sample.number);
-    sample.next = sample.start[0];
+    sample.beginning = beginnings_[static_cast<size_t>(sample.number) % beginnings_.size()];
+    sample.next = sample.beginning[0];
     runner_.Begin(slot);
   }
 
   const CalibratedModel& model_;
   const SelfSampling sampling_;
   SampleRunner& runner_;
-  const Starts starts_;
+  const std::vector<std::vector<TokenId>> beginnings_;
   std::vector<Sample> samples_;  // [slots]
   int64_t begun_ = 0;
 };
@@ -117,13 +105,13 @@ class SelfSampler {
 absl::StatusOr<KeyStatistics> SampleItself(const CalibratedModel& model, const SelfSampling& wanted, const CalibrationRun& run) {
   SelfSampling sampling = wanted;
   sampling.sample_max = std::min(sampling.sample_max, model.spec.context_max);
-  auto starts = Starts::Make(model.tokenizer, sampling.seed);
-  if (!starts.ok()) return starts.status();
+  auto beginnings = Beginnings(model.tokenizer);
+  if (!beginnings.ok()) return beginnings.status();
   const int64_t affordable = kSlotsBytesMax / SampleRunner::SlotBytes(model.spec, sampling.sample_max).value();
   const int32_t slots = static_cast<int32_t>(std::clamp<int64_t>(affordable, 1, kSlotsMax));
   auto runner = SampleRunner::Make(model.spec, model.weights, model.pool, {.slots = slots, .tokens_max = sampling.sample_max});
   if (!runner.ok()) return runner.status();
-  SelfSampler sampler(model, sampling, **runner, *std::move(starts), slots);
+  SelfSampler sampler(model, sampling, **runner, *std::move(beginnings), slots);
   for (int64_t done = 0; done < sampling.tokens; done += slots) {
     if (Stopped(run)) return StoppedError();
     if (!sampler.Step()) return absl::InternalError("the model's logits are not finite: there is nothing to calibrate on");

@@ -64,7 +64,7 @@ void SampleRunner::Enter(std::span<const Entry> entries) {
   forward_.RunLayers(plan, {.exact = arena_.data(), .exact_page_bytes = kernels::PageBytes(spec_.head_dim)});
 }
 
-bool SampleRunner::Draw(std::span<const Wish> wishes, std::span<TokenId> drawn) {
+bool SampleRunner::Draw(std::span<const Wish> wishes, float temperature, std::span<TokenId> drawn) {
   std::atomic<bool> finite{true};
   const size_t vocabulary = static_cast<size_t>(spec_.vocabulary);
   for (size_t first = 0; first < wishes.size(); first += Forward::kLogitsRowsMax) {
@@ -80,6 +80,7 @@ bool SampleRunner::Draw(std::span<const Wish> wishes, std::span<TokenId> drawn) 
         return;
       }
       SamplingParams params;
+      params.temperature = temperature;
       params.seed = some[i].seed;
       drawn[first + i] = Sample(logits, params, some[i].index, {}, {}, -1, scratch_[static_cast<size_t>(worker)]).id;
     });

@@ -23,8 +23,8 @@ namespace spherical::engine {
 // calibration meets the forward pass.
 //
 //   runner->Begin(slot);
-//   runner->Enter({{slot, tokens}, ...});            // one step; statistics have seen them
-//   runner->Draw({{row, seed, index}, ...}, next);   // the token after some rows of it
+//   runner->Enter({{slot, tokens}, ...});                         // one step; statistics have seen them
+//   runner->Draw({{row, seed, index}, ...}, temperature, next);   // the token after some rows of it
 class SampleRunner {
  public:
   struct Room {
@@ -56,8 +56,8 @@ class SampleRunner {
     uint64_t seed;  // the draw is a function of it and `index`
     int32_t index;
   };
-  // A token drawn at temperature 1 after each of these rows of the last step. False: a logit is not finite.
-  [[nodiscard]] bool Draw(std::span<const Wish> wishes, std::span<TokenId> drawn);
+  // A token drawn after each of these rows of the last step. False: a logit is not finite.
+  [[nodiscard]] bool Draw(std::span<const Wish> wishes, float temperature, std::span<TokenId> drawn);
 
   const KeyStatistics& statistics() const { return statistics_; }
 
