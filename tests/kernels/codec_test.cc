@@ -201,6 +201,21 @@ double Energy(const float* a, int32_t count) {
   return sum;
 }
 
+// Squared error of a coded key in the metric of `shaping`: sum over groups of importance |U (z - z^)|^2.
+double ShapedError(const Head& head, const float* z, const float* coded) {
+  double error = 0;
+  for (int32_t first = 0; first < head.geometry.head_dim; first += kGroup) {
+    for (int32_t i = 0; i < kGroup; ++i) {
+      double weighed = 0;
+      for (int32_t k = i; k < kGroup; ++k) {
+        weighed += double{head.shaping[static_cast<size_t>(first + k) * kGroup + static_cast<size_t>(i)]} * (z[first + k] - coded[first + k]);
+      }
+      error += head.importance[static_cast<size_t>(first / kGroup)] * weighed * weighed;
+    }
+  }
+  return error;
+}
+
 // Squared error of decoded vectors, of keys in the metric, as a share of the energy.
 struct Errors {
   double key = 0, value = 0;
@@ -209,7 +224,8 @@ Errors MeasuredErrors(const Head& head, Tier tier, const std::vector<uint8_t>& p
   const int32_t head_dim = head.geometry.head_dim;
   const Token token = TokenAt(head, tier, page, slot);
   Errors errors;
-  for (int32_t g = 0; g < head_dim / kGroup; ++g) {
+  if (!head.shaping.empty()) errors.key = ShapedError(head, z, token.z.data());
+  for (int32_t g = 0; g < head_dim / kGroup && head.shaping.empty(); ++g) {
     errors.key += head.importance[g] * SquaredDistance(z + g * kGroup, &token.z[g * kGroup], kGroup);
   }
   errors.value = SquaredDistance(v, token.v.data(), head_dim);
@@ -248,21 +264,6 @@ TEST_CASE("Gaussian vectors lose what each width is expected to lose, and the re
   }
 }
 
-// Squared error of a coded key in the metric of `shaping`: sum over groups of importance |U (z - z^)|^2.
-double ShapedError(const Head& head, const float* z, const float* coded) {
-  double error = 0;
-  for (int32_t first = 0; first < head.geometry.head_dim; first += kGroup) {
-    for (int32_t i = 0; i < kGroup; ++i) {
-      double weighed = 0;
-      for (int32_t k = i; k < kGroup; ++k) {
-        weighed += double{head.shaping[static_cast<size_t>(first + k) * kGroup + static_cast<size_t>(i)]} * (z[first + k] - coded[first + k]);
-      }
-      error += head.importance[static_cast<size_t>(first / kGroup)] * weighed * weighed;
-    }
-  }
-  return error;
-}
-
 TEST_CASE("Shaped errors are those reported, and as small as if the group's errors did not weigh on each other") {
   Rng random(11);
   for (const int32_t head_dim : {64, 96, 256}) {
@@ -277,7 +278,7 @@ TEST_CASE("Shaped errors are those reported, and as small as if the group's erro
         CodingError reported, unweighed;
         BestCodec().encode(head.geometry, tier, z.data(), z.data(), 1, 3, page.data(), &reported);
         BestCodec().encode(unshaped.geometry, tier, z.data(), z.data(), 1, 3, other.data(), &unweighed);
-        const double measured = ShapedError(head, z.data(), TokenAt(head, tier, page, 3).z.data());
+        const double measured = MeasuredErrors(head, tier, page, z.data(), z.data(), 3).key;
         REQUIRE(reported.key == Approx(measured).epsilon(1e-3));
         shaped += measured;
         plain += ShapedError(head, z.data(), TokenAt(unshaped, tier, other, 3).z.data());
@@ -419,6 +420,13 @@ TEST_CASE("Demotion down the whole ladder costs at most 1.2 times the error of c
       CheckLadder(head, {Tier::kT2, Tier::kT1}, 9);
     }
   }
+  for (const double most : {0.3, 0.8}) {
+    Head shaped(64, 0.5);
+    Rng random(12);
+    DrawShaping(shaped, random, most);
+    CheckLadder(shaped, {Tier::kT4, Tier::kT3, Tier::kT2}, 13);
+    CheckLadder(shaped, {Tier::kT4}, 14);
+  }
   CheckLadder(Head(64, 1.0), {Tier::kT4, Tier::kT3, Tier::kT2, Tier::kT1}, 10);
   CheckLadder(Head(128, 0.9), {Tier::kT4, Tier::kT3, Tier::kT2, Tier::kT1}, 11);
 }
@@ -445,6 +453,7 @@ TEST_CASE("Every implementation demotes to the bits of the reference, between al
     for (int32_t trial = 0; trial < 4; ++trial) {
       Head head(head_dim);
       if (trial > 0) head.DrawWidths(random);
+      if (trial > 1) DrawShaping(head, random, trial == 2 ? 0.7 : 20);
       for (const Tier from : kTiers) {
         const int32_t n = TokensPerPage(from, head_dim);
         std::vector<uint8_t> page = RandomPage(head_dim, random);
@@ -477,6 +486,7 @@ TEST_CASE("A run of tokens demotes as its tokens do one by one, wherever it begi
     for (const Tier from : kTiers) {
       Head head(head_dim);
       if (head_dim != 64) head.DrawWidths(random);
+      if (head_dim != 80) DrawShaping(head, random, 0.7);
       const int32_t n = TokensPerPage(from, head_dim);
       std::vector<uint8_t> page = RandomPage(head_dim, random);
       const std::vector<float> z = Vectors(n, head_dim, random), v = Vectors(n, head_dim, random);
