@@ -28,7 +28,8 @@ int Complain(const absl::Status& status) {
 int CheckConfig(const spherical::server::Config& config) {
   spherical::server::MachineMemory memory = spherical::server::ReadMachineMemory();
   memory.available = memory.total;
-  if (absl::Status fits = CheckFits(spherical::server::kPoolSetting, ByteCount(config.kv_pool_bytes), memory); !fits.ok()) return Complain(fits);
+  const absl::Status fits = CheckFits(spherical::server::kPoolSetting, ByteCount(config.kv_pool_bytes), memory);
+  if (!fits.ok()) return Complain(fits);
   std::puts("sphericald: the config is good");
   return 0;
 }

@@ -25,9 +25,9 @@ ServedMoments Average(const HeadMoments& moments, const ServedPositions& positio
 //
 //     F = R Lambda^(-1/2) U' h        F^(-T) = R Lambda^(1/2) U' h^(-1)
 //
-// R mixes each group of 16 coordinates so that nearest-plane coding (kernels/spherical/codec.h) loses least: importance is the geometric mean
-// lambda of a group, shaping what errors then weigh on each other. Both covariances get
-// 1e-3 of their mean diagonal added first, and a floor: constant keys, or none, still give a map that can be inverted.
+// R mixes each group of 16 coordinates so that nearest-plane coding (kernels/spherical/codec.h) loses least: importance is the geometric
+// mean lambda of a group, shaping what errors then weigh on each other. Both covariances get 1e-3 of their mean diagonal added first, and
+// a floor: constant keys, or none, still give a map that can be inverted.
 void SolveHead(const ServedMoments& moments, int32_t head, ModelGeometry& geometry);
 
 // All heads, widths included; head_dim is a multiple of 16. Internal when a number is not finite, naming layer and kv head: the

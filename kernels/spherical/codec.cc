@@ -70,7 +70,8 @@ void Encode(const KeyGeometry& geometry, Tier tier, const float* z, const float*
             CodingError* errors) {
   static_assert(sizeof(CodingError) == 2 * sizeof(float));
   SPH_CHECK(slot >= 0 && slot + rows <= LayoutFor(tier, geometry.head_dim).tokens);
-  kEncode({.tier = TierOf(geometry, tier), .importance = geometry.importance, .ones = kOnes.data(), .shaping = geometry.shaping, .z = z, .v = v, .rows = rows,
+  kEncode({.tier = TierOf(geometry, tier), .importance = geometry.importance, .ones = kOnes.data(), .shaping = geometry.shaping,
+           .z = z, .v = v, .rows = rows,
            .slot = slot, .page = page, .errors = errors == nullptr ? nullptr : &errors->key});
 }
 
@@ -80,7 +81,8 @@ void Demote(const KeyGeometry& geometry, Tier from, const uint8_t* from_page, in
   SPH_CHECK(from <= to && from_slot >= 0 && to_slot >= 0);
   SPH_CHECK(from_slot + rows <= LayoutFor(from, geometry.head_dim).tokens && to_slot + rows <= LayoutFor(to, geometry.head_dim).tokens);
   kDemote({.from = TierOf(geometry, from), .to = TierOf(geometry, to), .same_tier = from == to, .importance = geometry.importance,
-           .ones = kOnes.data(), .shaping = geometry.shaping, .from_page = from_page, .from_slot = from_slot, .rows = rows, .to_page = to_page, .to_slot = to_slot});
+           .ones = kOnes.data(), .shaping = geometry.shaping, .from_page = from_page, .from_slot = from_slot, .rows = rows,
+           .to_page = to_page, .to_slot = to_slot});
 }
 
 constexpr CodecImpl kImpls[] = {

@@ -1,14 +1,15 @@
 // The spherical codec: a vector becomes one radius and one angle code per coordinate, written straight into a page (page_layout.h).
 //
 //     rho = |z| / sqrt(D);  u = z / rho;  c_i = clamp(floor(t_i / step), -2^(w-1), 2^(w-1) - 1);  u^_i = (c_i + 1/2) step
-//     T8:  rho = max|z_i| / 3.94, so that the codes' whole range is used and heavy tails are not clamped
+//     T8:  rho = max|z_i| / 3.94, so that the codes' whole range is used and heavy tails are not clamped. Where one coordinate is a share
+//          f of the energy, 8 bits lose at least f D / (12 * 128^2), 0.0013 f at D = 256, and clamping it would cost more than it gained
 //     stored radius = rho * <u, u^> / <u^, u^>          least squares in the metric: <a, b> = sum over groups of lambda (U a).(U b)
 //
-// Noise shaping (keys). What a group's errors e = u - u^ do to a logit is lambda |U e|^2, U unit upper triangular (geometry.h). So each group
-// is quantised from its last coordinate to its first, each after what the errors behind it weigh on it has been added:
+// Noise shaping (keys). What a group's errors e = u - u^ do to a logit is lambda |U e|^2, U unit upper triangular (geometry.h). So each
+// group is quantised from its last coordinate to its first, each after what the errors behind it weigh on it has been added:
 //     t_i = u_i + sum_{k>i} U_ik e_k                    which leaves |U e|_i <= step / 2: nearest plane, in the words of lattices
-// Within a group whose directions differ in importance that costs the geometric mean of their variances where plain rounding (t = u; values)
-// costs the arithmetic one: in a model's first group a fifth.
+// Within a group whose directions differ in importance that costs the geometric mean of their variances where plain rounding (t = u;
+// values) costs the arithmetic one: in a model's first group a fifth.
 //
 // Order of float operations (so that all implementations, and later the device, give the same codes and radii for the same z): sums over
 // coordinates run in 16 lanes over groups, coordinate i of each group in lane i, fused multiply-adds, then fold lanes 16 to 8, 4, 2, 1
@@ -26,8 +27,8 @@
 //     s = 1.12   makes every new cell a pair of old ones: nothing is lost but the best step. Groups that keep their width lose, however:
 //     s = 1      keeps them as they are. The vector takes whichever of the two keeps more of <u^, u^>;
 //     s = 0.9    leaving T8: narrower cells than best, so that later pairs of them are not too wide. T8's radius is that of its largest
-//                coordinate: u^ is first scaled back to the sphere. Where a group keeps 8 bits: 1 instead of 0.9, or all as it is, whichever
-//                keeps more.
+//                coordinate: u^ is first scaled back to the sphere. Where a group keeps 8 bits: 1 instead of 0.9, or all as it is,
+//                whichever keeps more.
 // Down the whole ladder T4, T3 and T2 then cost 1.0 to 1.2 times coding once (tests/kernels/codec_test.cc). T1 is tried on two profiles
 // only; on a steeper one (D = 128, widths 6 4 3 2 1 0 0 0) it cost 1.215 where the rule was worked out.
 //

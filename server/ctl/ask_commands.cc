@@ -68,6 +68,10 @@ Json StatsToJson(const v1::Stats& stats) {
           {"pool_reserved_bytes", stats.pool_reserved_bytes()},
           {"pool_held_bytes", stats.pool_held_bytes()},
           {"pool_held_peak_bytes", stats.pool_held_peak_bytes()},
+          {"workspace_bytes", stats.workspace_bytes()},
+          {"workspace_held_bytes", stats.workspace_held_bytes()},
+          {"sealed_tokens", stats.sealed_tokens()},
+          {"demoted_tokens", stats.demoted_tokens()},
           {"step_mean_ms", Seconds(stats.step_mean()) * 1e3},
           {"step_longest_ms", Seconds(stats.step_longest()) * 1e3},
           {"tenants", std::move(tenants)}};
@@ -82,8 +86,13 @@ void PrintTable(const v1::Stats& stats) {
   absl::PrintF("tokens   %d of prompts, %d generated\n", stats.prompt_tokens(), stats.generated_tokens());
   absl::PrintF("steps    %d, mean %.1f ms, longest %.1f ms\n", stats.steps(), Seconds(stats.step_mean()) * 1e3,
                Seconds(stats.step_longest()) * 1e3);
-  absl::PrintF("KV pool  %.1f MiB: %.1f reserved, %.1f held, %.1f held at most\n\n", mib(stats.pool_bytes()),
+  absl::PrintF("KV pool  %.1f MiB: %.1f reserved, %.1f held, %.1f held at most\n", mib(stats.pool_bytes()),
                mib(stats.pool_reserved_bytes()), mib(stats.pool_held_bytes()), mib(stats.pool_held_peak_bytes()));
+  if (stats.workspace_bytes() > 0) {
+    absl::PrintF("prompts  %.1f MiB of exact workspace: %.1f held; tokens x heads: %d sealed, %d demoted\n", mib(stats.workspace_bytes()),
+                 mib(stats.workspace_held_bytes()), stats.sealed_tokens(), stats.demoted_tokens());
+  }
+  absl::PrintF("\n");
   absl::PrintF("%-16s %10s %10s %10s %10s %10s\n", "tenant", "limit MiB", "reserved", "held", "admitted", "refused");
   for (const v1::TenantStats& tenant : stats.tenants()) {
     absl::PrintF("%-16s %10.1f %10.1f %10.1f %10d %10d\n", tenant.name(), mib(tenant.limit_bytes()), mib(tenant.reserved_bytes()),

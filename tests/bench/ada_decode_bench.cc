@@ -31,8 +31,8 @@ constexpr int64_t kTokens = 1 << 19;  // of all lists together: far more bytes t
 struct Case {
   int32_t group, head_dim, tokens;
 };
-constexpr Case kCases[] = {{3, 64, 1024}, {3, 64, 8192}, {4, 128, 1024}, {4, 128, 8192}, {4, 256, 1024}, {4, 256, 8192}};
-// Widths of a quarter of the groups each, as a calibrated model's profiles fall.
+constexpr Case kCases[] = {{3, 64, 1024}, {3, 64, 8192}, {4, 80, 8192}, {4, 96, 8192}, {4, 128, 1024}, {4, 128, 8192}, {4, 256, 8192}};
+// Widths of a quarter of the groups each, as a calibrated model's profiles fall; less where that is more than the tier's keys may take.
 constexpr uint8_t kProfiles[kTierCount][4] = {{8, 8, 8, 8}, {6, 5, 4, 3}, {5, 4, 3, 2}, {4, 3, 2, 1}, {3, 2, 2, 1}};
 constexpr const char* kTierNames[kTierCount] = {"T8", "T4", "T3", "T2", "T1"};
 
@@ -132,15 +132,31 @@ class Work {
   int64_t page_count() const { return static_cast<int64_t>(pages_.size()); }
 
   void Run(const AdaDecodeImpl& impl, Tier tier, const uint8_t* arena) {
-    QueryGeometry geometry = {.head_dim = case_.head_dim, .map = map_.data()};
-    uint8_t* widths = geometry.widths[static_cast<int32_t>(tier)];
-    const int32_t groups = case_.head_dim / kGroup;
-    for (int32_t i = 0; i < groups; ++i) widths[i] = kProfiles[static_cast<int32_t>(tier)][i * 4 / groups];
+    const QueryGeometry geometry = Geometry(tier);
+    const uint8_t* widths = geometry.widths[static_cast<int32_t>(tier)];
     for (int64_t list = 0; list < kTokens / case_.tokens; ++list) {
       PrepareAdaQuery(impl, geometry, tier, query_.data(), case_.group, digits_);
       impl.attend(shape_, arena, {.query = &digits_, .pages = pages_.data() + list * PagesPerList(), .tokens = case_.tokens, .tier = tier,
                                   .widths = widths, .state = {max_.data(), sum_.data(), output_.data()}});
     }
+  }
+
+  // Nanoseconds to map the queries of a kv head, and to split them for one tier.
+  void MeasureQueries(const AdaDecodeImpl& impl) {
+    constexpr int kTimes = 2000;
+    const QueryGeometry geometry = Geometry(Tier::kT4);
+    static AdaMappedQuery mapped;
+    std::vector<double> map, split;
+    for (int i = 0; i < kRepetitions; ++i) {
+      map.push_back(Seconds([&] {
+        for (int k = 0; k < kTimes; ++k) impl.map(geometry, query_.data(), case_.group, mapped);
+      }));
+      split.push_back(Seconds([&] {
+        for (int k = 0; k < kTimes; ++k) impl.split(geometry, Tier::kT4, mapped, case_.group, digits_);
+      }));
+    }
+    std::printf("%-10s     G %d  D %3d  queries: map %5.0f ns, split %4.0f ns per tier\n", impl.name, case_.group, case_.head_dim,
+                Median(map) / kTimes * 1e9, Median(split) / kTimes * 1e9);
   }
 
   void RunExact(const ExactAttentionImpl& impl, const uint8_t* arena) {
@@ -156,6 +172,14 @@ class Work {
   }
 
  private:
+  QueryGeometry Geometry(Tier tier) const {
+    QueryGeometry geometry = {.head_dim = case_.head_dim, .map = map_.data()};
+    uint8_t* widths = geometry.widths[static_cast<int32_t>(tier)];
+    const int32_t groups = case_.head_dim / kGroup;
+    for (int32_t i = 0; i < groups; ++i) widths[i] = kProfiles[static_cast<int32_t>(tier)][i * 4 / groups];
+    for (int32_t i = 0; std::accumulate(widths, widths + groups, 0) > KeyWidths(tier, case_.head_dim); i = (i + 1) % groups) --widths[i];
+    return geometry;
+  }
   int64_t PagesPerList() const { return CeilDiv(case_.tokens, page_tokens_); }
 
   Case case_;
@@ -168,6 +192,7 @@ class Work {
 
 void Measure(const AdaDecodeImpl& impl, const Case& c, const Arena& exact_arena) {
   Work exact(c, kExactTokensPerPage);
+  exact.MeasureQueries(impl);
   for (int32_t t = 0; t < kTierCount; ++t) {
     const Tier tier = static_cast<Tier>(t);
     Work work(c, TokensPerPage(tier, c.head_dim));

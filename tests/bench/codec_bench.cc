@@ -1,5 +1,6 @@
-// What coding costs, one thread, in CPU time: tokens per second to map and to code a kv head's keys and values, and GB/s of T8 bytes that
-// demotion takes in.
+// What coding costs, one thread, in CPU time. Sealing: nanoseconds per token of a kv head for every step from exact pages to codes, and for
+// all of them. Demotion: GB per second of the bytes it takes in, run by run and token by token, and their share of what the same thread
+// reads from one end of memory to the other.
 //
 //   bazel run --config=opt //tests/bench:codec_bench [-- IMPLEMENTATION ...]      default: the best one
 //
@@ -8,6 +9,7 @@
 
 #include <algorithm>
 #include <cstdio>
+#include <cstring>
 #include <random>
 #include <string>
 #include <vector>
@@ -45,6 +47,21 @@ double MedianSeconds(Function function) {
   return seconds[kRepetitions / 2];
 }
 
+// Bytes per second of reading it once, in order.
+double ReadBandwidth(const std::vector<Line>& lines) {
+  volatile uint64_t sink = 0;
+  const double seconds = MedianSeconds([&] {
+    uint64_t sums[8] = {};
+    for (const Line& line : lines) {
+      uint64_t words[16];
+      std::memcpy(words, line.bytes, sizeof words);
+      for (int i = 0; i < 16; ++i) sums[i % 8] += words[i];
+    }
+    for (const uint64_t sum : sums) sink = sink + sum;
+  });
+  return static_cast<double>(lines.size() * sizeof(Line)) / seconds;
+}
+
 void Measure(const CodecImpl& impl, int32_t head_dim) {
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
@@ -60,45 +77,63 @@ void Measure(const CodecImpl& impl, int32_t head_dim) {
   std::vector<Line> from_lines(pages * page_bytes / sizeof(Line)), to_lines(from_lines.size());
   uint8_t *const from = from_lines[0].bytes, *const to = to_lines[0].bytes;
 
-  constexpr int32_t kRows = 512;
-  std::vector<float> keys(kRows * head_dim), z(keys.size()), v(keys.size());
-  for (float& x : keys) x = normal(random);
-  for (float& x : v) x = normal(random);
-  const double map_seconds = MedianSeconds([&] { impl.map_keys(geometry, keys.data(), head_dim, kRows, z.data()); });
-  const double rotate_seconds = MedianSeconds([&] {
-    for (int32_t r = 0; r < kRows; ++r) RotateValue(head_dim, &v[r * head_dim]);
-  });
-  std::printf("%-9s D %3d  map %6.2f  rotate %6.2f M tokens/s\n", impl.name, head_dim, kRows / map_seconds / 1e6,
-              kRows / rotate_seconds / 1e6);
-
-  for (int32_t t = kTierCount - 1; t >= 0; --t) {  // T8 last: demoted below
-    const Tier tier = static_cast<Tier>(t);
-    const int32_t n = TokensPerPage(tier, head_dim);
-    const double seconds = MedianSeconds([&] {
-      for (int64_t p = 0; p < pages; ++p) {
-        impl.encode(geometry, tier, &z[p % 2 * n * head_dim], &v[p % 2 * n * head_dim], n, 0, &from[p * page_bytes], nullptr);
-      }
-    });
-    std::printf("%-9s D %3d  encode %s         %6.2f M tokens/s\n", impl.name, head_dim, kTierNames[t],
-                static_cast<double>(pages * n) / seconds / 1e6);
+  constexpr int32_t kRows = 16;  // a page of tier `exact`
+  std::vector<float> keys(kRows * head_dim), values(keys.size()), z(keys.size()), v(keys.size());
+  for (uint8_t *at = from, *end = from + pages * page_bytes; at < end; at += 2) {
+    const uint16_t half = static_cast<uint16_t>((random() & 0x8fff) | 0x3000);  // +-[0.125, 2)
+    std::memcpy(at, &half, sizeof half);
   }
-  const auto demote = [&](Tier above, Tier below) {
+  const auto nanoseconds = [&](auto step) {
+    return 1e9 / static_cast<double>(pages * kRows) * MedianSeconds([&] {
+      for (int64_t p = 0; p < pages; ++p) step(p);
+    });
+  };
+  const auto read = [&](int64_t p) { impl.read_exact(head_dim, from + p * page_bytes, 0, kRows, keys.data(), values.data()); };
+  const auto map_keys = [&](int64_t) { impl.map_keys(geometry, keys.data(), head_dim, kRows, z.data()); };
+  const auto rotate = [&](int64_t) { impl.rotate_values(head_dim, values.data(), head_dim, kRows, v.data()); };
+  const auto unrotate = [&](int64_t) { impl.unrotate_values(head_dim, values.data(), head_dim, kRows, v.data()); };
+  std::printf("%-9s D %3d  ns per token  read %5.1f  map %6.1f  rotate %5.1f  back %5.1f\n", impl.name, head_dim, nanoseconds(read),
+              nanoseconds(map_keys), nanoseconds(rotate), nanoseconds(unrotate));
+  for (int32_t t = 0; t < kTierCount; ++t) {
+    const Tier tier = static_cast<Tier>(t);
+    const int64_t tiles = TokensPerPage(tier, head_dim) / kRows;
+    const auto encode = [&](int64_t p) {
+      impl.encode(geometry, tier, z.data(), v.data(), kRows, static_cast<int32_t>(p % tiles * kRows), to + p / tiles * page_bytes, nullptr);
+    };
+    const double encoded = nanoseconds(encode), sealed = nanoseconds([&](int64_t p) { read(p), map_keys(p), rotate(p), encode(p); });
+    std::printf("%-9s D %3d  ns per token  encode %s %6.1f  sealed %6.1f\n", impl.name, head_dim, kTierNames[t], encoded, sealed);
+  }
+
+  // Runs from whole pages into whole pages, a run being what one page of both sides holds.
+  const auto demote = [&](Tier above, Tier below, int32_t at_most) {
     const int64_t n = TokensPerPage(above, head_dim), lower = TokensPerPage(below, head_dim), tokens = pages * n;
+    for (int64_t p = 0; p < pages; ++p) {
+      for (int32_t slot = 0; slot < n; slot += kRows) {
+        impl.encode(geometry, above, z.data(), v.data(), kRows, slot, from + p * page_bytes, nullptr);
+      }
+    }
     const double seconds = MedianSeconds([&] {
-      for (int64_t i = 0; i < tokens; ++i) {
-        impl.demote(geometry, above, &from[i / n * page_bytes], static_cast<int32_t>(i % n), 1, below, &to[i / lower * page_bytes],
-                    static_cast<int32_t>(i % lower));
+      for (int64_t i = 0; i < tokens;) {
+        const int64_t rows = std::min({n - i % n, lower - i % lower, int64_t{at_most}});
+        impl.demote(geometry, above, from + i / n * page_bytes, static_cast<int32_t>(i % n), static_cast<int32_t>(rows), below,
+                    to + i / lower * page_bytes, static_cast<int32_t>(i % lower));
+        i += rows;
       }
     });
-    std::printf("%-9s D %3d  demote %s to %s   %6.2f M tokens/s   %5.2f GB/s of %s\n", impl.name, head_dim,
+    const double bytes = static_cast<double>(tokens) * TokenBytes(above, head_dim);
+    std::printf("%-9s D %3d  %s to %s  %6.1f ns per token  %5.2f GB/s of %s, %3.0f %% of read bandwidth%s\n", impl.name, head_dim,
                 kTierNames[static_cast<int32_t>(above)], kTierNames[static_cast<int32_t>(below)],
-                static_cast<double>(tokens) / seconds / 1e6,
-                static_cast<double>(tokens) * TokenBytes(above, head_dim) / seconds / 1e9, kTierNames[static_cast<int32_t>(above)]);
+                seconds / static_cast<double>(tokens) * 1e9, bytes / seconds / 1e9, kTierNames[static_cast<int32_t>(above)],
+                100 * bytes / seconds / ReadBandwidth(from_lines), at_most == 1 ? "   token by token" : "");
   };
-  for (const Tier below : {Tier::kT4, Tier::kT3, Tier::kT2}) demote(Tier::kT8, below);
-  impl.encode(geometry, Tier::kT4, z.data(), v.data(), TokensPerPage(Tier::kT4, head_dim), 0, from, nullptr);
-  for (int64_t p = 1; p < pages; ++p) std::copy_n(from, page_bytes, from + p * page_bytes);
-  demote(Tier::kT4, Tier::kT3);
+  constexpr int32_t kAll = 1 << 20;
+  for (const Tier below : {Tier::kT8, Tier::kT4, Tier::kT3, Tier::kT2}) {
+    demote(Tier::kT8, below, kAll);
+    demote(Tier::kT8, below, 1);
+  }
+  demote(Tier::kT4, Tier::kT4, kAll);
+  demote(Tier::kT4, Tier::kT3, kAll);
+  demote(Tier::kT3, Tier::kT2, kAll);
 }
 
 int Run(const std::vector<std::string>& names) {

@@ -38,7 +38,8 @@ class CommandLineTest(unittest.TestCase):
         good = config_file({"model": "m.gguf", "grpc": {"listen": "127.0.0.1:0"}, "kv": {"mode": "exact", "pool_bytes": "64MiB"}})
         self.assertEqual(run("--config", good, "--check-config")[0], 0)
         for bad, message in (
-                ({"model": "m", "kv": {"pool": 1}}, "/kv/pool: unknown key; known here: geometry, mode, pool_bytes, prefill_workspace_bytes"),
+                ({"model": "m", "kv": {"pool": 1}},
+                 "/kv/pool: unknown key; known here: geometry, mode, pool_bytes, prefill_workspace_bytes"),
                 ({"model": "m", "threads": "two"}, '/threads: expected an integer in [0, 1024]; got a string "two"'),
                 ({"model": "m", "kv": {"pool_bytes": "60TiB"}}, "kv.pool_bytes (--kv-pool-bytes): 65970697666560 bytes"),
                 ('{"model": "m", "model": "n"}', "/model: given twice"),
@@ -58,7 +59,7 @@ class CommandLineTest(unittest.TestCase):
                 (["--kv-mode", "rdr"], '--kv-mode: expected one of "exact", "uniform:T8", '),
                 (["--grpc-listen", "nowhere"], "expected HOST:PORT"),
                 (["--config", "/nonexistent.json"], "/nonexistent.json"),
-                (["--kv-geometry", ""], "--kv-geometry: expected auto, plain or a path"),
+                (["--kv-geometry", ""], "(--kv-geometry): expected auto, plain or a path"),
                 (["--kv-prefill-workspace-bytes", "-1"], "--kv-prefill-workspace-bytes: expected bytes"),
                 (["--kv-pool-bytes", "lots"], "--kv-pool-bytes: expected bytes"),
                 (["--moddel", "x"], "--moddel")):

@@ -76,12 +76,18 @@ class PythonClientTest(unittest.TestCase):
     # ---- what it is for
 
     def test_streams_the_reference(self):
-        answer = self.daemon.generate(text=FRANCE, max_tokens=6, sampling=GREEDY)
+        with sphericald.Daemon("--kv-mode", "exact") as exact:
+            answer = exact.generate(text=FRANCE, max_tokens=6, sampling=GREEDY)
         self.assertEqual(answer.token_ids, [7042, 30, 198, 198, 504, 2988])  # tests/golden/greedy.json
         self.assertEqual(answer.text, " Paris.\n\nThe answer")
         self.assertEqual(answer.events, 7)
         self.assertEqual(answer.finished.reason, 2)
+        self.assertEqual(answer.finished.usage.rate_bits, 16)
+
+    def test_usage(self):
+        answer = self.daemon.generate(text=FRANCE, max_tokens=6, sampling=GREEDY)
         usage = answer.finished.usage
+        self.assertAlmostEqual(usage.rate_bits, 8 * (64 + 64 + 5) / 128, delta=0.01)  # so few tokens are all T8
         self.assertEqual((usage.prompt_tokens, usage.completion_tokens), (5, 6))
         self.assertEqual(usage.kv_bytes_reserved, 30 * 3 * 4736)  # 11 tokens: one page in each list
         self.assertGreaterEqual(usage.kv_bytes_reserved, usage.kv_bytes_peak)
@@ -106,9 +112,11 @@ class PythonClientTest(unittest.TestCase):
         self.assertNotIn("<|im_end|>", answer.text)
 
     def test_stop_strings(self):
-        answer = self.daemon.generate(text=FRANCE, max_tokens=20, sampling=GREEDY, stop=["nswer", "zebra"])
-        self.assertEqual(answer.text, " Paris.\n\nThe a")
-        self.assertEqual((answer.finished.reason, answer.finished.stop_string), (1, "nswer"))
+        whole = self.daemon.generate(text=FRANCE, max_tokens=20, sampling=GREEDY, ignore_eos=True).text
+        stop = whole[11:16]  # across tokens, inside words
+        answer = self.daemon.generate(text=FRANCE, max_tokens=20, sampling=GREEDY, ignore_eos=True, stop=[stop, "zebra"])
+        self.assertEqual(answer.text, whole[:whole.index(stop)])
+        self.assertEqual((answer.finished.reason, answer.finished.stop_string), (1, stop))
 
     def test_logprobs(self):
         answer = self.daemon.generate(text=FRANCE, max_tokens=3, sampling=GREEDY, logprobs=5, prompt_logprobs=2)

@@ -76,7 +76,10 @@ class SphericalctlTest(unittest.TestCase):
         stats = json.loads(self.ctl("stats", "--json")[0])
         self.assertEqual(stats["version"], "0.1.0")
         self.assertEqual(stats["tenants"][0]["name"], "default")
-        self.assertIn("KV pool", self.ctl("stats")[0])
+        table = self.ctl("stats")[0]
+        self.assertIn("KV pool", table)
+        self.assertIn("exact workspace", table)
+        self.assertGreater(stats["workspace_bytes"], 0)
 
     def test_health(self):
         self.assertEqual(self.ctl("health")[0], "SERVING\n")

@@ -5,109 +5,15 @@
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <cstring>
-#include <limits>
 #include <random>
 #include <string>
 #include <vector>
 
 #include "kernels/base/float16.h"
-#include "kernels/spherical/decode.h"
+#include "tests/kernels/codec_heads.h"
 
 namespace spherical::kernels {
 namespace {
-
-constexpr int32_t kHeadDims[] = {64, 80, 96, 128, 256};
-constexpr Tier kTiers[] = {Tier::kT8, Tier::kT4, Tier::kT3, Tier::kT2, Tier::kT1};
-constexpr float kInfinity = std::numeric_limits<float>::infinity();
-constexpr float kNaN = std::numeric_limits<float>::quiet_NaN();
-
-using Rng = std::mt19937_64;
-
-// A head's geometry with the arrays that it points to. The map is the identity unless a test sets it.
-struct Head {
-  KeyGeometry geometry;
-  std::vector<float> centre, map, importance, shaping;  // shaping: none unless a test draws it
-
-  explicit Head(int32_t head_dim, double decay = 0.7) : centre(head_dim), map(head_dim * head_dim), importance(head_dim / kGroup) {
-    for (int32_t i = 0; i < head_dim; ++i) map[i * head_dim + i] = 1;
-    for (size_t g = 0; g < importance.size(); ++g) importance[g] = static_cast<float>(10 * std::pow(decay, g));
-    geometry = {.head_dim = head_dim, .centre = centre.data(), .map = map.data(), .importance = importance.data()};
-    for (const Tier tier : kTiers) {
-      AllotWidths(importance.data(), head_dim / kGroup, KeyWidths(tier, head_dim), geometry.widths[static_cast<int32_t>(tier)]);
-    }
-  }
-  Head(const Head&) = delete;
-  Head& operator=(const Head&) = delete;
-
-  const uint8_t* widths(Tier tier) const { return geometry.widths[static_cast<int32_t>(tier)]; }
-
-  // Any widths that fit the tiers' bytes, in any order.
-  void DrawWidths(Rng& random) {
-    constexpr uint8_t kAny[] = {0, 1, 2, 3, 4, 5, 6, 8};
-    for (const Tier tier : kTiers) {
-      int32_t left = KeyWidths(tier, geometry.head_dim);
-      for (size_t g = 0; g < importance.size(); ++g) {
-        uint8_t width = kAny[random() % 8];
-        while (width > left) width = kAny[random() % 8];
-        geometry.widths[static_cast<int32_t>(tier)][g] = width;
-        left -= width;
-      }
-    }
-  }
-};
-
-// Any unit upper triangular shaping: errors of a group weigh up to `most` on each other.
-void DrawShaping(Head& head, Rng& random, double most) {
-  std::uniform_real_distribution<double> weight(-most, most);
-  head.shaping.assign(static_cast<size_t>(head.geometry.head_dim) * kGroup, 0);
-  for (int32_t i = 0; i < head.geometry.head_dim; ++i) {
-    float* column = &head.shaping[static_cast<size_t>(i) * kGroup];
-    for (int32_t k = 0; k < i % kGroup; ++k) column[k] = static_cast<float>(weight(random));
-    column[i % kGroup] = 1;
-  }
-  head.geometry.shaping = head.shaping.data();
-}
-
-std::vector<float> Normal(int64_t count, Rng& random, double size = 1) {
-  std::normal_distribution<double> normal(0, size);
-  std::vector<float> x(count);
-  for (float& a : x) a = static_cast<float>(normal(random));
-  return x;
-}
-
-std::vector<uint8_t> RandomPage(int32_t head_dim, Rng& random) {
-  std::vector<uint8_t> page(PageBytes(head_dim));
-  for (uint8_t& byte : page) byte = static_cast<uint8_t>(random());
-  return page;
-}
-
-std::vector<CodecImpl> Others() {
-  std::vector<CodecImpl> impls;
-  for (const CodecImpl& impl : CodecImpls().subspan(1)) {
-    if (impl.supported()) impls.push_back(impl);
-  }
-  return impls;
-}
-const CodecImpl& Reference() { return CodecImpls()[0]; }
-
-// Vectors of every kind that a server can meet, in turn.
-std::vector<float> Vectors(int32_t rows, int32_t head_dim, Rng& random) {
-  std::vector<float> x;
-  for (int32_t r = 0; r < rows; ++r) {
-    std::vector<float> row = Normal(head_dim, random, std::pow(10.0, static_cast<int32_t>(random() % 7) - 3));
-    switch (random() % 12) {
-      case 0: std::fill(row.begin(), row.end(), 0.0f); break;
-      case 1: row[random() % head_dim] = random() % 2 ? kNaN : -kInfinity; break;
-      case 2: row[random() % head_dim] *= 1e3f; break;
-      case 3: std::fill(row.begin(), row.end(), -1.5f); break;
-      case 4: for (float& a : row) a *= 1e-22f; break;  // its squares vanish
-      case 5: for (float& a : row) a *= 1e22f; break;   // its squares overflow
-      default: break;
-    }
-    x.insert(x.end(), row.begin(), row.end());
-  }
-  return x;
-}
 
 TEST_CASE("Every implementation codes to the bits of the reference, in every tier, head dim and slot, under any widths") {
   Rng random(1);
@@ -141,22 +47,6 @@ TEST_CASE("Every implementation codes to the bits of the reference, in every tie
   }
 }
 
-// All that a slot holds, decoded.
-struct Token {
-  std::vector<float> z, v;
-  uint8_t utility;
-  bool operator==(const Token& other) const {
-    const auto same = [](const auto& a, const auto& b) { return std::memcmp(a.data(), b.data(), a.size() * sizeof(float)) == 0; };
-    return same(z, other.z) && same(v, other.v) && utility == other.utility;
-  }
-};
-Token TokenAt(const Head& head, Tier tier, const std::vector<uint8_t>& page, int32_t slot) {
-  const int32_t head_dim = head.geometry.head_dim;
-  Token token = {std::vector<float>(head_dim), std::vector<float>(head_dim), page[LayoutOf(tier, head_dim).utilities + slot]};
-  DecodeToken(tier, head_dim, head.widths(tier), page.data(), slot, token.z.data(), token.v.data());
-  return token;
-}
-
 TEST_CASE("Coding and demoting into a slot leaves every other slot, the utilities and the bytes behind them alone") {
   Rng random(2);
   for (const int32_t head_dim : kHeadDims) {
@@ -188,48 +78,6 @@ TEST_CASE("Coding and demoting into a slot leaves every other slot, the utilitie
       }
     }
   }
-}
-
-double SquaredDistance(const float* a, const float* b, int32_t count) {
-  double sum = 0;
-  for (int32_t i = 0; i < count; ++i) sum += (double{a[i]} - b[i]) * (double{a[i]} - b[i]);
-  return sum;
-}
-double Energy(const float* a, int32_t count) {
-  double sum = 0;
-  for (int32_t i = 0; i < count; ++i) sum += double{a[i]} * a[i];
-  return sum;
-}
-
-// Squared error of a coded key in the metric of `shaping`: sum over groups of importance |U (z - z^)|^2.
-double ShapedError(const Head& head, const float* z, const float* coded) {
-  double error = 0;
-  for (int32_t first = 0; first < head.geometry.head_dim; first += kGroup) {
-    for (int32_t i = 0; i < kGroup; ++i) {
-      double weighed = 0;
-      for (int32_t k = i; k < kGroup; ++k) {
-        weighed += double{head.shaping[static_cast<size_t>(first + k) * kGroup + static_cast<size_t>(i)]} * (z[first + k] - coded[first + k]);
-      }
-      error += head.importance[static_cast<size_t>(first / kGroup)] * weighed * weighed;
-    }
-  }
-  return error;
-}
-
-// Squared error of decoded vectors, of keys in the metric, as a share of the energy.
-struct Errors {
-  double key = 0, value = 0;
-};
-Errors MeasuredErrors(const Head& head, Tier tier, const std::vector<uint8_t>& page, const float* z, const float* v, int32_t slot) {
-  const int32_t head_dim = head.geometry.head_dim;
-  const Token token = TokenAt(head, tier, page, slot);
-  Errors errors;
-  if (!head.shaping.empty()) errors.key = ShapedError(head, z, token.z.data());
-  for (int32_t g = 0; g < head_dim / kGroup && head.shaping.empty(); ++g) {
-    errors.key += head.importance[g] * SquaredDistance(z + g * kGroup, &token.z[g * kGroup], kGroup);
-  }
-  errors.value = SquaredDistance(v, token.v.data(), head_dim);
-  return errors;
 }
 
 // On a sphere of D dimensions tails are shorter than a normal variable's: a little less than expected. T8's range ends at the largest of D
@@ -378,163 +226,6 @@ TEST_CASE("A radius beyond f16 is stored as its largest value") {
   uint16_t radius;
   std::memcpy(&radius, &page[LayoutOf(Tier::kT4, 64).value_radii], 2);
   CHECK(F16ToF32(radius) == 65504.0f);
-}
-
-// Mean squared error of each tier when tokens walk `ladder` from T8, and when they are coded once.
-void CheckLadder(const Head& head, const std::vector<Tier>& ladder, uint64_t seed) {
-  Rng random(seed);
-  const int32_t head_dim = head.geometry.head_dim;
-  std::vector<Errors> walked(ladder.size()), once(ladder.size());
-  const CodecImpl& codec = BestCodec();
-  for (int32_t trial = 0; trial < 1500; ++trial) {
-    const std::vector<float> z = Normal(head_dim, random), v = Normal(head_dim, random);
-    std::vector<uint8_t> page(PageBytes(head_dim)), next(PageBytes(head_dim)), fresh(PageBytes(head_dim));
-    codec.encode(head.geometry, Tier::kT8, z.data(), v.data(), 1, 5, page.data(), nullptr);
-    Tier from = Tier::kT8;
-    for (size_t i = 0; i < ladder.size(); ++i) {
-      codec.demote(head.geometry, from, page.data(), 5, 1, ladder[i], next.data(), 5);
-      codec.encode(head.geometry, ladder[i], z.data(), v.data(), 1, 5, fresh.data(), nullptr);
-      const Errors a = MeasuredErrors(head, ladder[i], next, z.data(), v.data(), 5);
-      const Errors b = MeasuredErrors(head, ladder[i], fresh, z.data(), v.data(), 5);
-      walked[i].key += a.key, walked[i].value += a.value, once[i].key += b.key, once[i].value += b.value;
-      std::swap(page, next);
-      from = ladder[i];
-    }
-  }
-  for (size_t i = 0; i < ladder.size(); ++i) {
-    INFO("D " << head_dim << " importance falls by " << head.importance[1] / head.importance[0] << " tier "
-              << static_cast<int32_t>(ladder[i])
-              << " keys " << walked[i].key / once[i].key << " values " << walked[i].value / once[i].value);
-    CHECK(walked[i].key <= 1.2 * once[i].key);
-    CHECK(walked[i].value <= 1.2 * once[i].value);
-  }
-}
-
-TEST_CASE("Demotion down the whole ladder costs at most 1.2 times the error of coding once, in every tier") {
-  for (const int32_t head_dim : kHeadDims) {
-    for (const double decay : {1.0, 0.7, 0.4}) {
-      const Head head(head_dim, decay);
-      CheckLadder(head, {Tier::kT4, Tier::kT3, Tier::kT2}, 6);
-      CheckLadder(head, {Tier::kT3, Tier::kT2}, 7);
-      CheckLadder(head, {Tier::kT4, Tier::kT2}, 8);
-      CheckLadder(head, {Tier::kT2, Tier::kT1}, 9);
-    }
-  }
-  for (const double most : {0.3, 0.8}) {
-    Head shaped(64, 0.5);
-    Rng random(12);
-    DrawShaping(shaped, random, most);
-    CheckLadder(shaped, {Tier::kT4, Tier::kT3, Tier::kT2}, 13);
-    CheckLadder(shaped, {Tier::kT4}, 14);
-  }
-  CheckLadder(Head(64, 1.0), {Tier::kT4, Tier::kT3, Tier::kT2, Tier::kT1}, 10);
-  CheckLadder(Head(128, 0.9), {Tier::kT4, Tier::kT3, Tier::kT2, Tier::kT1}, 11);
-}
-
-TEST_CASE("Demotion to the same tier moves a token without changing it") {
-  Rng random(12);
-  for (const int32_t head_dim : kHeadDims) {
-    Head head(head_dim);
-    head.DrawWidths(random);
-    for (const Tier tier : kTiers) {
-      const int32_t n = TokensPerPage(tier, head_dim);
-      std::vector<uint8_t> from = RandomPage(head_dim, random), to = RandomPage(head_dim, random);
-      const std::vector<float> z = Normal(head_dim, random), v = Normal(head_dim, random);
-      Reference().encode(head.geometry, tier, z.data(), v.data(), 1, n - 1, from.data(), nullptr);
-      Reference().demote(head.geometry, tier, from.data(), n - 1, 1, tier, to.data(), 1);
-      CHECK(TokenAt(head, tier, to, 1) == TokenAt(head, tier, from, n - 1));
-    }
-  }
-}
-
-TEST_CASE("Every implementation demotes to the bits of the reference, between all tiers and slots, under any widths") {
-  Rng random(13);
-  for (const int32_t head_dim : kHeadDims) {
-    for (int32_t trial = 0; trial < 4; ++trial) {
-      Head head(head_dim);
-      if (trial > 0) head.DrawWidths(random);
-      if (trial > 1) DrawShaping(head, random, trial == 2 ? 0.7 : 20);
-      for (const Tier from : kTiers) {
-        const int32_t n = TokensPerPage(from, head_dim);
-        std::vector<uint8_t> page = RandomPage(head_dim, random);
-        const std::vector<float> z = Vectors(n, head_dim, random), v = Vectors(n, head_dim, random);
-        Reference().encode(head.geometry, from, z.data(), v.data(), n, 0, page.data(), nullptr);
-        for (const Tier to : kTiers) {
-          if (to < from) continue;
-          for (int32_t i = 0; i < 24; ++i) {
-            const int32_t from_slot = static_cast<int32_t>(random() % n);
-            const int32_t to_slot = static_cast<int32_t>(random() % TokensPerPage(to, head_dim));
-            const std::vector<uint8_t> before = RandomPage(head_dim, random);
-            std::vector<uint8_t> want = before;
-            Reference().demote(head.geometry, from, page.data(), from_slot, 1, to, want.data(), to_slot);
-            for (const CodecImpl& impl : Others()) {
-              std::vector<uint8_t> got = before;
-              impl.demote(head.geometry, from, page.data(), from_slot, 1, to, got.data(), to_slot);
-              INFO(impl.name << " D " << head_dim << " from tier " << static_cast<int32_t>(from) << " to " << static_cast<int32_t>(to));
-              CHECK(got == want);
-            }
-          }
-        }
-      }
-    }
-  }
-}
-
-TEST_CASE("A run of tokens demotes as its tokens do one by one, wherever it begins and ends") {
-  Rng random(17);
-  for (const int32_t head_dim : kHeadDims) {
-    for (const Tier from : kTiers) {
-      Head head(head_dim);
-      if (head_dim != 64) head.DrawWidths(random);
-      if (head_dim != 80) DrawShaping(head, random, 0.7);
-      const int32_t n = TokensPerPage(from, head_dim);
-      std::vector<uint8_t> page = RandomPage(head_dim, random);
-      const std::vector<float> z = Vectors(n, head_dim, random), v = Vectors(n, head_dim, random);
-      Reference().encode(head.geometry, from, z.data(), v.data(), n, 0, page.data(), nullptr);
-      for (const Tier to : kTiers) {
-        if (to < from) continue;
-        for (int32_t i = 0; i < 8; ++i) {
-          const int32_t room = std::min(n, TokensPerPage(to, head_dim));
-          const int32_t rows = i < 2 ? std::min(room, 16 << i) : 1 + static_cast<int32_t>(random() % room);
-          int32_t from_slot = static_cast<int32_t>(random() % (n - rows + 1));
-          int32_t to_slot = static_cast<int32_t>(random() % (TokensPerPage(to, head_dim) - rows + 1));
-          if (i < 3) from_slot -= from_slot % 16, to_slot -= to_slot % 16;
-          const std::vector<uint8_t> before = RandomPage(head_dim, random);
-          std::vector<uint8_t> want = before;
-          for (int32_t r = 0; r < rows; ++r) {
-            Reference().demote(head.geometry, from, page.data(), from_slot + r, 1, to, want.data(), to_slot + r);
-          }
-          for (const CodecImpl& impl : CodecImpls()) {
-            if (!impl.supported()) continue;
-            std::vector<uint8_t> got = before;
-            impl.demote(head.geometry, from, page.data(), from_slot, rows, to, got.data(), to_slot);
-            INFO(impl.name << " D " << head_dim << " from tier " << static_cast<int32_t>(from) << " slot " << from_slot << " to "
-                           << static_cast<int32_t>(to) << " slot " << to_slot << " rows " << rows);
-            CHECK(got == want);
-          }
-        }
-      }
-    }
-  }
-}
-
-TEST_CASE("A heavy-tailed T8 token, whose radius was raised, demotes as well as it is coded") {
-  Rng random(14);
-  const Head head(128, 1.0);
-  Errors walked, once;
-  for (int32_t trial = 0; trial < 500; ++trial) {
-    std::vector<float> x = Normal(128, random);
-    x[trial % 128] = 30;
-    std::vector<uint8_t> page(PageBytes(128)), lower(PageBytes(128));
-    Reference().encode(head.geometry, Tier::kT8, x.data(), x.data(), 1, 0, page.data(), nullptr);
-    Reference().demote(head.geometry, Tier::kT8, page.data(), 0, 1, Tier::kT4, lower.data(), 0);
-    Reference().encode(head.geometry, Tier::kT4, x.data(), x.data(), 1, 0, page.data(), nullptr);
-    const Errors a = MeasuredErrors(head, Tier::kT4, lower, x.data(), x.data(), 0);
-    const Errors b = MeasuredErrors(head, Tier::kT4, page, x.data(), x.data(), 0);
-    walked.key += a.key, walked.value += a.value, once.key += b.key, once.value += b.value;
-  }
-  CHECK(walked.key <= 1.2 * once.key);
-  CHECK(walked.value <= 1.2 * once.value);
 }
 
 TEST_CASE("Mapped keys are F (k - mu), the same bits in every implementation, for any number of rows") {
