@@ -66,9 +66,14 @@ void Measure(const CodecImpl& impl, int32_t head_dim) {
   std::mt19937 random(1);
   std::normal_distribution<float> normal;
   std::vector<float> centre(head_dim), map(head_dim * head_dim), importance(head_dim / kGroup);
+  std::vector<float> shaping(head_dim * kGroup);  // errors weigh on each other as a calibrated head's do
+  for (int32_t i = 0; i < head_dim; ++i) {
+    for (int32_t k = 0; k <= i % kGroup; ++k) shaping[i * kGroup + k] = k == i % kGroup ? 1.0f : 0.3f / static_cast<float>(1 + k);
+  }
   for (float& x : map) x = normal(random);
   for (size_t g = 0; g < importance.size(); ++g) importance[g] = 10.0f / static_cast<float>(g + 1);
-  KeyGeometry geometry = {.head_dim = head_dim, .centre = centre.data(), .map = map.data(), .importance = importance.data()};
+  KeyGeometry geometry = {.head_dim = head_dim, .centre = centre.data(), .map = map.data(), .importance = importance.data(),
+                          .shaping = shaping.data()};
   for (int32_t t = 0; t < kTierCount; ++t) {
     AllotWidths(importance.data(), head_dim / kGroup, KeyWidths(static_cast<Tier>(t), head_dim), geometry.widths[t]);
   }
