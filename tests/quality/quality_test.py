@@ -22,7 +22,9 @@ WORKER = HERE / "quality_worker"
 MODEL = HERE.parent.parent.parent / "models" / "models" / "SmolLM2-135M-Instruct.Q4_1.gguf"  # in runfiles: @models
 EXPECTED = json.loads((HERE / "expected.json").read_text())
 
-MODES = list(EXPECTED["mean_kl"])
+# Under a sanitizer everything takes ten times as long; what is left walks the same code.
+SANITIZED = "ASAN_OPTIONS" in os.environ or "TSAN_OPTIONS" in os.environ
+MODES = ["exact", "uniform:T4", "q4_0"] if SANITIZED else list(EXPECTED["mean_kl"])
 WINDOW = ("--prefill", "512", "--score", "240", "--start", "0")
 PLAIN = ("--geometry", "plain", "--haystacks", "0")
 # Another instruction set rounds otherwise, and a code that falls to the other side of an edge moves a divergence a little.
@@ -54,6 +56,8 @@ class QualityTest(unittest.TestCase):
         self.assertEqual((exact["mean_kl"], exact["delta_nll"], exact["top1"], exact["rate_bits"]), (0, 0, 1, 16))
 
     def test_fewer_bits_cost_more(self):
+        if SANITIZED:
+            self.skipTest("one mode of a kind is measured under a sanitizer")
         for geometry in ("uniform", "sphere"):
             divergences = [self.rows[f"{geometry}:{tier}"]["mean_kl"] for tier in TIERS]
             self.assertEqual(divergences, sorted(divergences))
@@ -63,11 +67,14 @@ class QualityTest(unittest.TestCase):
         self.assertLess(self.rows["q4_0:rotated"]["mean_kl"], self.rows["q4_0"]["mean_kl"])
 
     def test_a_change_of_no_importance_costs_nearly_nothing(self):
+        if SANITIZED:
+            self.skipTest("one mode of a kind is measured under a sanitizer")
         self.assertLess(self.rows["exact:nudged"]["mean_kl"], 5e-6)
         self.assertGreater(self.rows["exact:nudged"]["mean_kl"], 0)
 
     def test_numbers_are_those_that_were_stored(self):
-        for mode, expected in EXPECTED["mean_kl"].items():
+        for mode in MODES:
+            expected = EXPECTED["mean_kl"][mode]
             # Rounding alone, whatever it does.
             tolerance = 1 if mode == "exact:nudged" else TOLERANCE
             with self.subTest(mode=mode):
@@ -98,6 +105,11 @@ class EdgesTest(unittest.TestCase):
         self.assertEqual(exact["mean_kl"], 0)
         self.assertGreaterEqual(coded["mean_kl"], 0)
         self.assertLess(coded["mean_kl"], 0.01)  # it is T8
+
+    def test_a_prompt_too_short_to_hide_something_is_measured_without(self):
+        result = measure("--modes", "exact", "--prefill", "100", "--score", "2", "--geometry", "plain")
+        self.assertIsNone(result["retrieval"])
+        self.assertEqual(len(result["rows"]), 1)
 
     def test_windows_that_begin_elsewhere_are_other_windows(self):
         [row] = measure("--modes", "q4_0", "--prefill", "80", "--score", "8", "--start", "0,100", *PLAIN)["rows"]

@@ -65,7 +65,8 @@ class ArgumentsTest(unittest.TestCase):
                               (text + ("--geometry", "plain", "--calibrate-text", "other.txt"), "leave one of them out"),
                               (text + ("--calibrate-text", "gone.txt"), "gone.txt: there is no such file"),
                               (("--text", "text.txt", "./text.txt"), "two texts have the same name"),
-                              (text + ("--activations", "f16"), "invalid choice")):
+                              (text + ("--activations", "f16"), "invalid choice"),
+                              (text + ("--json", "none/out.json"), "cannot be written"), (text + ("--svg", "."), "cannot be written")):
             with self.subTest(argv=argv):
                 self.assertIn(message, self.refused(*argv))
 
@@ -80,9 +81,16 @@ class ArgumentsTest(unittest.TestCase):
         self.assertEqual(run.names("exact, q4_0,exact"), ["exact", "q4_0"])
 
     def test_geometry_follows_from_what_is_given(self):
-        sources = [run.geometry_command(self.parse("--text", "text.txt", *more))["source"] for more in
-                   ((), ("--calibrate-text", "other.txt"), ("--geometry", "plain"), ("--geometry", "other.txt"))]
-        self.assertEqual(sources, ["self", "text", "plain", "file"])
+        for more, source in (((), "self"), (("--calibrate-text", "other.txt"), "text"), (("--geometry", "plain"), "plain"),
+                             (("--geometry", "other.txt"), "file"), (("--modes", "q4_0,sphere:T4"), "plain")):
+            self.assertEqual(run.geometry_command(self.parse("--text", "text.txt", *more))["source"], source)
+
+    def test_takes_only_results_that_are_some(self):
+        for text in ("", "[]", "{}", '{"rows": []}'):
+            path = pathlib.Path(self.folder, "result.json")
+            path.write_text(text)
+            with self.assertRaisesRegex(run.Wrong, "no result"):
+                run.stored(path)
 
 
 class RowsTest(unittest.TestCase):
@@ -125,6 +133,8 @@ class TableTest(unittest.TestCase):
             self.assertEqual(table.place(once, kind, "A TABLE\n"), once)
         with self.assertRaises(table.NoPlace):
             table.place("no marks\n", "f32 text", "A TABLE\n")
+        with self.assertRaises(table.NoPlace):
+            table.check_place("int8 plain")
 
 
 class PlotTest(unittest.TestCase):

@@ -25,6 +25,7 @@ from worker import Worker, WorkerFailed  # noqa: E402
 MODES = ("exact,exact:nudged,uniform:T8,uniform:T4,uniform:T3,uniform:T2,uniform:T1,sphere:T8,sphere:T4,sphere:T3,sphere:T2,sphere:T1,"
          "q8_0,q4_0,q8_0:rotated,q4_0:rotated")
 GEOMETRIES = ("auto", "plain")
+WITHOUT_GEOMETRY = ("exact", "sphere:", "q8_0", "q4_0")
 MEANS = {"rate_bits": "rate_bits", "rate_real_bits": "rate_real_bits", "mean_kl": "kl", "delta_nll": "delta_nll", "top1": "top1"}
 PREFILL_STEP = 512         # tokens between two words of progress
 QUESTION_TOKENS_MAX = 128  # room for a question and its answer after a haystack
@@ -32,7 +33,7 @@ NEEDLES, DEPTHS = 12, 6
 SEED = 1
 # What a step costs, in units of a prefilled token: for the time that is left.
 COST_SCORED, COST_QUESTION = 1.6, 60
-COST_CALIBRATION = 8000
+COST_SELF = 40000  # calibration on the model's own text
 
 
 class Wrong(Exception):
@@ -42,7 +43,7 @@ class Wrong(Exception):
 def main():
     args = parse_args(sys.argv[1:])
     try:
-        result = json.loads(pathlib.Path(args.from_result).read_text()) if args.from_result else measure(args)
+        result = stored(args.from_result) if args.from_result else measure(args)
         publish(args, result)
     except (Wrong, WorkerFailed, OSError, table.NoPlace) as error:
         sys.exit(f"quality: {error}")
@@ -52,6 +53,17 @@ def main():
     over = table.missed(result)
     if args.check and over:
         sys.exit(f"quality: over the bar: {', '.join(over)}")
+
+
+def stored(path):
+    """An earlier result."""
+    try:
+        result = json.loads(pathlib.Path(path).read_text())
+        if {"rows", "settings", "model"} <= result.keys():
+            return result
+    except (ValueError, AttributeError):
+        pass
+    raise Wrong(f"{path} is no result of --json")
 
 
 def parse_args(argv):
@@ -84,6 +96,7 @@ def parse_args(argv):
     take_paths_from(args)
     if not args.from_result:
         check_inputs(parser, args)
+    check_outputs(parser, args)
     return args
 
 
@@ -113,6 +126,14 @@ def check_inputs(parser, args):
     stems = [pathlib.Path(text).stem for text in args.text]
     if len(set(stems)) < len(stems):
         parser.error("--text: two texts have the same name")
+
+
+def check_outputs(parser, args):
+    """A measurement takes long: what cannot be written should be known before."""
+    for path in filter(None, (args.json, args.svg)):
+        place = path if os.path.exists(path) else os.path.dirname(path) or "."
+        if os.path.isdir(path) or not os.access(place, os.W_OK):
+            parser.error(f"{path}: cannot be written")
 
 
 def number(least):
@@ -147,6 +168,9 @@ def names(text):
 
 
 def measure(args):
+    geometry = geometry_command(args)
+    if args.readme:
+        table.check_place(f"{args.activations} {geometry['source']}")
     result = machine.describe(args.model, args.command)
     tokens_max = args.prefill + args.score + QUESTION_TOKENS_MAX
     with Worker(args.worker, args.model, args.threads, args.activations, tokens_max) as worker:
@@ -155,17 +179,17 @@ def measure(args):
             raise Wrong(f"--prefill {args.prefill} and --score {args.score} are more than the {worker.model['context_max']} positions of "
                         "this model")
         texts = [describe_text(worker, path, args) for path in args.text]
-        geometry = geometry_command(args)
+        haystacks = args.haystacks if haystack_fits(worker, args) else 0
         result["settings"] = {"prefill": args.prefill, "score": args.score, "starts": args.start, "texts": texts, "modes": args.modes,
                               "activations": args.activations, "threads": args.threads, "geometry": geometry["source"],
                               "calibrate_texts": [pathlib.Path(path).name for path in args.calibrate_text]}
-        progress = Progress(total_cost(args))
-        if geometry["source"] != "plain":
-            with progress.step("geometry", COST_CALIBRATION):
-                worker.ask("geometry", **geometry)
+        calibration = {"self": COST_SELF, "text": len(args.calibrate_text) * args.prefill}.get(geometry["source"], 0)
+        progress = Progress(calibration + total_cost(args, haystacks))
+        with progress.step("geometry", calibration):
+            worker.ask("geometry", **geometry)
         windows = [measure_window(worker, path, start, args, progress) for path in args.text for start in args.start]
         result["rows"] = rows_of(args.modes, windows)
-        result["retrieval"] = measure_retrieval(worker, args, progress) if args.haystacks else None
+        result["retrieval"] = measure_retrieval(worker, args, haystacks, progress) if haystacks else None
     return result
 
 
@@ -178,9 +202,18 @@ def describe_text(worker, path, args):
     return {"name": pathlib.Path(path).stem, "tokens": tokens, "sha256": hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest()}
 
 
+def haystack_fits(worker, args):
+    """Whether the numbers to hide, without a word of filler, are at most as long as what the modes keep."""
+    needed = max((worker.ask("tokenize", text=retrieval.Haystack(SEED + i, NEEDLES).text(0))["tokens"] for i in range(args.haystacks)),
+                 default=0)
+    if needed > args.prefill:
+        print(f"quality: no retrieval: its numbers alone are {needed} tokens, --prefill is {args.prefill}", file=sys.stderr)
+    return needed <= args.prefill
+
+
 def geometry_command(args):
-    """How keys of uniform modes are coded, as the worker takes it."""
-    if args.geometry == "plain":
+    """How keys of uniform modes are coded, as the worker takes it. Where no mode asks for it, none is made."""
+    if args.geometry == "plain" or all(mode.startswith(WITHOUT_GEOMETRY) for mode in args.modes):
         return {"source": "plain"}
     if args.geometry != "auto":
         return {"source": "file", "file": args.geometry}
@@ -189,12 +222,12 @@ def geometry_command(args):
     return {"source": "self"}
 
 
-def total_cost(args):
+def total_cost(args, haystacks):
+    """Of windows and haystacks."""
     modes = len(args.modes)
     window = args.prefill + COST_SCORED * args.score * (1 + modes)
     haystack = args.prefill + COST_QUESTION * NEEDLES * (modes if "exact" in args.modes else modes + 1)
-    calibration = 0 if args.geometry == "plain" else COST_CALIBRATION
-    return calibration + len(args.text) * len(args.start) * window + args.haystacks * haystack
+    return len(args.text) * len(args.start) * window + haystacks * haystack
 
 
 def prefill(worker, first, tokens, what, progress):
@@ -232,11 +265,11 @@ def rows_of(modes, windows):
     return rows
 
 
-def measure_retrieval(worker, args, progress):
+def measure_retrieval(worker, args, haystacks, progress):
     """What of a haystack each mode finds, beside exact."""
     modes = args.modes if "exact" in args.modes else ["exact"] + args.modes
     answers = {mode: [] for mode in modes}
-    for number_of in range(args.haystacks):
+    for number_of in range(haystacks):
         haystack = retrieval.Haystack(SEED + number_of, NEEDLES)
         sentences = retrieval.sentences_for(args.prefill, lambda n, h=haystack: worker.ask("tokenize", text=h.text(n))["tokens"])
         tokens = worker.ask("tokenize", text=haystack.text(sentences))["tokens"]
@@ -245,7 +278,7 @@ def measure_retrieval(worker, args, progress):
         for mode in modes:
             with progress.step(f"{what}: {mode}", COST_QUESTION * NEEDLES):
                 answers[mode].append(worker.ask("ask", name=mode, questions=haystack.questions())["answers"])
-    return {"haystacks": args.haystacks, "tokens": args.prefill, "asked": NEEDLES, "seed": SEED} | retrieval.summarise(answers, DEPTHS)
+    return {"haystacks": haystacks, "tokens": args.prefill, "asked": NEEDLES, "seed": SEED} | retrieval.summarise(answers, DEPTHS)
 
 
 class Progress:

@@ -96,6 +96,11 @@ def put_into_readme(result, drawing):
     README.with_name(f"{kind.replace(' ', '_')}.svg").write_text(drawing)
 
 
+def check_place(kind):
+    """Raises NoPlace where README.md has none for that kind of result."""
+    place(README.read_text(), kind, "")
+
+
 def place(text, kind, table):
     """The text with the table between the marks of that kind."""
     begin, end = f"<!-- {kind} -->\n", f"<!-- end of {kind} -->\n"
