@@ -16,6 +16,8 @@ constexpr int32_t kPartsPerWorker = 4;
 // Below this, row-wise work is done sooner than a worker wakes.
 constexpr int64_t kParallelRowsMin = 4;
 
+bool HoldsCodes(const HeadPages& pages) { return pages.sealed || pages.exact_begin > 0; }
+
 template <class T>
 void Grow(std::vector<T>& v, int64_t size) {
   if (static_cast<int64_t>(v.size()) < size) v.resize(static_cast<size_t>(size));
@@ -43,10 +45,13 @@ void Forward::RunLayers(const StepPlan& plan, const KvArenas& arenas) {
 
 void Forward::Embed(const StepPlan& plan) {
   rows_.clear();
+  coded_rows_ = 0;
   for (int32_t i = 0; i < static_cast<int32_t>(plan.items.size()); ++i) {
     const StepItem& item = plan.items[i];
+    const bool codes = HoldsCodes(item.pages->head(0));  // the first head is sealed first
     for (int32_t t = 0; t < static_cast<int32_t>(item.tokens.size()); ++t) {
-      rows_.push_back({.item = i, .index = t, .position = item.position + t, .token = item.tokens[static_cast<size_t>(t)]});
+      rows_.push_back({.item = i, .index = t, .position = item.position + t, .token = item.tokens[static_cast<size_t>(t)],
+                       .coded_row = codes ? coded_rows_++ : -1});
     }
   }
   const int64_t m = static_cast<int64_t>(rows_.size());
@@ -116,7 +121,7 @@ void Forward::Multiply(std::initializer_list<Product> products) {
 
 void Forward::RotateAndEnter(const StepPlan& plan, int32_t layer, const KvArenas& arenas) {
   const int32_t d = spec_.head_dim;
-  if (geometry_ != nullptr) Grow(mapped_, static_cast<int64_t>(rows_.size()) * spec_.kv_heads);
+  Grow(mapped_, int64_t{coded_rows_} * spec_.kv_heads);
   ForRows(static_cast<int64_t>(rows_.size()), [&](Range range) {
     for (int64_t r = range.begin; r < range.end; ++r) {
       const float* angles = &angles_[r * spec_.rotary_dim];
@@ -129,7 +134,7 @@ void Forward::RotateAndEnter(const StepPlan& plan, int32_t layer, const KvArenas
         const HeadPages& pages = plan.items[row.item].pages->at(layer, kv_head);
         const float *key = keys + kv_head * d, *value = values + kv_head * d;
         const int32_t head = layer * spec_.kv_heads + kv_head;
-        if (pages.sealed || pages.exact_begin > 0) {  // it holds codes
+        if (HoldsCodes(pages)) {
           ada_.map(geometry_->query(head), &query_[(r * spec_.kv_heads + kv_head) * attention_.group * d], attention_.group,
                    MappedOf(r, kv_head));
         }
@@ -144,7 +149,8 @@ void Forward::RotateAndEnter(const StepPlan& plan, int32_t layer, const KvArenas
 }
 
 kernels::AdaMappedQuery& Forward::MappedOf(int64_t row, int32_t kv_head) {
-  return mapped_[static_cast<size_t>(row * spec_.kv_heads + kv_head)];
+  return mapped_[static_cast<size_t>(rows_[static_cast<size_t>(row)].coded_row) * static_cast<size_t>(spec_.kv_heads) +
+                 static_cast<size_t>(kv_head)];
 }
 
 void Forward::EnterExact(const HeadPages& pages, int32_t slot, const float* key, const float* value, const KvArenas& arenas) {

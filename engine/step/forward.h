@@ -100,6 +100,7 @@ class Forward {
     int32_t index;     // in the item
     int32_t position;
     TokenId token;
+    int32_t coded_row;  // among those that meet codes, or -1
   };
   std::vector<Row> rows_;                // [M]
   std::vector<float> angles_;            // [M, rotary_dim]
@@ -109,7 +110,8 @@ class Forward {
   std::vector<float> key_, value_;       // [M, kv_heads, D]
   std::vector<float> attended_;          // [M, heads, D]
   std::vector<float> delta_;             // [M, width]
-  std::vector<kernels::AdaMappedQuery> mapped_;  // [M, kv_heads]  queries that meet codes
+  int32_t coded_rows_ = 0;
+  std::vector<kernels::AdaMappedQuery> mapped_;  // [coded rows, kv_heads]  queries that meet codes
   std::vector<float> gate_, up_;         // [M, ffn_width]
   kernels::PreparedRows prepared_;
 
