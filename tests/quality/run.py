@@ -33,7 +33,7 @@ NEEDLES, DEPTHS = 12, 6
 SEED = 1
 # What a step costs, in units of a prefilled token: for the time that is left.
 COST_SCORED, COST_QUESTION = 1.6, 60
-COST_SELF = 40000  # calibration on the model's own text
+COST_SELF = 8000  # calibration on the model's own text
 
 
 class Wrong(Exception):
