@@ -6,7 +6,7 @@
 #   tests/deploy/run.sh --image --keep DIR   makes base and image in DIR and leaves them there (rerun: builds only what changed)
 #   tests/deploy/run.sh --image --jobs N     builds with N jobs
 #
-# --image needs root, a network, buildah and debootstrap, and half an hour or less, most of it compiling; 10 GB below ${TMPDIR:-/var/tmp}.
+# --image needs root, a network, buildah and debootstrap, time to compile everything, and some 10 GB below ${TMPDIR:-/var/tmp}.
 # The base comes from debootstrap and not from a registry; $MIRROR names another mirror than deb.debian.org. No container engine runs here:
 # the image is mounted and started in namespaces of its own, as process 1, as the image's user, without capabilities, on a read-only root.
 set -euo pipefail
