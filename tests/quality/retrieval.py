@@ -22,7 +22,8 @@ THINGS = ["the long wooden fence", "the market in the old town", "a road through
 TIMES = ["in the morning", "after the rain", "before dinner", "on Sunday", "for a whole afternoon", "without a word", "once more",
          "with a smile", "at the end of the week", "as everybody expected", "late in the evening", "when the bells rang"]
 
-# Of eight phrasings tried with f16 keys and values, the one that SmolLM2-135M answers most often: 83 % after 512 tokens, 81 % after 2,048.
+# Of nine phrasings tried with SmolLM2-135M and f16 keys and values, the best after 6,144 tokens: 9 of the 12 in one haystack, the others 2
+# to 6. Nearer it is among the best: 30 of 36 after 512 tokens, 29 after 2,048. Chosen so, it promises less elsewhere.
 STATEMENT = "Remember this: the magic number of the {word} is {number}."
 QUESTION = "\n\nAs said above, the magic number of the {word} is"
 ANSWER = " {number}"
