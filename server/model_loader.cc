@@ -155,12 +155,12 @@ absl::StatusOr<LoadedModel> LoadModel(const Config& config, engine::ThreadPool& 
     geometry = *std::move(obtained);
   }
   const auto activations = config.activations == "f32" ? kernels::ActivationType::kF32 : kernels::ActivationType::kInt8;
-  const engine::PrefillWorkspace workspace(options->kv.heads(), options->kv.head_dim, options->workspace_tokens);
+  const PageCount workspace_pages = engine::PrefillWorkspace::PagesFor(options->kv.heads(), options->workspace_tokens);
   auto stepper = engine::MakeCpuStepper(*std::move(spec), *std::move(weights), pool,
                                         {.activations = activations,
                                          .pages = options->pool_pages,
                                          .geometry = std::move(geometry),
-                                         .workspace_pages = workspace.pages().pages(),
+                                         .workspace_pages = workspace_pages,
                                          .clock = &clock});
   if (!stepper.ok()) return stepper.status();
   model.stepper = *std::move(stepper);

@@ -36,25 +36,26 @@ bool Lender::GrantWorkspace(int32_t prompt_tokens, Loan& loan) {
   return room.has_value();
 }
 
-PageId Lender::AcquireExact(Loan& loan) {
-  if (shape_.mode.coded) return workspace_.Acquire(loan.workspace);
+PageId Lender::Acquire(Loan& loan) {
   ledger_.Acquire(loan.tenant, PageCount(1));
   return pool_.Acquire(loan.room);
 }
 
-void Lender::ReleaseExact(PageId page, Loan& loan) {
-  if (shape_.mode.coded) return workspace_.Release(page, loan.workspace);
+void Lender::Release(PageId page, Loan& loan) {
   pool_.Release(page, loan.room);
   ledger_.Release(loan.tenant, PageCount(1));
+}
+
+PageId Lender::AcquireExact(Loan& loan) { return shape_.mode.coded ? workspace_.Acquire(loan.workspace) : Acquire(loan); }
+
+void Lender::ReleaseExact(PageId page, Loan& loan) {
+  shape_.mode.coded ? workspace_.Release(page, loan.workspace) : Release(page, loan);
 }
 
 void Lender::LendCoded(Tier tier, int32_t tokens, Loan& loan, HeadPages& pages) {
   std::vector<PageId>& list = pages.of(tier).pages;
   const size_t wanted = PagesFor(tokens, kernels::TokensPerPage(tier, shape_.head_dim));
-  while (list.size() < wanted) {
-    ledger_.Acquire(loan.tenant, PageCount(1));
-    list.push_back(pool_.Acquire(loan.room));
-  }
+  while (list.size() < wanted) list.push_back(Acquire(loan));
 }
 
 void Lender::LendForRows(int32_t entered, int32_t rows, Loan& loan, PageTable& table) {
@@ -80,10 +81,8 @@ void Lender::TakeBackEmptied(int32_t sealed, Loan& loan, HeadPages& pages) {
   for (int32_t t = 0; t < kernels::kTierCount; ++t) {
     const Tier tier = static_cast<Tier>(t);
     HeadPages::Coded& coded = pages.of(tier);
-    for (; coded.pages.size() > PagesFor(coded.tokens, kernels::TokensPerPage(tier, shape_.head_dim)); coded.pages.pop_back()) {
-      pool_.Release(coded.pages.back(), loan.room);
-      ledger_.Release(loan.tenant, PageCount(1));
-    }
+    const size_t kept = PagesFor(coded.tokens, kernels::TokensPerPage(tier, shape_.head_dim));
+    for (; coded.pages.size() > kept; coded.pages.pop_back()) Release(coded.pages.back(), loan);
   }
   const size_t emptied = pages.sealed ? pages.exact.size() : static_cast<size_t>(sealed / kExactTokensPerPage);
   for (size_t i = 0; i < emptied; ++i) ReleaseExact(pages.exact[i], loan);
@@ -99,10 +98,7 @@ void Lender::TakeBack(Loan loan, PageTable& table) {
     HeadPages& pages = table.head(i);
     for (const PageId page : pages.exact) ReleaseExact(page, loan);
     for (const HeadPages::Coded& coded : pages.tiers) {
-      for (const PageId page : coded.pages) {
-        pool_.Release(page, loan.room);
-        ledger_.Release(loan.tenant, PageCount(1));
-      }
+      for (const PageId page : coded.pages) Release(page, loan);
     }
     pages = HeadPages();
   }

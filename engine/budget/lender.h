@@ -22,7 +22,7 @@ namespace spherical::engine {
 class Lender {
  public:
   // workspace_tokens: of the prefill workspace; not looked at in mode `exact`.
-  explicit Lender(const KvShape& shape, PageCount pool_pages, TokenCount workspace_tokens = TokenCount(0));
+  Lender(const KvShape& shape, PageCount pool_pages, TokenCount workspace_tokens = TokenCount(0));
 
   TenantId AddTenant(std::string name, PageCount limit) { return ledger_.Add(std::move(name), limit); }
   // Room for one sequence, or nullopt: the tenant's limit or the pool says not now.
@@ -53,6 +53,10 @@ class Lender {
 
  private:
   void LendCoded(kernels::Tier tier, int32_t tokens, Loan& loan, HeadPages& pages);
+  // A page of the pool, charged to the loan's tenant.
+  PageId Acquire(Loan& loan);
+  void Release(PageId page, Loan& loan);
+  // An f16 page: of the pool in mode `exact`, else of the workspace.
   PageId AcquireExact(Loan& loan);
   void ReleaseExact(PageId page, Loan& loan);
 

@@ -2,15 +2,12 @@
 
 #include <algorithm>
 
-#include "engine/kv/retier.h"
 #include "kernels/spherical/page_layout.h"
 
 namespace spherical::engine {
 namespace {
 
 using kernels::Tier;
-
-static_assert(kWholeTokensMax == kSinkTokens + kNewestTokens + kDemoteTokens);
 
 int64_t PagesOfHead(const KvShape& shape, int64_t tokens) {
   if (!shape.mode.coded) return CeilDiv(tokens, kernels::kExactTokensPerPage);

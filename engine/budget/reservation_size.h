@@ -2,6 +2,7 @@
 #define SPHERICAL_ENGINE_BUDGET_RESERVATION_SIZE_H_
 
 #include "engine/kv/kv_mode.h"
+#include "engine/kv/retier.h"
 #include "kernels/base/units.h"
 
 namespace spherical::engine {
@@ -24,7 +25,7 @@ ByteCount ExactTokenBytes(const KvShape& shape);
 
 // T8 tokens that leave together for the mode's tier, and how many T8 tokens of a head make them leave.
 inline constexpr int32_t kDemoteTokens = 32;
-inline constexpr int32_t kWholeTokensMax = 4 + 64 + kDemoteTokens;  // sinks, newest, and those that wait to leave
+inline constexpr int32_t kWholeTokensMax = kSinkTokens + kNewestTokens + kDemoteTokens;
 
 // Pages of the pool that `tokens` tokens of one sequence can ever need, per layer and kv head:
 //   exact      ceil(tokens / 16)

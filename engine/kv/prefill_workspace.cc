@@ -28,8 +28,12 @@ PrefillWorkspace::PrefillWorkspace(int32_t heads, int32_t head_dim, TokenCount t
     : heads_(heads),
       head_dim_(head_dim),
       large_tokens_(RoundDown(tokens.value() * 4 / 5)),
-      small_tokens_(RoundDown(tokens.value() - large_tokens_)),
-      pages_(PageCount(int64_t{heads} * ((large_tokens_ + small_tokens_) / kPageTokens)), ByteCount(kernels::ExactBytesUsed(head_dim))) {}
+      small_tokens_(RoundDown(tokens.value()) - large_tokens_),
+      pages_(PagesFor(heads, tokens), ByteCount(kernels::ExactBytesUsed(head_dim))) {}
+
+PageCount PrefillWorkspace::PagesFor(int32_t heads, TokenCount tokens) {
+  return PageCount(int64_t{heads} * (RoundDown(tokens.value()) / kPageTokens));
+}
 
 int32_t PrefillWorkspace::SealHeadsPerStep(const WorkspaceRoom& room) const { return HeadsPerStep(heads_, head_dim_, room.window); }
 

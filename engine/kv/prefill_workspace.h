@@ -35,6 +35,8 @@ class PrefillWorkspace {
  public:
   // heads = layers * kv_heads. `tokens`: f16 tokens that fit, of all heads; 0 in mode `exact`.
   PrefillWorkspace(int32_t heads, int32_t head_dim, TokenCount tokens);
+  // F16 pages of a workspace of so many tokens: what the device allocates.
+  static PageCount PagesFor(int32_t heads, TokenCount tokens);
 
   bool IsLarge(int32_t prompt_tokens) const { return NeedOf(prompt_tokens).large; }
   // The room of a prompt, or nullopt: others have it now.

@@ -9,7 +9,7 @@ import unittest
 import codes
 import readme
 import run
-from side import Side, SideFailed
+from side import Side, SideFailed, engine_command
 
 HERE = pathlib.Path(os.path.abspath(__file__)).parent
 WORKER = HERE / "engine_worker"
@@ -24,7 +24,7 @@ class WorkerTest(unittest.TestCase):
         cls.folder = tempfile.TemporaryDirectory()
         cls.text = pathlib.Path(cls.folder.name) / "text.txt"
         cls.text.write_text("One ship after another came into the harbour. " * 60)
-        cls.side = Side("ours", WORKER, MODEL, "2", "int8", "exact")
+        cls.side = Side("ours", *engine_command(WORKER, MODEL, 2))
 
     @classmethod
     def tearDownClass(cls):
@@ -62,9 +62,14 @@ class WorkerTest(unittest.TestCase):
             self.side.ask("decode", 1)
         self.assertEqual(*answers)
 
+    def test_computes_in_f32_too(self):
+        with Side("ours", *engine_command(WORKER, MODEL, 1, "f32")) as side:
+            side.ask("text", HERE / "README.md")
+            self.assertGreater(side.ask("prefill", 16)["wall_s"], 0)
+
     def test_says_what_is_wrong_and_ends(self):
         for command, message in ((("prefill", 3), "has 0 tokens"), (("decode", 1), "nothing is prepared"), (("dance",), "unknown command")):
-            with Side("ours", WORKER, MODEL, "1", "int8", "exact") as side, self.assertRaisesRegex(SideFailed, message):
+            with Side("ours", *engine_command(WORKER, MODEL, 1)) as side, self.assertRaisesRegex(SideFailed, message):
                 side.ask(*command)
 
 
@@ -103,7 +108,7 @@ class CodesTest(unittest.TestCase):
         return {"wall_s": [seconds] * 3, "cpu_s": [seconds / 2, seconds, 9 * seconds]}
 
     def test_a_coded_worker_seals_answers_and_rewinds(self):
-        with Side("ours", WORKER, MODEL, "2", "int8", "uniform:T4") as side:
+        with Side("ours", *engine_command(WORKER, MODEL, 2, mode="uniform:T4")) as side:
             side.ask("text", HERE / "README.md")
             side.ask("prepare", 2, 300)
             for _ in range(3):

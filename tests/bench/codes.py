@@ -3,21 +3,18 @@
 Rounds and turns as in run.py. What a token costs in attention is the difference of a deep and an empty sequence, each the median of its
 turns; the peer's best is the setting with the least time per token at that depth.
 """
-import argparse
 import json
 import pathlib
 import statistics
 import sys
 import tempfile
-import time
 
 import machine
-from side import Side
+from side import Arguments, Side, engine_command, load_same_tokens, take_turns
 
 SHALLOW, MANY = "depth 0", "8 sequences"
 OURS, EXACT, LOWER = "uniform:T4", "exact", "uniform:T2"
 PLAIN, FLASH, Q4 = "llama.cpp f16", "llama.cpp f16, flash attention", "llama.cpp q4_0"
-PAUSE_SECONDS = 0.05
 MANY_DEPTH = 2048
 
 
@@ -38,57 +35,36 @@ def main():
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engine", help="tests/bench/engine_worker")
-    parser.add_argument("--peer", help="llama_worker of build_peer.sh")
-    parser.add_argument("--model")
+    parser = Arguments(__doc__, "codes.py")
     parser.add_argument("--text", help="English text of more tokens than --depth")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--depth", type=int, default=7680)
-    parser.add_argument("--command", default="tests/bench/codes.py", help="what the result says it was made by")
-    parser.add_argument("--json", help="write the result here")
-    parser.add_argument("--markdown", help="measure nothing: print this result as a table")
-    parser.add_argument("--check", action="store_true", help="exit code 1 when a bar is missed")
-    args = parser.parse_args()
-    if not args.markdown and not (args.engine and args.peer and args.model and args.text):
-        parser.error("--engine, --peer, --model and --text are needed")
-    return args
+    return parser.parse()
 
 
 def measure(args, tokens):
     """{row: {side: {"wall_s": [per token of each turn], "cpu_s": [...]}}}"""
     threads = str(args.threads)
-    ours = {mode: Side(mode, args.engine, args.model, threads, "int8", mode) for mode in (OURS, LOWER, EXACT)}
+    ours = {mode: Side(mode, *engine_command(args.engine, args.model, threads, mode=mode)) for mode in (OURS, LOWER, EXACT)}
     peers = {name: Side(name, args.peer, args.model, threads, kind) for name, kind in ((PLAIN, "off"), (FLASH, "on"), (Q4, "q4_0"))}
     sides = {**ours, **peers}
     try:
-        peers[PLAIN].ask("text", args.text)  # one tokenizer for all: the same work on both sides
-        peers[PLAIN].ask("save_tokens", tokens)
-        for side in sides.values():
-            side.ask("load_tokens", tokens)
+        load_same_tokens(sides.values(), peers[PLAIN], args.text, tokens)
         deep = f"depth {args.depth}"
-        return {SHALLOW: take_turns(sides, (1, 0), 32, args.rounds, SHALLOW),
-                deep: take_turns(sides, (1, args.depth), 8, args.rounds, deep),
-                MANY: take_turns({name: sides[name] for name in (OURS, PLAIN, FLASH)}, (8, MANY_DEPTH), 8, args.rounds, MANY)}
+        return {SHALLOW: decode(sides, (1, 0), 32, args.rounds, SHALLOW),
+                deep: decode(sides, (1, args.depth), 8, args.rounds, deep),
+                MANY: decode({name: sides[name] for name in (OURS, PLAIN, FLASH)}, (8, MANY_DEPTH), 8, args.rounds, MANY)}
     finally:
         for side in sides.values():
             side.close()
 
 
-def take_turns(sides, prepared, count, rounds, name):
+def decode(sides, prepared, count, rounds, name):
+    """Seconds per token."""
     print(f"bench: {name}", file=sys.stderr, flush=True)
-    sides = list(sides.values())
-    for side in sides:
-        side.ask("prepare", *prepared)
-        side.ask("decode", count)  # warms caches and pages; not counted
-    turns = {side.name: {"wall_s": [], "cpu_s": []} for side in sides}
-    for i in range(rounds):
-        for side in sides[i % len(sides):] + sides[:i % len(sides)]:
-            time.sleep(PAUSE_SECONDS)
-            for kind, seconds in side.ask("decode", count).items():
-                turns[side.name][kind].append(seconds / count / prepared[0])
-    return turns
+    turns = take_turns(list(sides.values()), prepared, "decode", count, rounds)
+    return {side: {kind: [s / count / prepared[0] for s in seconds] for kind, seconds in kinds.items()} for side, kinds in turns.items()}
 
 
 def bars(turns, depth):

@@ -3,7 +3,6 @@
 Teacher-forced next-token distributions of an English text, against those of a float32 forward pass of the same dequantised weights
 (tests/golden/make_reference.py): mean KL divergence from the reference in nats, and how often both have the same likeliest token.
 """
-import argparse
 import json
 import pathlib
 import subprocess
@@ -13,7 +12,7 @@ import tempfile
 import numpy as np
 
 import machine
-from side import Side
+from side import Arguments, Side, engine_command
 
 HERE = pathlib.Path(__file__).resolve().parent
 GOLDEN = HERE.parent / "golden"
@@ -56,30 +55,20 @@ def main():
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engine", help="tests/bench/engine_worker")
-    parser.add_argument("--peer", help="llama_worker of build_peer.sh")
-    parser.add_argument("--model")
+    parser = Arguments(__doc__, "correctness.py")
     parser.add_argument("--text", help="English text")
     parser.add_argument("--positions", type=int, default=2048)
     parser.add_argument("--window", type=int, default=1024, help="positions of one sequence")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--scratch", help="folder for about 1 GB of logits")
-    parser.add_argument("--command", default="tests/bench/correctness.py", help="what the result says it was made by")
-    parser.add_argument("--json", help="write the result here")
-    parser.add_argument("--markdown", help="measure nothing: print this result as a table")
-    parser.add_argument("--check", action="store_true", help="exit code 1 when a bar is missed")
-    args = parser.parse_args()
-    if not args.markdown and not (args.engine and args.peer and args.model and args.text):
-        parser.error("--engine, --peer, --model and --text are needed")
-    return args
+    return parser.parse()
 
 
 def sides(args):
     threads = str(args.threads)
     return {
-        "ours, f32 activations": (args.engine, args.model, threads, "f32"),
-        "ours, int8 activations": (args.engine, args.model, threads, "int8", "exact"),
+        "ours, f32 activations": engine_command(args.engine, args.model, threads, "f32"),
+        "ours, int8 activations": engine_command(args.engine, args.model, threads),
         "llama.cpp": (args.peer, args.model, threads, "off"),
         "llama.cpp, flash attention": (args.peer, args.model, threads, "on"),
     }

@@ -16,9 +16,10 @@ RECONNECT_SOON = [("grpc.initial_reconnect_backoff_ms", 10), ("grpc.min_reconnec
 
 
 def start_once(program, model, pool_bytes):
-    """Seconds from start to SERVING, and resident bytes then."""
+    """Seconds from start to SERVING, and resident bytes then, in mode exact: the coded modes take a workspace beside the pool."""
     port = free_port()
-    command = [program, "--model", model, "--grpc-listen", f"127.0.0.1:{port}", "--kv-pool-bytes", str(pool_bytes)]
+    command = [program, "--model", model, "--grpc-listen", f"127.0.0.1:{port}", "--kv-mode", "exact",
+               "--kv-pool-bytes", str(pool_bytes)]
     with tempfile.TemporaryFile() as log, grpc.insecure_channel(f"127.0.0.1:{port}", RECONNECT_SOON) as channel:
         check = channel.unary_unary(HEALTH_CHECK, request_serializer=None, response_deserializer=None)
         start = time.monotonic()

@@ -4,17 +4,15 @@ Every row is measured in rounds; in a round each side takes one turn (ours, the 
 that changes from round to round). A row shows the median of each side's turns and compares ours with the peer's better setting. Wall
 time counts; processor time is kept beside it, because it says nearly the same on a busy machine.
 """
-import argparse
 import json
 import pathlib
 import statistics
 import sys
 import tempfile
-import time
 
 import daemon
 import machine
-from side import Side
+from side import Arguments, Side, engine_command, load_same_tokens, take_turns
 
 # name, what is prepared (sequences, depth), turn, tokens of a turn per sequence, bar: at least this many times the peer, with 2 threads
 ROWS = [
@@ -27,7 +25,6 @@ BAR_THREADS = 2
 LOAD_SECONDS_MAX = 2.0
 RESIDENT_PER_FILE_MAX = 1.4
 POOL_BYTES = 256 << 20
-PAUSE_SECONDS = 0.05  # between turns: threads of the side before stop spinning
 
 
 def main():
@@ -46,51 +43,29 @@ def main():
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--engine", help="tests/bench/engine_worker")
-    parser.add_argument("--peer", help="llama_worker of build_peer.sh")
+    parser = Arguments(__doc__, "run.py")
     parser.add_argument("--daemon", help="sphericald: measures loading and memory too")
-    parser.add_argument("--model")
     parser.add_argument("--text", help="English text of at least 4,200 tokens")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rows", default="", help="only rows whose name contains this")
-    parser.add_argument("--command", default="tests/bench/run.py", help="what the result says it was made by")
-    parser.add_argument("--json", help="write the result here")
-    parser.add_argument("--markdown", help="measure nothing: print this result as a table")
-    parser.add_argument("--check", action="store_true", help="exit code 1 when a bar is missed")
-    args = parser.parse_args()
-    if not args.markdown and not (args.engine and args.peer and args.model and args.text):
-        parser.error("--engine, --peer, --model and --text are needed")
-    return args
+    return parser.parse()
 
 
 def measure_rows(args, threads, tokens):
-    ours = Side("ours", args.engine, args.model, str(threads), "int8", "exact")
+    ours = Side("ours", *engine_command(args.engine, args.model, threads))
     plain = Side("llama.cpp", args.peer, args.model, str(threads), "off")
     flash = Side("llama.cpp, flash attention", args.peer, args.model, str(threads), "on")
     with ours, plain, flash:
         sides = [ours, plain, flash]
-        plain.ask("text", args.text)  # one tokenizer for all: the same work on both sides
-        plain.ask("save_tokens", tokens)
-        for side in sides:
-            side.ask("load_tokens", tokens)
+        load_same_tokens(sides, plain, args.text, tokens)
         return [measure_row(sides, row, threads, args.rounds) for row in ROWS if args.rows in row[0]]
 
 
 def measure_row(sides, row, threads, rounds):
     name, prepared, turn, count, bar = row
     say(f"{name}, {threads} threads")
-    for side in sides:
-        if prepared:
-            side.ask("prepare", *prepared)
-        side.ask(turn, count)  # warms caches and pages; not counted
-    turns = {side.name: {"wall_s": [], "cpu_s": []} for side in sides}
-    for i in range(rounds):
-        for side in sides[i % len(sides):] + sides[:i % len(sides)]:
-            time.sleep(PAUSE_SECONDS)
-            for kind, seconds in side.ask(turn, count).items():
-                turns[side.name][kind].append(seconds)
+    turns = take_turns(sides, prepared, turn, count, rounds)
     tokens = count * (prepared[0] if prepared else 1)
     return summarise({"name": name, "threads": threads, "tokens_per_turn": tokens, "turns": turns}, bar if threads == BAR_THREADS else None)
 

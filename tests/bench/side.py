@@ -1,7 +1,11 @@
 """A benchmark side as a child process that takes turns: see worker.h for the commands."""
+import argparse
 import contextlib
 import json
 import subprocess
+import time
+
+PAUSE_SECONDS = 0.05  # between turns: threads of the side before stop spinning
 
 
 class SideFailed(Exception):
@@ -41,3 +45,51 @@ class Side:
 
     def __exit__(self, *_):
         self.close()
+
+
+def engine_command(program, model, threads, activations="int8", mode="exact"):
+    """What starts our side: the one place that knows the worker's arguments."""
+    return (program, model, str(threads), activations, mode)
+
+
+def load_same_tokens(sides, tokenizer, text, path):
+    """The tokens of one side's tokenizer for all of them: the same work on both sides."""
+    tokenizer.ask("text", text)
+    tokenizer.ask("save_tokens", path)
+    for side in sides:
+        side.ask("load_tokens", path)
+
+
+def take_turns(sides, prepared, turn, count, rounds):
+    """{side: {"wall_s": [of each turn], "cpu_s": [...]}}. In a round each side takes one turn, in an order that changes."""
+    for side in sides:
+        if prepared:
+            side.ask("prepare", *prepared)
+        side.ask(turn, count)  # warms caches and pages; not counted
+    turns = {side.name: {"wall_s": [], "cpu_s": []} for side in sides}
+    for i in range(rounds):
+        for side in sides[i % len(sides):] + sides[:i % len(sides)]:
+            time.sleep(PAUSE_SECONDS)
+            for kind, seconds in side.ask(turn, count).items():
+                turns[side.name][kind].append(seconds)
+    return turns
+
+
+class Arguments(argparse.ArgumentParser):
+    """What every comparison beside the peer is told; each adds its own."""
+
+    def __init__(self, about, program):
+        super().__init__(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+        self.add_argument("--engine", help="tests/bench/engine_worker")
+        self.add_argument("--peer", help="llama_worker of build_peer.sh")
+        self.add_argument("--model")
+        self.add_argument("--command", default=f"tests/bench/{program}", help="what the result says it was made by")
+        self.add_argument("--json", help="write the result here")
+        self.add_argument("--markdown", help="measure nothing: print this result as a table")
+        self.add_argument("--check", action="store_true", help="exit code 1 when a bar is missed")
+
+    def parse(self):
+        args = self.parse_args()
+        if not args.markdown and not (args.engine and args.peer and args.model and args.text):
+            self.error("--engine, --peer, --model and --text are needed")
+        return args
