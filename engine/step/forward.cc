@@ -138,12 +138,29 @@ void Forward::RotateAndEnter(const StepPlan& plan, int32_t layer, const KvArenas
           ada_.map(geometry_->query(head), &query_[(r * spec_.kv_heads + kv_head) * attention_.group * d], attention_.group,
                    MappedOf(r, kv_head));
         }
-        if (pages.sealed) {
-          EnterCoded(pages, head, pages.of(Tier::kT8).tokens + row.index, key, value, arenas);
-        } else {
+        if (!pages.sealed) {
           EnterExact(pages, row.position - pages.exact_begin, key, value, arenas);
+        } else if (plan.items[row.item].tokens.size() == 1) {
+          EnterCoded(pages, head, pages.of(Tier::kT8).tokens, key, value, arenas);
         }
       }
+    }
+  });
+  EnterCodedTogether(plan, layer, arenas);
+}
+
+// Rows of one item, coded: tokens of a page share bytes, so one worker writes all of a head's.
+void Forward::EnterCodedTogether(const StepPlan& plan, int32_t layer, const KvArenas& arenas) {
+  if (coded_rows_ == 0 || std::ranges::all_of(plan.items, [](const StepItem& item) { return item.tokens.size() == 1; })) return;
+  pool_.Run(spec_.kv_heads, [&](Shard shard) {
+    const int32_t kv_head = shard.index, d = spec_.head_dim;
+    for (int64_t r = 0; r < static_cast<int64_t>(rows_.size()); ++r) {
+      const Row& row = rows_[static_cast<size_t>(r)];
+      const StepItem& item = plan.items[static_cast<size_t>(row.item)];
+      const HeadPages& pages = item.pages->at(layer, kv_head);
+      if (!pages.sealed || item.tokens.size() == 1) continue;
+      const int64_t at = (r * spec_.kv_heads + kv_head) * d;
+      EnterCoded(pages, layer * spec_.kv_heads + kv_head, pages.of(Tier::kT8).tokens + row.index, &key_[at], &value_[at], arenas);
     }
   });
 }

@@ -71,6 +71,7 @@ class Forward {
   void NormAndPrepare(const float* x, const std::vector<float>& norm, int64_t m);
   void Multiply(std::initializer_list<Product> products);
   void RotateAndEnter(const StepPlan& plan, int32_t layer, const KvArenas& arenas);
+  void EnterCodedTogether(const StepPlan& plan, int32_t layer, const KvArenas& arenas);
   void EnterExact(const HeadPages& pages, int32_t slot, const float* key, const float* value, const KvArenas& arenas);
   void EnterCoded(const HeadPages& pages, int32_t head, int32_t slot, const float* key, const float* value, const KvArenas& arenas);
   void Attend(const StepPlan& plan, int32_t layer, const KvArenas& arenas);
