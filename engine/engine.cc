@@ -170,6 +170,7 @@ Engine::State::State(EngineOptions o, const Tokenizer& tokenizer, Stepper& stepp
       admission(options.waiting_max, lender),
       now(clock.Now()) {
   SPH_CHECK(options.running_max >= 1 && options.running_max <= kStepSequencesMax);
+  if (!options.quotas.empty()) lender.SetQuotas(options.quotas);
   stats.started = now;
   Publish();
 }
@@ -202,8 +203,10 @@ bool Engine::State::TakeIn() {
   for (Intake& one : arrived) {
     if (Submission* request = std::get_if<Submission>(&one)) {
       Consider(std::move(*request));
+    } else if (const Cancel* cancel = std::get_if<Cancel>(&one)) {
+      CancelById(cancel->id);
     } else {
-      CancelById(std::get<Cancel>(one).id);
+      lender.SetQuotas(std::get<SetQuotas>(one).quotas);
     }
   }
   return !arrived.empty();
@@ -370,9 +373,11 @@ void Engine::State::Publish() {
   stats.tenants.clear();
   for (const TenantAccount& account : lender.ledger().accounts()) {
     stats.tenants.push_back({.name = account.name,
+                             .guarantee = lender.BytesOf(account.guarantee),
                              .limit = lender.BytesOf(account.limit),
                              .reserved = lender.BytesOf(account.reserved),
                              .held = lender.BytesOf(account.held),
+                             .weight = account.quota.weight,
                              .admitted = account.admitted,
                              .refused = account.refused});
   }

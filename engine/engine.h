@@ -9,6 +9,7 @@
 #ifndef SPHERICAL_ENGINE_ENGINE_H_
 #define SPHERICAL_ENGINE_ENGINE_H_
 
+#include <array>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -35,13 +36,30 @@ struct EngineOptions {
   int32_t waiting_max = 256;                                 // per tenant, admitted later; beyond: refused (kQueueFull)
   absl::Duration target_step = absl::Milliseconds(100);      // bound on a step's planned cost
   absl::Duration stall_timeout = absl::Seconds(30);          // a reader that takes nothing for this long is cancelled
+  std::vector<Quota> quotas = {};                            // [TenantId]; empty: one tenant, `default`, with the whole pool
   bool recount = false;                                      // check pool and ledger page by page every tick: tests and simulation
 };
 
+// Refusals by Refusal::Why.
+inline constexpr int32_t kRefusalReasons = 5;
+
 struct TenantStats {
   std::string name;
-  ByteCount limit, reserved, held;
+  ByteCount guarantee, limit;      // as configured, rounded down to pages
+  ByteCount budget;                // what it may hold now: precision is lowered until it does
+  ByteCount reserved, held;
+  double weight = 1;
+  int32_t running = 0, waiting = 0;
   int64_t admitted = 0, refused = 0;
+  std::array<int64_t, kRefusalReasons> refused_by = {};  // [Refusal::Why]
+  int64_t tokens = 0;                                    // prompt and output that went through the model, ever
+  // In mode `rdr`: what its sequences hold now, in tokens of one (layer, kv head) each.
+  std::array<int64_t, 5> tier_tokens = {};               // [Tier]: T8 T4 T3 T2 T1
+  int64_t exact_tokens = 0, dropped_tokens = 0;          // not coded yet; forgotten
+  double rate_bits = 0;                                  // bits per element of K and V of the tokens entered; 0: it holds nothing
+  double price_log2 = 0;                                 // log2 of the price: distortion per byte; -infinity: nothing is pressed
+  double distortion = 0;                                 // what its demoted and dropped tokens are estimated to cost (engine/README.md)
+  int64_t demoted_tokens = 0;                            // ever, drops included
 };
 
 // A value, replaced once per tick.

@@ -24,7 +24,8 @@ class Lender {
   // workspace_tokens: of the prefill workspace; not looked at in mode `exact`.
   Lender(const KvShape& shape, PageCount pool_pages, TokenCount workspace_tokens = TokenCount(0));
 
-  TenantId AddTenant(std::string name, PageCount limit) { return ledger_.Add(std::move(name), limit); }
+  TenantId AddTenant(Quota quota) { return ledger_.Add(std::move(quota)); }
+  void SetQuotas(const std::vector<Quota>& quotas) { ledger_.SetQuotas(quotas); }
   // Room for one sequence, or nullopt: the tenant's limit or the pool says not now.
   [[nodiscard]] std::optional<Reservation> Reserve(TenantId tenant, PageCount pages);
   // Room in the workspace for a prompt. True: granted, now or before. Always true in mode `exact`.

@@ -6,11 +6,30 @@
 
 namespace spherical::engine {
 
-TenantLedger::TenantLedger(PageCount pool) { Add("default", pool); }
+TenantLedger::TenantLedger(PageCount pool, ByteCount page_bytes) : page_bytes_(page_bytes) {
+  Add({.tenant = "default", .guarantee = ByteCount(0), .limit = ByteCount(pool.value() * page_bytes.value())});
+}
 
-TenantId TenantLedger::Add(std::string name, PageCount limit) {
-  accounts_.push_back({.name = std::move(name), .limit = limit});
+TenantId TenantLedger::Add(Quota quota) {
+  SPH_CHECK(quota.guarantee <= quota.limit && quota.weight > 0);
+  accounts_.push_back({.name = quota.tenant, .quota = quota, .guarantee = PagesIn(quota.guarantee), .limit = PagesIn(quota.limit)});
   return static_cast<TenantId>(accounts_.size()) - 1;
+}
+
+PageCount TenantLedger::PagesIn(ByteCount bytes) const { return PageCount(bytes.value() / page_bytes_.value()); }
+
+void TenantLedger::SetQuotas(const std::vector<Quota>& quotas) {
+  SPH_CHECK(quotas.size() >= accounts_.size());
+  for (size_t i = 0; i < quotas.size(); ++i) {
+    if (i == accounts_.size()) {
+      Add(quotas[i]);
+      continue;
+    }
+    SPH_CHECK(quotas[i].tenant == accounts_[i].name && quotas[i].guarantee <= quotas[i].limit && quotas[i].weight > 0);
+    accounts_[i].quota = quotas[i];
+    accounts_[i].guarantee = PagesIn(quotas[i].guarantee);
+    accounts_[i].limit = PagesIn(quotas[i].limit);
+  }
 }
 
 const TenantAccount& TenantLedger::account(TenantId tenant) const {

@@ -12,7 +12,9 @@ namespace spherical::engine {
 // What one tenant has of the pool, in pages. Sums over its sequences; the ledger never holds pages itself.
 struct TenantAccount {
   std::string name;       // as the door calls it: for messages and statistics
-  PageCount limit{};      // reserved never exceeds it
+  Quota quota;            // as the operator set it last
+  PageCount guarantee{};  // of the quota, rounded down
+  PageCount limit{};      // of the quota, rounded down: nothing is admitted that would take `reserved` beyond it
   PageCount reserved{};
   PageCount held{};       // <= reserved
   int64_t admitted = 0;   // sequences, ever
@@ -23,8 +25,10 @@ struct TenantAccount {
 // Thread: the engine thread only.
 class TenantLedger {
  public:
-  explicit TenantLedger(PageCount pool);
-  TenantId Add(std::string name, PageCount limit);
+  TenantLedger(PageCount pool, ByteCount page_bytes);
+  TenantId Add(Quota quota);
+  // What the operator says now. [TenantId]; known tenants keep what they hold and reserved, even above a new limit.
+  void SetQuotas(const std::vector<Quota>& quotas);
 
   bool CanReserve(TenantId tenant, PageCount pages) const;
   void Reserve(TenantId tenant, PageCount pages);    // admits one sequence; CanReserve was true (checked)
@@ -38,7 +42,9 @@ class TenantLedger {
 
  private:
   TenantAccount& At(TenantId tenant);
+  PageCount PagesIn(ByteCount bytes) const;
 
+  const ByteCount page_bytes_;
   std::vector<TenantAccount> accounts_;  // [tenant]
 };
 

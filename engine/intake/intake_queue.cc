@@ -27,6 +27,12 @@ void IntakeQueue::Push(Cancel cancel) {
   arrived_.NotifyAll();
 }
 
+void IntakeQueue::Push(SetQuotas quotas) {
+  MutexLock lock(mutex_);
+  waiting_.emplace_back(std::move(quotas));
+  arrived_.NotifyAll();
+}
+
 void IntakeQueue::Close() {
   MutexLock lock(mutex_);
   closed_ = true;

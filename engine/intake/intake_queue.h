@@ -22,6 +22,8 @@ class IntakeQueue {
 
   // Always taken: cancelling must work when the queue is full. Bounded by the submissions that were let in.
   void Push(Cancel cancel) ABSL_LOCKS_EXCLUDED(mutex_);
+  // Always taken.
+  void Push(SetQuotas quotas) ABSL_LOCKS_EXCLUDED(mutex_);
 
   // From now on Push(Submission) refuses with kDraining.
   void Close() ABSL_LOCKS_EXCLUDED(mutex_);

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "absl/time/time.h"
+#include "engine/intake/quota.h"
 #include "kernels/base/units.h"
 
 namespace spherical::engine {
@@ -47,6 +48,7 @@ struct SamplingParams {
 struct Submission {
   SequenceId id = 0;                 // from NextSequenceId()
   TenantId tenant = kDefaultTenant;
+  int32_t priority = 0;              // within the tenant: more goes first; equals in order of arrival
   std::vector<TokenId> prompt;       // not empty, every id in the vocabulary, shorter than the context
   int32_t max_new_tokens = 0;        // > 0, prompt + max_new_tokens <= context
   SamplingParams sampling;
@@ -65,7 +67,7 @@ struct Cancel {
 };
 
 // All that enters the engine, through one queue.
-using Intake = std::variant<Submission, Cancel>;
+using Intake = std::variant<Submission, Cancel, SetQuotas>;
 
 // Why policy said no. Not an error: nothing broke.
 struct Refusal {
@@ -73,6 +75,8 @@ struct Refusal {
     kNeverFits,    // needs more than the tenant's limit or the whole pool: retrying cannot help
     kQueueFull,    // the tenant's waiting queue is full: retry later
     kDraining,     // the server is shutting down
+    kTokenRate,    // the tenant's tokens per minute are used up: retry later
+    kClosed,       // the tenant is no longer named by the quota file
   };
   Why why = Why::kQueueFull;
   std::string detail;  // for a person: what was asked, what the bound is, in bytes and counts

@@ -55,7 +55,7 @@ TEST_CASE("first in, first out, and a head that does not fit keeps those behind 
 
 TEST_CASE("a tenant at its limit waits alone, and tenants take turns") {
   Lender lender(kShape, PageCount(100));
-  const TenantId small = lender.AddTenant("small", PageCount(2));
+  const TenantId small = lender.AddTenant({.tenant = "small", .guarantee = {}, .limit = lender.BytesOf(PageCount(2))});
   Admission admission(100, lender);
   std::vector<Room> rooms;
   for (SequenceId id = 1; id <= 3; ++id) admission.Queue(Request(id, kDefaultTenant, 1));
@@ -69,7 +69,7 @@ TEST_CASE("a tenant at its limit waits alone, and tenants take turns") {
 
 TEST_CASE("what exceeds its tenant's limit is refused with that limit, though the pool has room") {
   Lender lender(kShape, PageCount(100));
-  const TenantId small = lender.AddTenant("small", PageCount(2));
+  const TenantId small = lender.AddTenant({.tenant = "small", .guarantee = {}, .limit = lender.BytesOf(PageCount(2))});
   const Admission admission(100, lender);
   CHECK_FALSE(admission.NeverFits(Request(1, small, 2)));
   CHECK_FALSE(admission.NeverFits(Request(1, kDefaultTenant, 100)));

@@ -31,9 +31,9 @@ TEST_CASE("the ledger keeps tenants apart and within their limits") {
   for (uint64_t seed = 0; seed < 100; ++seed) {
     INFO("seed " << seed);
     std::mt19937_64 random(seed);
-    TenantLedger ledger(PageCount(50));
-    ledger.Add("small", PageCount(7));
-    ledger.Add("none", PageCount(0));
+    TenantLedger ledger(PageCount(50), ByteCount(100));
+    ledger.Add({.tenant = "small", .guarantee = {}, .limit = ByteCount(799)});  // 7 pages
+    ledger.Add({.tenant = "none", .guarantee = {}, .limit = {}});
     struct Naive {
       int64_t limit, reserved = 0, held = 0, admitted = 0, refused = 0;
     };
@@ -76,7 +76,7 @@ TEST_CASE("the ledger keeps tenants apart and within their limits") {
 }
 
 TEST_CASE("a broken promise to the ledger stops the process") {
-  TenantLedger ledger(PageCount(5));
+  TenantLedger ledger(PageCount(5), ByteCount(100));
   CHECK(ledger.account(kDefaultTenant).name == "default");
   CHECK_FALSE(LastWords([&] { ledger.Reserve(0, PageCount(6)); }).empty());
   CHECK_FALSE(LastWords([&] { ledger.Acquire(0, PageCount(1)); }).empty());
