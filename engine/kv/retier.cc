@@ -22,7 +22,11 @@ TierCounts CountsAfter(const RetierItem& item) {
     const int32_t begin = item.pages->exact_begin;
     const int32_t newest = std::clamp(item.newest, std::max(begin, kSinkTokens), std::max(item.end, kSinkTokens));
     whole += Between(begin, std::min(item.end, kSinkTokens)) + Between(std::max(newest, begin), item.end);
-    lower += Between(std::max(begin, kSinkTokens), std::min(newest, item.end));
+    if (!item.priced) {
+      lower += Between(std::max(begin, kSinkTokens), std::min(newest, item.end));
+    } else {
+      for (size_t rung = 0; rung < kernels::kLadderTiers; ++rung) counts[rung] += item.rungs[rung];
+    }
   } else {
     whole -= item.count;
     lower += item.count;
@@ -40,6 +44,10 @@ void RecordRetier(const RetierItem& item, HeadPages& pages) {
   const TierCounts counts = CountsAfter(item);
   for (size_t tier = 0; tier < counts.size(); ++tier) pages.tiers[tier].tokens = counts[tier];
   if (item.kind != RetierItem::Kind::kSeal) return;
+  if (item.priced) {
+    pages.settled += item.rungs[0];
+    pages.dropped += item.rungs[kernels::kLadderTiers];
+  }
   pages.exact_begin = item.end;
   pages.sealed = item.last;
 }

@@ -6,6 +6,7 @@
 
 #include "engine/intake/submission.h"
 #include "engine/kv/page_table.h"
+#include "engine/kv/rate_curve.h"
 #include "kernels/spherical/page_layout.h"
 
 namespace spherical::engine {
@@ -16,7 +17,8 @@ inline constexpr int32_t kNewestTokens = 64;  // the last of a sequence: T8 unti
 // One change of precision of one (layer, kv head) of one sequence: planned as a value, run by the stepper, recorded by commit.
 //
 // kSeal: positions [exact_begin, end) leave the f16 pages and are coded, in order. Sinks and positions from `newest` on go to T8, the
-//   others to `tier`. `last`: nothing exact remains and the head is sealed; otherwise `end` is a multiple of 16.
+//   others to `tier`; or, if `priced`, to the rung where their notes put them at `price`, which may be nowhere. `last`: nothing exact
+//   remains and the head is sealed; otherwise `end` is a multiple of 16.
 // kDemote: `count` tokens of T8 after the sinks, the oldest, go to `tier`; what follows them in T8 moves up. Codes alone are read.
 //
 // The pages for CountsAfter are lent before it runs; what it empties is taken back after.
@@ -29,10 +31,18 @@ struct RetierItem {
   kernels::Tier tier = kernels::Tier::kT4;
   int32_t end = 0, newest = 0;                    // kSeal
   bool last = false;                              // kSeal
+  bool priced = false, keeps_all = false;         // kSeal. keeps_all: what would be dropped goes to T2 instead
+  int32_t price = 0;                              // priced: a step of kernels/spherical/ladder.h
+  RungCounts rungs = {};                          // priced: where the tokens that are not protected go, worked out from the head's curve
   int32_t count = 0;                              // kDemote
 };
 
 using TierCounts = std::array<int32_t, kernels::kTierCount>;  // tokens per tier
+// Where a token goes that leaves its rungs at such prices.
+constexpr int32_t RungOf(const RetierItem& item, const kernels::LadderSteps& steps) {
+  const int32_t rung = steps.RungAt(item.price);
+  return item.keeps_all && rung == kernels::kLadderTiers ? kernels::kLadderTiers - 1 : rung;
+}
 // What the head holds once the item has run.
 TierCounts CountsAfter(const RetierItem& item);
 // Tokens that are coded, requantised or moved: the work.

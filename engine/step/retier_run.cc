@@ -2,7 +2,9 @@
 
 #include <algorithm>
 
+#include "engine/kv/head_notes.h"
 #include "kernels/spherical/codec.h"
+#include "kernels/spherical/ladder.h"
 #include "kernels/spherical/page_layout.h"
 
 namespace spherical::engine {
@@ -35,12 +37,12 @@ class HeadRetier {
       Read(item_.pages->exact[static_cast<size_t>(first / kTile)], rows, tile);
       codec_.rotate_values(geometry_.head_dim, tile.values, geometry_.head_dim, rows, tile.values);
       codec_.map_keys(geometry_, tile.keys, geometry_.head_dim, rows, tile.z);
-      // Runs of tokens that go to the same tier.
+      // Runs of tokens that go to the same rung.
       for (int32_t row = 0; row < rows;) {
-        const Tier tier = TierOf(begin + first + row);
+        const int32_t rung = RungAt(begin + first + row);
         int32_t end = row + 1;
-        while (end < rows && TierOf(begin + first + end) == tier) ++end;
-        Encode(tile, row, end, tier);
+        while (end < rows && RungAt(begin + first + end) == rung) ++end;
+        if (rung != kDropped) Encode(tile, begin + first, row, end, static_cast<Tier>(rung));
         row = end;
       }
     }
@@ -53,8 +55,19 @@ class HeadRetier {
   }
 
  private:
-  Tier TierOf(int32_t position) const {
-    return position < kSinkTokens || position >= item_.newest ? Tier::kT8 : item_.tier;
+  static constexpr int32_t kDropped = kernels::kTierCount;
+
+  // A tier, or kDropped.
+  int32_t RungAt(int32_t position) const {
+    if (position < kSinkTokens || position >= item_.newest) return static_cast<int32_t>(Tier::kT8);
+    if (!item_.priced) return static_cast<int32_t>(item_.tier);
+    const int32_t note = position - item_.pages->exact_begin;
+    const int32_t rung = RungOf(item_, NotesOf(note).StepsOf(note % NotesPerPage(geometry_.head_dim)));
+    return rung == kernels::kLadderTiers ? kDropped : rung;
+  }
+  NotesPage NotesOf(int32_t note) const {
+    const PageId page = item_.pages->notes[static_cast<size_t>(note / NotesPerPage(geometry_.head_dim))];
+    return NotesPage(arenas_.exact + page * arenas_.exact_page_bytes, geometry_.head_dim);
   }
 
   uint8_t* PageOf(Tier tier, int32_t slot) const {
@@ -68,12 +81,19 @@ class HeadRetier {
     codec_.read_exact(geometry_.head_dim, bytes, 0, rows, tile.keys, tile.values);
   }
 
-  void Encode(const Tile& tile, int32_t row, int32_t end, Tier tier) {
+  // Tokens [row, end) of a tile, whose first token is at `position`.
+  void Encode(const Tile& tile, int32_t position, int32_t row, int32_t end, Tier tier) {
     int32_t& slot = filled_[static_cast<size_t>(tier)];
     const int32_t d = geometry_.head_dim, page_tokens = PageTokens(tier);
     while (row < end) {
       const int32_t rows = std::min(end - row, page_tokens - slot % page_tokens);
-      codec_.encode(geometry_, tier, tile.z + row * d, tile.values + row * d, rows, slot % page_tokens, PageOf(tier, slot), nullptr);
+      uint8_t* const page = PageOf(tier, slot);
+      codec_.encode(geometry_, tier, tile.z + row * d, tile.values + row * d, rows, slot % page_tokens, page, nullptr);
+      uint8_t* const utilities = page + kernels::LayoutOf(tier, d).utilities + slot % page_tokens;
+      for (int32_t i = 0; i < rows; ++i) {
+        const int32_t note = position + row + i - item_.pages->exact_begin;
+        utilities[i] = item_.priced ? NotesOf(note).UtilityOf(note % NotesPerPage(d)) : 0;
+      }
       row += rows;
       slot += rows;
     }
