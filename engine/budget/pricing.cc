@@ -28,17 +28,26 @@ RungCounts KeepAll(RungCounts counts) {
   return counts;
 }
 
-int32_t PriceFor(std::span<const RateCurve> curves, int32_t head_dim, bool keeps_all, int64_t bytes) {
-  return LeastStep(
-      [&](int32_t step) {
-        int64_t sum = 0;
-        for (const RateCurve& curve : curves) {
-          const RungCounts counts = curve.CountsAt(step);
-          sum += BytesOf(keeps_all ? KeepAll(counts) : counts, head_dim);
-        }
-        return sum;
-      },
-      bytes);
+std::vector<int32_t> PricesFor(std::span<const RateCurve> curves, int32_t head_dim, bool keeps_all, int64_t bytes) {
+  const auto bytes_of = [&](const RateCurve& curve, int32_t step) {
+    const RungCounts counts = curve.CountsAt(step);
+    return BytesOf(keeps_all ? KeepAll(counts) : counts, head_dim);
+  };
+  const auto bytes_at = [&](int32_t step) {
+    int64_t sum = 0;
+    for (const RateCurve& curve : curves) sum += bytes_of(curve, step);
+    return sum;
+  };
+  const int32_t step = LeastStep(bytes_at, bytes);
+  std::vector<int32_t> prices(curves.size(), step);
+  int64_t left = bytes - bytes_at(step);
+  for (size_t i = 0; i < curves.size() && step > 0; ++i) {
+    const int64_t more = bytes_of(curves[i], step - 1) - bytes_of(curves[i], step);
+    if (more > left) continue;
+    left -= more;
+    prices[i] = step - 1;
+  }
+  return prices;
 }
 
 }  // namespace spherical::engine

@@ -151,7 +151,7 @@ KvStore::Handle KvStore::SealPriced(const Kv& kv, const engine::MeasureContext& 
   const std::vector<engine::RateCurve> curves = engine::RunMeasure(context, arenas(), questions, threads_);
   const int64_t all = static_cast<int64_t>(rate / 8 * 2 * shape_.head_dim * kv.tokens) * kv.pages.heads();
   const int64_t whole = int64_t{engine::kSinkTokens + engine::kNewestTokens} * kernels::TokenBytes(Tier::kT8, shape_.head_dim);
-  const int32_t price = engine::PriceFor(curves, shape_.head_dim, /*keeps_all=*/false, all - whole * kv.pages.heads());
+  const std::vector<int32_t> prices = engine::PricesFor(curves, shape_.head_dim, /*keeps_all=*/false, all - whole * kv.pages.heads());
   std::vector<engine::RetierItem> items;
   for (int32_t i = 0; i < kv.pages.heads(); ++i) {
     items.push_back({.pages = &result->pages.head(i),
@@ -160,8 +160,8 @@ KvStore::Handle KvStore::SealPriced(const Kv& kv, const engine::MeasureContext& 
                      .newest = kv.tokens - engine::kNewestTokens,
                      .last = true,
                      .priced = true,
-                     .price = price,
-                     .rungs = curves[static_cast<size_t>(i)].CountsAt(price)});
+                     .price = prices[static_cast<size_t>(i)],
+                     .rungs = curves[static_cast<size_t>(i)].CountsAt(prices[static_cast<size_t>(i)])});
   }
   result = SealAs(kv, context.geometry, items, std::move(result));
   for (int32_t i = 0; i < kv.pages.heads(); ++i) {
