@@ -41,6 +41,7 @@ struct StepPlan {
   std::vector<StepItem> items;     // decoding sequences first, then chunks of prompts
   int32_t rows = 0;                // sum of tokens, <= kStepRowsMax
   absl::Duration cost;             // what the planner thinks the step takes
+  std::vector<TenantId> unmet;     // tenants that wanted more of it than they got; some more than once
 };
 
 struct StepItemOutput {
