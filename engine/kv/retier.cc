@@ -27,15 +27,28 @@ TierCounts CountsAfter(const RetierItem& item) {
     } else {
       for (size_t rung = 0; rung < kernels::kLadderTiers; ++rung) counts[rung] += item.rungs[rung];
     }
-  } else {
+  } else if (item.kind == RetierItem::Kind::kDemote) {
     whole -= item.count;
     lower += item.count;
+  } else {
+    whole += item.rungs[0] - item.pages->settled;
+    for (size_t rung = 1; rung < kernels::kLadderTiers; ++rung) counts[rung] = item.rungs[rung] + (item.whole_only ? counts[rung] : 0);
   }
   return counts;
 }
 
 int32_t TokensOf(const RetierItem& item) {
   if (item.kind == RetierItem::Kind::kSeal) return item.end - item.pages->exact_begin;
+  if (item.kind == RetierItem::Kind::kReprice) {
+    // Those that move, as far as the counts tell, and one for looking at sixteen.
+    const TierCounts after = CountsAfter(item);
+    int32_t left = 0, looked = item.pages->settled;
+    for (size_t tier = 0; tier < after.size(); ++tier) {
+      left += std::max(0, item.pages->tiers[tier].tokens - after[tier]);
+      if (!item.whole_only) looked += item.pages->tiers[tier].tokens;
+    }
+    return left + looked / 16 + 1;
+  }
   return item.pages->of(Tier::kT8).tokens - kSinkTokens;
 }
 
@@ -43,6 +56,12 @@ void RecordRetier(const RetierItem& item, HeadPages& pages) {
   SPH_CHECK(item.pages == &pages);
   const TierCounts counts = CountsAfter(item);
   for (size_t tier = 0; tier < counts.size(); ++tier) pages.tiers[tier].tokens = counts[tier];
+  if (item.kind == RetierItem::Kind::kReprice) {
+    for (size_t tier = 0; tier < counts.size(); ++tier) pages.tiers[tier].pages = item.lists[tier];
+    pages.settled = item.rungs[0];
+    pages.dropped += item.rungs[kernels::kLadderTiers];
+    return;
+  }
   if (item.kind != RetierItem::Kind::kSeal) return;
   if (item.priced) {
     pages.settled += item.rungs[0];

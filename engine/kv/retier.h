@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <vector>
 
 #include "engine/intake/submission.h"
 #include "engine/kv/page_table.h"
@@ -20,10 +21,13 @@ inline constexpr int32_t kNewestTokens = 64;  // the last of a sequence: T8 unti
 //   others to `tier`; or, if `priced`, to the rung where their notes put them at `price`, which may be nowhere. `last`: nothing exact
 //   remains and the head is sealed; otherwise `end` is a multiple of 16.
 // kDemote: `count` tokens of T8 after the sinks, the oldest, go to `tier`; what follows them in T8 moves up. Codes alone are read.
+// kReprice: every coded token (`whole_only`: every settled one of T8) that stands above its rung at `price` goes there. Sinks and T8 tokens
+//   that are not settled stay. Holes are filled: in T8 by moving up, in the other lists, whose order is free, with the last tokens. The
+//   lists become `lists`, made of the pages that the head has (lists grow into pages that others leave, after those were read).
 //
 // The pages for CountsAfter are lent before it runs; what it empties is taken back after.
 struct RetierItem {
-  enum class Kind : uint8_t { kSeal, kDemote };
+  enum class Kind : uint8_t { kSeal, kDemote, kReprice };
   Kind kind = Kind::kSeal;
   SequenceId sequence = 0;
   const HeadPages* pages = nullptr;
@@ -31,9 +35,12 @@ struct RetierItem {
   kernels::Tier tier = kernels::Tier::kT4;
   int32_t end = 0, newest = 0;                    // kSeal
   bool last = false;                              // kSeal
-  bool priced = false, keeps_all = false;         // kSeal. keeps_all: what would be dropped goes to T2 instead
+  bool priced = false, keeps_all = false;         // kSeal, kReprice (always priced). keeps_all: what would be dropped goes to T2 instead
   int32_t price = 0;                              // priced: a step of kernels/spherical/ladder.h
-  RungCounts rungs = {};                          // priced: where the tokens that are not protected go, worked out from the head's curve
+  RungCounts rungs = {};                          // priced: where the tokens of the head's curve go, worked out from it
+  bool whole_only = false;                        // kReprice
+  std::array<std::vector<PageId>, kernels::kTierCount> lists = {};  // kReprice: pages afterwards
+  std::vector<PageId> emptied = {};               // kReprice: pages that nothing is in afterwards
   int32_t count = 0;                              // kDemote
 };
 

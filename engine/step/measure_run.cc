@@ -1,12 +1,12 @@
 #include "engine/step/measure_run.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstring>
 
 #include "engine/kv/head_notes.h"
 #include "engine/kv/retier.h"
+#include "engine/step/coded_ladder.h"
 #include "kernels/attention/exact_attention.h"
 #include "kernels/base/check.h"
 #include "kernels/base/float16.h"
@@ -22,13 +22,6 @@ using kernels::kRungs;
 using kernels::Tier;
 
 constexpr int32_t kTile = kernels::kExactTokensPerPage;
-
-struct RungBytes {
-  std::array<int32_t, kRungs> bytes = {};
-  explicit RungBytes(int32_t head_dim) {
-    for (int32_t r = 0; r < kLadderTiers; ++r) bytes[static_cast<size_t>(r)] = kernels::TokenBytes(static_cast<Tier>(r), head_dim);
-  }
-};
 
 float SquaredDistance(const float* a, const float* b, int32_t n) {
   float sum = 0;
@@ -145,51 +138,22 @@ class ExactMeasure {
 };
 
 // A head's coded tokens, from what is in their pages.
-class CodedMeasure {
- public:
-  CodedMeasure(const MeasureContext& context, const KvArenas& arenas, const MeasureItem& item)
-      : arenas_(arenas), item_(item), d_(context.spec.head_dim) {
-    const float scale2 = context.spec.attention_scale * context.spec.attention_scale;
-    for (int32_t r = 0; r < kLadderTiers; ++r) {
-      key_loss_[r] = scale2 * kernels::KeyLoss(context.geometry.key(item.head), static_cast<Tier>(r));
-      value_loss_[r] = static_cast<float>(kernels::ExpectedError(kernels::ValueWidth(static_cast<Tier>(r))));
+void MeasureCoded(const MeasureContext& context, const KvArenas& arenas, const MeasureItem& item, RateCurve& curve) {
+  const CodedLadder ladder(context.geometry.key(item.head), context.spec.attention_scale);
+  const int32_t rungs = item.kind == MeasureItem::Kind::kWhole ? 1 : kLadderTiers;
+  for (int32_t r = 0; r < rungs; ++r) {
+    const Tier tier = static_cast<Tier>(r);
+    const HeadPages::Coded& list = item.pages->of(tier);
+    const kernels::TierLayout layout = kernels::LayoutOf(tier, context.spec.head_dim);
+    const int32_t begin = tier == Tier::kT8 ? kSinkTokens : 0;
+    const int32_t end = tier == Tier::kT8 ? kSinkTokens + item.pages->settled : list.tokens;
+    for (int32_t t = begin; t < end; ++t) {
+      const uint8_t* page = arenas.coded + list.pages[static_cast<size_t>(t / layout.tokens)] * arenas.coded_page_bytes;
+      curve.Add(ladder.StepsOf(r, page, layout, t % layout.tokens));
     }
   }
-
-  void Run(RateCurve& curve) {
-    for (int32_t r = 0; r < kLadderTiers; ++r) {
-      const Tier tier = static_cast<Tier>(r);
-      const HeadPages::Coded& list = item_.pages->of(tier);
-      const kernels::TierLayout layout = kernels::LayoutOf(tier, d_);
-      const int32_t begin = tier == Tier::kT8 ? kSinkTokens : 0;
-      const int32_t end = tier == Tier::kT8 ? kSinkTokens + item_.pages->settled : list.tokens;
-      for (int32_t t = begin; t < end; ++t) {
-        const uint8_t* page = arenas_.coded + list.pages[static_cast<size_t>(t / layout.tokens)] * arenas_.coded_page_bytes;
-        curve.Add(StepsOf(r, page, layout, t % layout.tokens));
-      }
-    }
-    curve.Finish();
-  }
-
-  kernels::LadderSteps StepsOf(int32_t rung, const uint8_t* page, const kernels::TierLayout& layout, int32_t slot) const {
-    uint16_t half;
-    std::memcpy(&half, page + layout.key_radii + 2 * slot, sizeof(half));
-    const float radius = kernels::F16ToF32(half), drop = kernels::UtilityOf(page[layout.utilities + slot]);
-    float distortion[kRungs];
-    for (int32_t r = 0; r < kLadderTiers; ++r) distortion[r] = drop * (std::min(1.0f, radius * radius * key_loss_[r]) + value_loss_[r]);
-    distortion[kLadderTiers] = drop;
-    kernels::LadderSteps steps = kernels::LadderOf(distortion, bytes_.bytes.data());
-    for (int32_t r = 0; r < rung; ++r) steps.leaves[r] = 0;  // it has left these
-    return steps;
-  }
-
- private:
-  const KvArenas& arenas_;
-  const MeasureItem& item_;
-  const int32_t d_;
-  const RungBytes bytes_{d_};
-  float key_loss_[kLadderTiers], value_loss_[kLadderTiers];
-};
+  curve.Finish();
+}
 
 }  // namespace
 
@@ -219,7 +183,11 @@ std::vector<RateCurve> RunMeasure(const MeasureContext& context, const KvArenas&
   pool.Run(static_cast<int32_t>(items.size()), [&](Shard shard) {
     const MeasureItem& item = items[static_cast<size_t>(shard.index)];
     RateCurve& curve = curves[static_cast<size_t>(shard.index)];
-    item.exact ? ExactMeasure(context, arenas, item).Run(curve) : CodedMeasure(context, arenas, item).Run(curve);
+    if (item.kind == MeasureItem::Kind::kExact) {
+      ExactMeasure(context, arenas, item).Run(curve);
+    } else {
+      MeasureCoded(context, arenas, item, curve);
+    }
   });
   return curves;
 }

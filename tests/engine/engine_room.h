@@ -134,6 +134,7 @@ struct OptionChanges {
   absl::Duration stall_timeout = absl::Seconds(30);
   KvMode mode = {};
   TokenCount workspace_tokens = {};  // 0: enough for the context
+  std::vector<Quota> quotas = {};
 
   operator EngineOptions() const {  // NOLINT: reads as options where options are wanted
     EngineOptions options;
@@ -143,6 +144,7 @@ struct OptionChanges {
     options.stall_timeout = stall_timeout;
     options.kv.mode = mode;
     options.workspace_tokens = workspace_tokens;
+    options.quotas = quotas;
     return options;
   }
 };

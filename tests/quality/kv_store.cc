@@ -141,7 +141,6 @@ KvStore::Handle KvStore::SealPriced(const Kv& kv, const engine::MeasureContext& 
     for (int32_t page = 0; page < notes; ++page) head.notes.push_back(exact_.pool->Acquire(exact_.room));
     questions.push_back({.pages = &head,
                          .head = i,
-                         .exact = true,
                          .end = kv.tokens,
                          .newest = kv.tokens - engine::kNewestTokens,
                          .samples = kv.pages.sampling().CountAfter(kv.tokens),
@@ -178,7 +177,7 @@ KvStore::Handle KvStore::SealAs(const Kv& kv, const engine::ModelGeometry& geome
     const engine::TierCounts counts = engine::CountsAfter(item);
     for (size_t t = 0; t < counts.size(); ++t) LendTier(result->pages.head(item.head), static_cast<Tier>(t), counts[t]);
   }
-  engine::RunRetier(geometry, arenas(), items, threads_);
+  engine::RunRetier(geometry, /*attention_scale=*/1, arenas(), items, threads_);
   for (const engine::RetierItem& item : items) {
     HeadPages& head = result->pages.head(item.head);
     engine::RecordRetier(item, head);
