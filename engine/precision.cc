@@ -361,7 +361,10 @@ void Precision::Record(const RetierItem& item, Find find) {
     sequence.curves.clear();
     sequence.prices.clear();
   }
-  if (sequence.sealed()) lender_.TakeBackWorkspace(sequence.loan);
+  if (!sequence.sealed()) return;
+  lender_.TakeBackWorkspace(sequence.loan);
+  if (!lender_.shape().mode.priced) return;
+  for (int32_t layer = 0; layer < lender_.shape().layers; ++layer) sequence.residuals.push_back(sequence.residual(layer));
 }
 
 void Precision::FitRows(StepPlan& plan, Find find) {

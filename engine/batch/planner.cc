@@ -27,6 +27,7 @@ StepItem ItemOf(const Sequence& sequence) {
 StepItem DecodeItem(const Sequence& sequence) {
   StepItem item = ItemOf(sequence);
   item.tokens = std::span(sequence.output).last(1);
+  if (sequence.sealed() && sequence.entered % kRefreshSteps == 0) item.refresh = sequence.residuals;
   item.sample = true;
   return item;
 }

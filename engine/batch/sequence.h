@@ -33,6 +33,7 @@ struct Sequence {
   int32_t measured_to = 0;                      // tokens from here on were the newest when the first head was measured
   std::vector<double> energy;                   // [layers], StepItemOutput::energy summed
   int64_t energy_rows = 0;
+  std::vector<float> residuals;                 // [layers], of them once it is sealed
   int32_t next_to_seal = 0;                     // head; those before it are as far as sealing has come
   int32_t entered = 0;                          // tokens of prompt and output that went through the model
   std::vector<TokenId> output;                  // tokens chosen so far

@@ -20,6 +20,9 @@ namespace spherical::engine {
 inline constexpr int32_t kStepRowsMax = 512;
 inline constexpr int32_t kStepSequencesMax = 256;
 
+// Mode `rdr`: at every so many tokens of a sequence the utilities of its tokens follow what the step pays attention to.
+inline constexpr int32_t kRefreshSteps = 16;
+
 // One sequence's part of a step: some of its tokens enter the model, and perhaps the next one is chosen.
 // Pointers and spans stay valid until the step is committed.
 struct StepItem {
@@ -32,6 +35,8 @@ struct StepItem {
   int32_t output_index = 0;                // which output token this will be: 0 for the first
   std::span<const TokenId> prompt;         // history for penalties: prompt and output so far
   std::span<const TokenId> output;
+  std::span<const float> refresh;          // mode `rdr`, not empty: refresh the utilities of its coded tokens from this step's attention;
+                                           // mean squared norms of what enters each layer, which they are measured in [layers]
   int32_t logprobs = -1;                   // as in Submission
   int32_t prompt_logprobs = -1;            // >= 0: score `targets` too
   std::span<const TokenId> targets;        // [size or size - 1]: the token that follows each of `tokens` in the prompt

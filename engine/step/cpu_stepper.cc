@@ -31,7 +31,11 @@ class CpuStepper final : public Stepper {
         workspace_(std::move(workspace)),
         forward_(spec_, weights_, geometry_ ? &*geometry_ : nullptr, pool_, options.activations),
         logits_(static_cast<size_t>(Forward::kLogitsRowsMax) * static_cast<size_t>(spec_.vocabulary)),
-        scratch_(static_cast<size_t>(pool_.threads())) {}
+        scratch_(static_cast<size_t>(pool_.threads())) {
+    if (!geometry_) return;
+    value_weights_ = ValueWeights(spec_, weights_, pool_);
+    forward_.UseValueWeights(value_weights_);
+  }
 
   absl::StatusOr<StepOutput> Run(const StepPlan& plan) override {
     const absl::Time start = clock_.Now();
@@ -52,7 +56,6 @@ class CpuStepper final : public Stepper {
   absl::StatusOr<MeasureOutput> Measure(std::span<const MeasureItem> items) override {
     SPH_CHECK(geometry_.has_value());
     const absl::Time start = clock_.Now();
-    if (value_weights_.empty()) value_weights_ = ValueWeights(spec_, weights_, pool_);
     MeasureOutput output;
     output.curves = RunMeasure({.geometry = *geometry_, .spec = spec_, .value_weights = value_weights_}, Arenas(), items, pool_);
     output.elapsed = clock_.Now() - start;
@@ -135,7 +138,7 @@ class CpuStepper final : public Stepper {
   const std::optional<ModelGeometry> geometry_;
   ThreadPool& pool_;
   const Clock& clock_;
-  std::vector<float> value_weights_;  // once somebody measures
+  std::vector<float> value_weights_;  // coded modes
   HostMemory arena_;      // the pool's pages
   HostMemory workspace_;  // coded modes: f16 pages
   Forward forward_;

@@ -1,6 +1,10 @@
 #include "engine/step/forward.h"
 
 #include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstring>
+#include <limits>
 
 #include "engine/kv/head_notes.h"
 #include "kernels/base/check.h"
@@ -82,6 +86,7 @@ void Forward::RunLayer(const StepPlan& plan, int32_t layer, const KvArenas& aren
   if (observer_) observer_({.layer = layer, .rows = m, .residual = x_.data(), .query = query_.data(), .key = key_.data()});
   RotateAndEnter(plan, layer, arenas);
   Attend(plan, layer, arenas);
+  RefreshUtilities(plan, layer, arenas);
   prepared_.Bind(activations_, attended_.data(), m, int64_t{spec_.heads} * spec_.head_dim);
   ForRows(m, [&](Range range) { matmul_.prepare(range, prepared_); });
   Multiply({{&w.output, delta_.data()}});
@@ -222,7 +227,9 @@ void Forward::EnterCoded(const HeadPages& pages, int32_t head, int32_t slot, con
   codec_.map_keys(geometry_->key(head), key, d, 1, z);
   codec_.rotate_values(d, value, d, 1, rotated);
   const PageId page = pages.of(Tier::kT8).pages[static_cast<size_t>(slot / page_tokens)];
-  codec_.encode(geometry_->key(head), Tier::kT8, z, rotated, 1, slot % page_tokens, arenas.coded + page * arenas.coded_page_bytes, nullptr);
+  uint8_t* const bytes = arenas.coded + page * arenas.coded_page_bytes;
+  codec_.encode(geometry_->key(head), Tier::kT8, z, rotated, 1, slot % page_tokens, bytes, nullptr);
+  bytes[kernels::LayoutOf(Tier::kT8, d).utilities + slot % page_tokens] = 0;  // nobody has looked at it yet
 }
 
 void Forward::Attend(const StepPlan& plan, int32_t layer, const KvArenas& arenas) {
@@ -286,6 +293,93 @@ void Forward::AttendCoded(const HeadPages& pages, int32_t head, const KvArenas& 
     if (!beside_exact) continue;
     UnrotateHeads(state.output);
     for (int32_t g = 0; g < group; ++g) state.max[g] += kernels::CentreLogit(attention_, prepared, g);
+  }
+}
+
+void Forward::RefreshUtilities(const StepPlan& plan, int32_t layer, const KvArenas& arenas) {
+  struct Part {
+    const StepItem* item;
+    int32_t row, kv_head;
+  };
+  std::vector<Part> parts;
+  int32_t row = 0;
+  for (const StepItem& item : plan.items) {
+    for (int32_t kv_head = 0; kv_head < spec_.kv_heads && !item.refresh.empty() && item.tokens.size() == 1; ++kv_head) {
+      if (item.pages->at(layer, kv_head).sealed) parts.push_back({.item = &item, .row = row, .kv_head = kv_head});
+    }
+    row += static_cast<int32_t>(item.tokens.size());
+  }
+  if (parts.empty()) return;
+  SPH_CHECK(!value_weights_.empty());
+  logits_.resize(static_cast<size_t>(pool_.threads()));
+  pool_.RunWithWorker(static_cast<int32_t>(parts.size()), [&](Shard shard, int32_t worker) {
+    const Part& part = parts[static_cast<size_t>(shard.index)];
+    RefreshHead(*part.item, part.row, layer, part.kv_head, arenas, logits_[static_cast<size_t>(worker)]);
+  });
+}
+
+// A token's utility follows p^2 |v|^2 of this row, mean over the heads of the group: by a 32nd, or for a token that is younger than that by
+// what makes it the mean of what was seen. |v|^2 is D r^2 times what T8's radius, that of the largest coordinate, leaves of it.
+void Forward::RefreshHead(const StepItem& item, int32_t row, int32_t layer, int32_t kv_head, const KvArenas& arenas,
+                          std::vector<float>& logits) {
+  constexpr float kOld = 1.0f / 32, kWholeEnergy = 2.1f;
+  const int32_t group = attention_.group, d = spec_.head_dim, head = layer * spec_.kv_heads + kv_head;
+  const HeadPages& pages = item.pages->at(layer, kv_head);
+  const kernels::QueryGeometry& geometry = geometry_->query(head);
+  kernels::AttentionShape shape = attention_;
+  shape.page_bytes = arenas.coded_page_bytes;
+  std::array<int32_t, kernels::kTierCount> tokens = {}, begin = {};
+  int32_t padded = 0;
+  for (int32_t t = 0; t < kernels::kTierCount; ++t) {
+    const size_t tier = static_cast<size_t>(t);
+    tokens[tier] = pages.tiers[tier].tokens + (t == 0 ? 1 : 0);
+    begin[tier] = padded;
+    padded += static_cast<int32_t>(RoundUp(tokens[tier], kernels::kAdaUnitTokens));
+  }
+  Grow(logits, int64_t{group} * padded);
+  for (int32_t t = 0; t < kernels::kTierCount; ++t) {
+    const size_t tier = static_cast<size_t>(t);
+    if (tokens[tier] == 0) continue;
+    kernels::AdaQuery prepared;
+    ada_.split(geometry, static_cast<Tier>(t), MappedOf(row, kv_head), group, prepared);
+    ada_.score(shape, arenas.coded,
+               {.query = &prepared, .pages = pages.tiers[tier].pages.data(), .tokens = tokens[tier], .tier = static_cast<Tier>(t),
+                .widths = geometry.widths[tier], .state = {}},
+               logits.data() + begin[tier], padded);
+    for (int32_t g = 0; g < group; ++g) {
+      float* row_logits = logits.data() + int64_t{g} * padded + begin[tier];
+      std::fill(row_logits + tokens[tier], row_logits + RoundUp(tokens[tier], kernels::kAdaUnitTokens), -std::numeric_limits<float>::infinity());
+    }
+  }
+  // Probabilities. Below e^-9 their squares are far below what anybody's utility is decided by, and most tokens' are.
+  for (int32_t g = 0; g < group; ++g) {
+    float* row_logits = logits.data() + int64_t{g} * padded;
+    const float total = static_cast<float>(kernels::LogSumExp(row_logits, padded));
+    for (int32_t i = 0; i < padded; ++i) row_logits[i] = row_logits[i] > total - 9 ? std::exp(row_logits[i] - total) : 0;
+  }
+  const float unit = value_weights_[static_cast<size_t>(head)] / item.refresh[static_cast<size_t>(layer)] * static_cast<float>(d);
+  for (int32_t t = 0; t < kernels::kTierCount; ++t) {
+    const size_t tier = static_cast<size_t>(t);
+    const kernels::TierLayout layout = kernels::LayoutOf(static_cast<Tier>(t), d);
+    for (int32_t i = 0; i < tokens[tier]; ++i) {
+      uint8_t* page = arenas.coded + pages.tiers[tier].pages[static_cast<size_t>(i / layout.tokens)] * arenas.coded_page_bytes;
+      const int32_t slot = i % layout.tokens;
+      uint16_t half;
+      std::memcpy(&half, page + layout.value_radii + 2 * slot, sizeof(half));
+      const float radius = kernels::F16ToF32(half);
+      float square = 0;
+      for (int32_t g = 0; g < group; ++g) {
+        const float p = logits[static_cast<size_t>(int64_t{g} * padded + begin[tier] + i)];
+        square += p * p;
+      }
+      const float seen = square / static_cast<float>(group) * radius * radius * unit * (t == 0 ? kWholeEnergy : 1.0f);
+      uint8_t& utility = page[layout.utilities + slot];
+      const float before = kernels::UtilityOf(utility);
+      const int32_t age = t == 0 ? (tokens[tier] - i) / kRefreshSteps : INT32_MAX;  // how often it was seen before: T8's newest are last
+      const float by = utility == 0 ? 1.0f : std::max(kOld, 1.0f / static_cast<float>(std::min(age, 31) + 1));
+      const uint32_t draw = (static_cast<uint32_t>(item.position) * 0x9e3779b9u + static_cast<uint32_t>(i * 31 + t)) * 0x85ebca6bu;
+      utility = kernels::DitheredUtilityByteOf(before + by * (seen - before), draw ^ (draw >> 13));
+    }
   }
 }
 

@@ -46,6 +46,9 @@ class Forward {
 
   void RunLayers(const StepPlan& plan, const KvArenas& arenas);
 
+  // What a unit of a value's squared error is after the output projection (measure_run.h), for plans that refresh utilities.   outlive this
+  void UseValueWeights(std::span<const float> weights) { value_weights_ = weights; }
+
   // Shown, layer by layer, what enters attention: for calibration. `rows` are the plan's, in order.
   struct AttentionInput {
     int32_t layer;
@@ -85,6 +88,8 @@ class Forward {
   void AttendPart(const StepPlan& plan, int32_t layer, const KvArenas& arenas, const AttentionPart& part);
   void AttendCoded(const HeadPages& pages, int32_t head, const KvArenas& arenas, const AttentionPart& part, bool beside_exact);
   kernels::AdaMappedQuery& MappedOf(int64_t row, int32_t kv_head);
+  void RefreshUtilities(const StepPlan& plan, int32_t layer, const KvArenas& arenas);
+  void RefreshHead(const StepItem& item, int32_t row, int32_t layer, int32_t kv_head, const KvArenas& arenas, std::vector<float>& logits);
   void UnrotateHeads(float* outputs);  // [G, D]
   kernels::AttentionState StateAt(int32_t state_row);
   // Calls work(range) so that the ranges cover [0, m); in parallel where that pays.
@@ -111,6 +116,8 @@ class Forward {
     int32_t coded_row;  // among those that meet codes, or -1
   };
   std::vector<Row> rows_;                // [M]
+  std::span<const float> value_weights_; // [layers * kv_heads]
+  std::vector<std::vector<float>> logits_;  // [threads]
   std::vector<double> energy_;           // [items, layers]
   std::vector<float> angles_;            // [M, rotary_dim]
   std::vector<float> x_;                 // [M, width]      residual stream

@@ -16,14 +16,23 @@ void Attend(const AttentionShape& shape, const uint8_t* arena, const AdaItem& it
   kAttend(shape, {.page = LayoutOf(item.tier, shape.head_dim), .value_width = width, .value_step = kCodeStep[width]}, arena, item);
 }
 
+using ScoreFunction = void (*)(const AttentionShape&, const AdaLayout&, const uint8_t*, const AdaItem&, float*, int64_t);
+
+template <ScoreFunction kScore>
+void Score(const AttentionShape& shape, const uint8_t* arena, const AdaItem& item, float* logits, int64_t stride) {
+  const int32_t width = ValueWidth(item.tier);
+  kScore(shape, {.page = LayoutOf(item.tier, shape.head_dim), .value_width = width, .value_step = kCodeStep[width]}, arena, item, logits,
+         stride);
+}
+
 }  // namespace
 
 std::span<const AdaDecodeImpl> AdaDecodeImpls() {
   static constexpr AdaDecodeImpl kImpls[] = {
-      {"reference", CpuHasAlways, reference::MapAda, reference::SplitAda, Attend<reference::AttendAda>},
-      {"portable", CpuHasAlways, portable::MapAda, portable::SplitAda, Attend<portable::AttendAda>},
-      {"avx2", CpuHasAvx2, avx2::MapAda, avx2::SplitAda, Attend<avx2::AttendAda>},
-      {"avx512vnni", HasAvx512Vnni, avx512vnni::MapAda, avx512vnni::SplitAda, Attend<avx512vnni::AttendAda>},
+      {"reference", CpuHasAlways, reference::MapAda, reference::SplitAda, Attend<reference::AttendAda>, Score<reference::ScoreAda>},
+      {"portable", CpuHasAlways, portable::MapAda, portable::SplitAda, Attend<portable::AttendAda>, Score<portable::ScoreAda>},
+      {"avx2", CpuHasAvx2, avx2::MapAda, avx2::SplitAda, Attend<avx2::AttendAda>, Score<avx2::ScoreAda>},
+      {"avx512vnni", HasAvx512Vnni, avx512vnni::MapAda, avx512vnni::SplitAda, Attend<avx512vnni::AttendAda>, Score<avx512vnni::ScoreAda>},
   };
   return kImpls;
 }

@@ -35,6 +35,9 @@ struct AdaDecodeImpl {
   void (*split)(const QueryGeometry& geometry, Tier tier, const AdaMappedQuery& mapped, int32_t group, AdaQuery& out);
 
   void (*attend)(const AttentionShape& shape, const uint8_t* arena, const AdaItem& item);
+  // Logits alone, without q.mu unless there is a softcap; the item's state is not looked at.   logits: head g at logits + g * stride,
+  // [RoundUp(tokens, 32)], beyond `tokens` they may hold anything afterwards
+  void (*score)(const AttentionShape& shape, const uint8_t* arena, const AdaItem& item, float* logits, int64_t stride);
 };
 std::span<const AdaDecodeImpl> AdaDecodeImpls();  // slowest first; the reference is [0]
 const AdaDecodeImpl& BestAdaDecode();

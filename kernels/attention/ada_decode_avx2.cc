@@ -24,4 +24,9 @@ void AttendAda(const AttentionShape& shape, const AdaLayout& layout, const uint8
   Attend(shape, layout, arena, item);
 }
 
+void ScoreAda(const AttentionShape& shape, const AdaLayout& layout, const uint8_t* arena, const AdaItem& item, float* logits,
+              int64_t stride) {
+  Score(shape, layout, arena, item, logits, stride);
+}
+
 }  // namespace spherical::kernels::avx2

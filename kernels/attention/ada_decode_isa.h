@@ -21,6 +21,8 @@ struct AdaLayout {
   void MapAda(const QueryGeometry& geometry, const float* query, int32_t group, AdaMappedQuery& out);                \
   void SplitAda(const QueryGeometry& geometry, Tier tier, const AdaMappedQuery& mapped, int32_t group, AdaQuery& out); \
   void AttendAda(const AttentionShape& shape, const AdaLayout& layout, const uint8_t* arena, const AdaItem& item);   \
+  void ScoreAda(const AttentionShape& shape, const AdaLayout& layout, const uint8_t* arena, const AdaItem& item, float* logits, \
+                int64_t stride);                                                                                     \
   }
 
 SPH_DECLARE_ADA_DECODE(reference)

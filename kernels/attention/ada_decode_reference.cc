@@ -127,4 +127,13 @@ void AttendAda(const AttentionShape& shape, const AdaLayout& layout, const uint8
   }
 }
 
+void ScoreAda(const AttentionShape& shape, const AdaLayout& layout, const uint8_t* arena, const AdaItem& item, float* logits,
+              int64_t stride) {
+  for (int32_t g = 0; g < shape.group; ++g) {
+    for (int32_t t = 0; t < item.tokens; ++t) {
+      logits[g * stride + t] = static_cast<float>(Logit(shape, item, g, TokenAt(shape, layout.page, arena, item, t)));
+    }
+  }
+}
+
 }  // namespace spherical::kernels::reference

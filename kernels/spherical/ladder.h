@@ -37,6 +37,12 @@ constexpr uint8_t UtilityByteOf(float utility) {
   const uint32_t step = ((std::bit_cast<uint32_t>(utility) + (1u << 20)) >> 21) - (kSmallestExponent << 2);
   return static_cast<uint8_t>(step < 256 ? step : 255);
 }
+// The same, rounded up as often as `draw`, of 32 random bits, says: what is added a little at a time is not lost.
+constexpr uint8_t DitheredUtilityByteOf(float utility, uint32_t draw) {
+  if (!(utility > UtilityOf(0))) return 0;
+  const uint32_t step = ((std::bit_cast<uint32_t>(utility) + (draw >> 11)) >> 21) - (kSmallestExponent << 2);
+  return static_cast<uint8_t>(step < 256 ? step : 255);
+}
 static_assert(UtilityByteOf(UtilityOf(17)) == 17 && UtilityByteOf(UtilityOf(255)) == 255 && PriceStepOf(PriceOf(300)) == 300);
 
 // leaves[r]: the first step at which the token is below rung r. Never 0, never falling from rung to rung.
