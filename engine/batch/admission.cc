@@ -178,7 +178,7 @@ std::optional<Admission::Refused> Admission::TakeOverflow(TenantId tenant, absl:
     const absl::Duration refilled = line.tokens.WhenHas(wanted) - now;
     refusal = {.why = Refusal::Why::kTokenRate,
                .detail = absl::StrCat("tenant '", account.name, "' has used up its ", account.quota.tokens_per_minute,
-                                      " tokens per minute and has ", most, " requests waiting, the most it may; the first of them waits for ",
+                                      " tokens per minute and has ", most, " requests waiting, the most it may; the first waits for ",
                                       wanted, " tokens of prompt"),
                .retry_after = std::max(refilled, absl::Seconds(1))};
   }

@@ -25,10 +25,10 @@ struct AdmissionLimits {
 
 // Requests that were taken and wait for pages, for a place in the batch or for their tenant's tokens: one bounded queue per tenant.
 //
-// Within a tenant: higher priority first, equals in order of arrival. A head waits until its whole reservation fits; nobody behind it passes,
-// so a big request is not starved by small ones. A later request of a higher priority is put before those of a lower one, but at most
-// kPassedMax times before the same one, so a tenant does not starve its own either. Of a queue that is too long the last is refused: of the
-// lowest priority, the newest.
+// Within a tenant: higher priority first, equals in order of arrival. A head waits until its whole reservation fits; nobody behind it
+// passes, so a big request is not starved by small ones. A later request of a higher priority is put before those of a lower one, but at
+// most kPassedMax times before the same one, so a tenant does not starve its own either. Of a queue that is too long the last is refused:
+// of the lowest priority, the newest.
 //
 // Between tenants: what lies within a guarantee is never kept waiting by others. For the rest heads are admitted by fair share of tokens
 // (fair_share.h): prompts count when they are admitted, output as it comes. A tenant whose own bounds keep it waiting (limit, max_running,

@@ -51,15 +51,15 @@ struct SharedRows {
 
 // Shares the rows of a step out: a pure function.
 //
-// One tenant alone: a row for every sequence that decodes, whatever the target. Then chunks of prompts into what is left: kChunkRowsMin of the
-// oldest, so that nobody starves; then by priority, and of equals the prompt with least left, because it soonest becomes a first token and
-// a long one loses little by letting it pass.
+// One tenant alone: a row for every sequence that decodes, whatever the target. Then chunks of prompts into what is left: kChunkRowsMin of
+// the oldest, so that nobody starves; then by priority, and of equals the prompt with least left, because it soonest becomes a first token
+// and a long one loses little by letting it pass.
 //
 // Several tenants: the target binds decoding rows too, and who had no row for longest goes first of them. Each tenant takes its own in the
 // order above, but for kChunkRowsMin of its oldest prompt, which come before what it decodes beyond 2: so its own prompts do not starve.
 //   1. kChunkRowsMin rows of the oldest prompt of the tenant whose turn it is among those with prompts. Whatever the target.
-//   2. Decoding rows, for each tenant one, and as many as cost half of its weighted share of the target: who decodes within that is not held
-//      up by others' prompts. One goes whatever the target.
+//   2. Decoding rows, for each tenant one, and as many as cost half of its weighted share of the target: who decodes within that is not
+//      held up by others' prompts. One goes whatever the target.
 //   3. All else by fair share, kChunkRowsMin at a time. A tenant whose last prompt is complete closes the step to those who have had their
 //      share of it: a flood does not delay another's first token by more than weights allow.
 // A step then costs what the target says but for what goes whatever it says; tenants who want more than there is get rows by weight.

@@ -131,7 +131,9 @@ TEST_CASE("higher priority first, equals in order of arrival") {
   Lender lender(kShape, PageCount(10));
   Admission admission({.waiting_max = 100, .running_max = 64}, lender);
   std::vector<Room> rooms;
-  for (const auto& [id, priority] : {std::pair{1, 0}, {2, 5}, {3, 0}, {4, 5}, {5, -1}, {6, 9}}) admission.Queue(RequestOf(id, 0, 1, priority));
+  for (const auto& [id, priority] : {std::pair{1, 0}, {2, 5}, {3, 0}, {4, 5}, {5, -1}, {6, 9}}) {
+    admission.Queue(RequestOf(id, 0, 1, priority));
+  }
   CHECK(AdmitAll(admission, lender, rooms) == Ids{6, 2, 4, 1, 3, 5});
   GiveBack(lender, rooms);
 }

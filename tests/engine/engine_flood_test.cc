@@ -131,7 +131,9 @@ void CheckQuiet(const Quiet& quiet, const std::vector<Flood>& floods, KvMode mod
 }
 
 TEST_CASE("a flood in a coded mode, whose prompts wait for the workspace, leaves a quiet tenant's latencies alone") {
-  CheckQuiet({60, 20}, {{"long prompts", 800, 20}, {"both", 200, 100}}, {.coded = true, .tier = kernels::Tier::kT4});
+  const KvMode mode{.coded = true, .tier = kernels::Tier::kT4};
+  CheckQuiet({60, 20}, {{"long prompts", 800, 20}, {"both", 200, 100}}, mode);
+  CheckQuiet({400, 10}, {{"large prompts", 400, 3}}, mode);  // in the same lane of the workspace
 }
 
 const Flood kLong{"long prompts", 1500, 20}, kDecoding{"decoding", 8, 300}, kBoth{"both", 200, 200}, kTiny{"tiny requests", 3, 3};

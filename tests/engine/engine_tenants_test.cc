@@ -17,7 +17,9 @@ constexpr TenantId kOther = 1;
 
 // `tiles` of 16 tokens.
 Quota QuotaOf(std::string name, int64_t guarantee_tiles, int64_t limit_tiles) {
-  return {.tenant = std::move(name), .guarantee = EngineRoom::BytesFor(16 * guarantee_tiles), .limit = EngineRoom::BytesFor(16 * limit_tiles)};
+  return {.tenant = std::move(name),
+          .guarantee = EngineRoom::BytesFor(16 * guarantee_tiles),
+          .limit = EngineRoom::BytesFor(16 * limit_tiles)};
 }
 
 Submission AskAs(TenantId tenant, std::string_view prompt, int32_t max_new_tokens, int32_t priority = 0) {
@@ -227,7 +229,7 @@ TEST_CASE("tokens per minute: prompts wait for them, output is charged as it com
   CHECK(third.reason() == FinishReason::kLength);
 }
 
-TEST_CASE("a request beyond a minute's worth is refused with the numbers, and so is what finds the queue full of those who wait for tokens") {
+TEST_CASE("a request beyond a minute's worth is refused with the numbers, and what finds the queue full is told when to come back") {
   Quota metered = QuotaOf("metered", 0, 64);
   metered.tokens_per_minute = 60;
   metered.max_queued = 1;
@@ -270,6 +272,26 @@ TEST_CASE("tokens per minute on a clock that goes anywhere") {
     }
     CHECK(served == 40);
   }
+}
+
+TEST_CASE("prompts of several tenants take turns at the workspace") {
+  // Room for one such prompt at a time.
+  EngineRoom room(640, OptionChanges{.mode = {.coded = true, .tier = kernels::Tier::kT4},
+                                     .workspace_tokens = TokenCount(600),
+                                     .quotas = {QuotaOf("default", 0, 640), QuotaOf("other", 0, 640)}});
+  std::vector<Client> flood;
+  for (int32_t i = 0; i < 6; ++i) flood.push_back(room.Send(AskAs(0, std::string(400, 'p'), 5)));
+  room.Tick();
+  Client other = room.Send(AskAs(kOther, std::string(400, 'q'), 5));
+  while (other.tokens.empty()) {
+    REQUIRE(room.Tick());
+    other.Read();
+  }
+  int32_t before = 0;
+  for (Client& client : flood) before += (client.Read(), !client.tokens.empty());
+  CHECK(before <= 2);
+  room.TickUntilStill();
+  CHECK(room.stats().finished == 7);
 }
 
 TEST_CASE("an engine whose only request waits for tokens sleeps until they are there") {
