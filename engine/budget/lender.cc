@@ -19,7 +19,7 @@ size_t PagesFor(int32_t tokens, int32_t page_tokens) { return static_cast<size_t
 Lender::Lender(const KvShape& shape, PageCount pool_pages, TokenCount workspace_tokens)
     : shape_(shape),
       pool_(pool_pages, shape.page_bytes),
-      workspace_(shape.heads(), shape.head_dim, shape.mode.coded ? workspace_tokens : TokenCount(0)),
+      workspace_(WorkspaceShape(shape), shape.mode.coded ? workspace_tokens : TokenCount(0)),
       ledger_(pool_pages, shape.page_bytes, headroom_) {}
 
 std::optional<Reservation> Lender::Reserve(TenantId tenant, PageCount pages) {

@@ -98,7 +98,7 @@ struct EngineRoom {
   static EngineOptions Complete(EngineOptions options, int64_t tiles) {
     options.kv = MakeKvShape(2, 2, 64, options.kv.mode);
     if (options.kv.mode.coded && options.workspace_tokens == TokenCount(0)) {
-      options.workspace_tokens = PrefillWorkspace::ForContext(kLists, 64, 4096);
+      options.workspace_tokens = PrefillWorkspace::ForContext(WorkspaceShape(options.kv), 4096);
     }
     options.pool_pages = PageCount(tiles * kLists);
     options.context_max = 4096;
