@@ -82,6 +82,7 @@ TEST_CASE("tokens and what was coded of them are the same whoever shares the bat
       }
       return inner.Run(plan);
     }
+    absl::StatusOr<MeasureOutput> Measure(std::span<const MeasureItem> items) override { return inner.Measure(items); }
     absl::StatusOr<absl::Duration> Retier(std::span<const RetierItem> items) override { return inner.Retier(items); }
     Stepper& inner;
     std::vector<std::string> lines;
