@@ -108,51 +108,43 @@ Admission::Places Admission::CountPlaces() const {
   return places;
 }
 
-Admission::Verdict Admission::Judge(TenantId tenant, const Places& places) const {
+std::optional<Admission::Head> Admission::Judge(TenantId tenant, const Places& places) const {
   const TenantLedger& ledger = lender_.ledger();
   const TenantAccount& account = ledger.account(tenant);
   const Line& line = lines_[tenant];
-  const Submission& head = line.queue.front().request;
-  const PageCount pages = PagesFor(head);
+  const Submission& request = line.queue.front().request;
+  const PageCount pages = PagesFor(request);
   const int32_t running_max = account.quota.max_running;
-  if (running_max > 0 && account.running >= running_max) return Verdict::kOwnBounds;
-  if (account.reserved + pages > account.limit || !line.tokens.Has(PromptTokens(head))) return Verdict::kOwnBounds;
-  const bool place_assured = account.running < places.guaranteed[tenant] && places.taken < limits_.running_max;
-  if (place_assured && pages <= ledger.AssuredRoom(tenant)) return Verdict::kAssured;
-  const bool place = place_assured || places.promised < limits_.running_max;
-  return place && ledger.CanReserve(tenant, pages) ? Verdict::kShared : Verdict::kOthers;
+  if (running_max > 0 && account.running >= running_max) return std::nullopt;
+  if (account.reserved + pages > account.limit || !line.tokens.Has(PromptTokens(request))) return std::nullopt;
+  Head head{.tenant = tenant};
+  head.shared_pages = pages > ledger.AssuredRoom(tenant);
+  head.lacks_pages = !ledger.CanReserve(tenant, pages);
+  head.shared_place = account.running >= places.guaranteed[tenant];
+  head.lacks_place = places.taken >= limits_.running_max || (head.shared_place && places.promised >= limits_.running_max);
+  return head;
 }
 
 std::optional<Submission> Admission::Next(absl::Time now) {
   for (size_t i = 0; i < lines_.size(); ++i) {
     lines_[i].tokens.Refill(lender_.ledger().accounts()[i].quota.tokens_per_minute, now);
   }
-  if (waiting_ == 0) {
-    turns_.EndTurn({});
-    return std::nullopt;
-  }
-  const Places places = CountPlaces();
-  constexpr TenantId kNobody = -1;
-  TenantId shared = kNobody, assured = kNobody;  // of each the first in turn
-  std::vector<TenantId> unmet;
-  for (TenantId tenant = 0; tenant < static_cast<TenantId>(lines_.size()); ++tenant) {
+  std::vector<Head> heads;
+  const Places places = waiting_ > 0 ? CountPlaces() : Places();
+  for (TenantId tenant = 0; waiting_ > 0 && tenant < static_cast<TenantId>(lines_.size()); ++tenant) {
     if (lines_[tenant].queue.empty()) continue;
-    const auto lead = [&](TenantId& first) {
-      if (first == kNobody || turns_.Before(tenant, first)) first = tenant;
-    };
-    switch (Judge(tenant, places)) {
-      case Verdict::kOwnBounds: break;
-      case Verdict::kOthers: unmet.push_back(tenant); break;
-      case Verdict::kShared: lead(shared); break;
-      case Verdict::kAssured: lead(assured); break;
-    }
+    if (std::optional<Head> head = Judge(tenant, places)) heads.push_back(*head);
   }
-  // Whoever waits for what all share is not passed by those after him.
-  for (const TenantId tenant : unmet) {
-    if (shared != kNobody && turns_.Before(tenant, shared)) shared = kNobody;
+  std::sort(heads.begin(), heads.end(), [&](const Head& a, const Head& b) { return turns_.Before(a.tenant, b.tenant); });
+  bool pages_wanted = false, place_wanted = false;  // by who is before and lacks them
+  for (const Head& head : heads) {
+    const bool passes = (head.shared_pages && pages_wanted) || (head.shared_place && place_wanted);
+    if (!head.lacks_pages && !head.lacks_place && !passes) return TakeHead(head.tenant);
+    pages_wanted = pages_wanted || head.lacks_pages;
+    place_wanted = place_wanted || head.lacks_place;
   }
-  if (assured != kNobody && (shared == kNobody || turns_.Before(assured, shared))) return TakeHead(assured);
-  if (shared != kNobody) return TakeHead(shared);
+  std::vector<TenantId> unmet;
+  for (const Head& head : heads) unmet.push_back(head.tenant);
   turns_.EndTurn(unmet);
   return std::nullopt;
 }
@@ -187,7 +179,7 @@ std::optional<Admission::Refused> Admission::TakeOverflow(TenantId tenant, absl:
     const absl::Duration refilled = line.tokens.WhenHas(wanted) - now;
     refusal = {.why = Refusal::Why::kTokenRate,
                .detail = absl::StrCat("tenant '", account.name, "' has used up its ", account.quota.tokens_per_minute,
-                                      " tokens per minute and has ", most, " requests waiting, the most it may; the first of them waits for ",
+                                      " tokens per minute and has ", most, " requests waiting, the most it may; the first waits for ",
                                       wanted, " tokens of prompt"),
                .retry_after = std::max(refilled, absl::Seconds(1))};
   }

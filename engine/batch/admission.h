@@ -25,14 +25,14 @@ struct AdmissionLimits {
 
 // Requests that were taken and wait for pages, for a place in the batch or for their tenant's tokens: one bounded queue per tenant.
 //
-// Within a tenant: higher priority first, equals in order of arrival. A head waits until its whole reservation fits; nobody behind it passes,
-// so a big request is not starved by small ones. A later request of a higher priority is put before those of a lower one, but at most
-// kPassedMax times before the same one, so a tenant does not starve its own either. Of a queue that is too long the last is refused: of the
-// lowest priority, the newest.
+// Within a tenant: higher priority first, equals in order of arrival. A head waits until its whole reservation fits; nobody behind it
+// passes, so a big request is not starved by small ones. A later request of a higher priority is put before those of a lower one, but at
+// most kPassedMax times before the same one, so a tenant does not starve its own either. Of a queue that is too long the last is refused:
+// of the lowest priority, the newest.
 //
 // Between tenants: what lies within a guarantee is never kept waiting by others. For the rest heads are admitted by fair share of tokens
 // (fair_share.h): prompts count when they are admitted, output as it comes. A tenant whose own bounds keep it waiting (limit, max_running,
-// tokens_per_minute) holds up nobody; one that waits for what all share is not passed by whom it is before.
+// tokens_per_minute) holds up nobody; one that waits for pages, or for a place, is not passed by those behind it who would take them.
 //
 // Places are guaranteed as pages are: to each tenant as large a part of running_max as its guarantee is of the pool, rounded down, at least
 // one; and, of half of running_max while there are enough, one to each open tenant without a guarantee.
@@ -84,9 +84,14 @@ class Admission {
     std::vector<int32_t> guaranteed;  // [tenant]
     int32_t taken = 0, promised = 0;  // sums of running, and of max(guaranteed, running)
   };
-  enum class Verdict { kOwnBounds, kOthers, kShared, kAssured };
-  // Whether a head can be admitted: its tenant's own bounds say no, others are in the way, it takes of what all share, it is assured to it.
-  Verdict Judge(TenantId tenant, const Places& places) const;
+  // What the head of a queue needs, within its tenant's own bounds.
+  struct Head {
+    TenantId tenant;
+    bool shared_pages = true, shared_place = true;  // more than what is assured to its tenant
+    bool lacks_pages = false, lacks_place = false;  // now: others have them
+  };
+  // Nullopt: its tenant's own bounds keep it waiting.
+  std::optional<Head> Judge(TenantId tenant, const Places& places) const;
   Places CountPlaces() const;
   int32_t WaitingMax(const TenantAccount& account) const;
   std::optional<Refusal> NeverFits(const Submission& request) const;

@@ -174,6 +174,8 @@ StepPlan PlanStep(std::span<const Sequence* const> running, const StepCost& cost
       wishes.prompts.push_back({.sequence = sequence, .room = sequence->prompt_left()});
     } else if (sequence->loan.workspace.granted()) {
       wishes.prompts.push_back({.sequence = sequence, .room = sequence->loan.workspace.window - sequence->exact_tokens()});
+    } else {
+      plan.unmet.push_back(sequence->request.tenant);
     }
   }
   PutInTurn(limits.share, sealing);

@@ -24,8 +24,8 @@ struct PlanLimits {
 
 // Decides the next step: a pure function. `running` in order of admission, at most kStepSequencesMax.
 //
-// Whose rows go is row_sharing.h's: decoding sequences first, then chunks of prompts into what is left of the rows and of the target; several
-// tenants by fair share. Paused sequences are left out. What is returned points into the sequences.
+// Whose rows go is row_sharing.h's: decoding sequences first, then chunks of prompts into what is left of the rows and of the target;
+// several tenants by fair share. Paused sequences are left out. What is returned points into the sequences.
 //
 // Coded modes. A prompt without room in the workspace is left out. A sequence whose prompt is complete seals some heads before each of its
 // steps until all are sealed (as many as the workspace says, whatever else the step does, so that its tokens do not depend on the others);

@@ -1,5 +1,7 @@
 #include "engine/batch/row_sharing.h"
 
+#include <cmath>
+#include <limits>
 #include <utility>
 
 namespace spherical::engine {
@@ -19,7 +21,12 @@ struct Party {
 
   bool decodes() const { return decoded < decoding.size(); }
   bool enters() const { return entered < prompts.size(); }
+  // Its prompts go on too, however many rows it decodes: the oldest's share comes before what decodes beyond half of its own.
+  bool decodes_next() const { return decodes() && (oldest_had_share || !enters()); }
   bool met() const { return !decodes() && !enters(); }
+  // Where it will stand with the rows it takes next: who stands least then goes first.
+  double finish(int32_t rows) const { return due + per_token * rows; }
+  int32_t piece() const { return std::min(kChunkRowsMin, prompts[entered].left()); }
 };
 
 class Sharing {
@@ -80,24 +87,26 @@ class Sharing {
     return a.sequence->prompt_left() < b.sequence->prompt_left();
   }
 
-  // The tenant whose turn it is among those that `wants` is true of, or nullptr.
-  template <class Wants>
-  Party* First(Wants wants) {
+  // The tenant whose turn it is to take so many rows, of those that take any, or nullptr.
+  template <class RowsOf>
+  Party* First(RowsOf rows_of) {
     Party* first = nullptr;
     for (Party& party : parties_) {
-      if (wants(party) && (first == nullptr || Before(party, *first))) first = &party;
+      if (rows_of(party) > 0 && (first == nullptr || Before(party, *first, rows_of))) first = &party;
     }
     return first;
   }
-  static bool Before(const Party& a, const Party& b) {
-    if (a.due != b.due) return a.due < b.due;
+  template <class RowsOf>
+  static bool Before(const Party& a, const Party& b, RowsOf rows_of) {
+    const double da = a.finish(rows_of(a)), db = b.finish(rows_of(b));
+    if (da != db) return da < db;
     if (a.flooding != b.flooding) return b.flooding;
     return a.weight > b.weight;  // equals: in order of admission
   }
 
   void EnterOldest() {
-    Party* first = First([](const Party& party) { return party.enters(); });
-    if (first != nullptr) Enter(*first, std::min({kChunkRowsMin, first->prompts.front().left(), RowsLeft()}));
+    Party* first = First([](const Party& party) { return party.enters() ? party.piece() : 0; });
+    if (first != nullptr) Enter(*first, std::min(first->piece(), RowsLeft()));
   }
 
   void DecodeWithinShares() {
@@ -106,7 +115,9 @@ class Sharing {
     const double part = absl::ToDoubleSeconds(limits_.target - cost_.Expect({})) / 2 / weights;
     std::vector<Party*> in_turn;
     for (Party& party : parties_) in_turn.push_back(&party);
-    std::stable_sort(in_turn.begin(), in_turn.end(), [](const Party* a, const Party* b) { return Before(*a, *b); });
+    std::stable_sort(in_turn.begin(), in_turn.end(), [](const Party* a, const Party* b) {
+      return Before(*a, *b, [](const Party&) { return 1; });
+    });
     for (Party* party : in_turn) {
       StepWork own;
       while (party->decodes()) {
@@ -120,8 +131,12 @@ class Sharing {
   }
 
   void ShareTheRest() {
-    while (Party* next = First([&](const Party& party) { return !party.met() && !ShutOut(party); })) {
-      if (next->decodes()) {
+    const auto next_rows = [&](const Party& party) {
+      if (party.met() || ShutOut(party)) return 0;
+      return party.decodes_next() ? 1 : party.piece();
+    };
+    while (Party* next = First(next_rows)) {
+      if (next->decodes_next()) {
         if (!Fits(RowOf(*next))) return;
         Decode(*next);
         continue;
@@ -133,8 +148,8 @@ class Sharing {
       if (rows < wanted || wanted == 0) return;
     }
   }
-  // The step is closed to it: what it wants more would only delay another's first token.
-  bool ShutOut(const Party& party) const { return closed_ && !party.ended && (party.flooding || party.decodes()); }
+  // The step is closed to it: it has had its share, and more would only delay another's first token.
+  bool ShutOut(const Party& party) const { return !party.ended && party.due > closed_at_; }
 
   static StepWork RowOf(const Party& party) { return WorkOf(party.decoding[party.decoded]->entered, 1); }
   int32_t RowsLeft() const { return limits_.rows_max - static_cast<int32_t>(work_.rows); }
@@ -154,14 +169,18 @@ class Sharing {
     work_ += WorkOf(chunk.position(), rows);
     chunk.rows += rows;
     party.due += party.per_token * rows;
-    if (chunk.left() > 0) return YieldOldest(party);
+    const bool oldest = !std::exchange(party.oldest_had_share, true);
+    if (chunk.left() > 0) {
+      if (oldest) Yield(party);
+      return;
+    }
     ++party.entered;
     party.ended = !party.enters() && chunk.rows == chunk.sequence->prompt_left();
-    closed_ = closed_ || party.ended;
+    if (!party.ended) return;
+    closed_at_ = std::isinf(closed_at_) ? party.due : std::max(closed_at_, party.due);
   }
   // The oldest has had its share: it takes its place among the others.
-  static void YieldOldest(Party& party) {
-    if (std::exchange(party.oldest_had_share, true) || party.entered > 0) return;
+  static void Yield(Party& party) {
     const auto place = std::upper_bound(party.prompts.begin() + 1, party.prompts.end(), party.prompts.front(), InOrder);
     std::rotate(party.prompts.begin(), party.prompts.begin() + 1, place);
   }
@@ -171,7 +190,7 @@ class Sharing {
   const bool one_tenant_;
   StepWork work_;
   bool decoded_any_ = false;
-  bool closed_ = false;  // somebody's last prompt is complete with this step
+  double closed_at_ = std::numeric_limits<double>::infinity();  // where the last stood whose last prompt is complete with this step
   std::vector<Party> parties_;  // in order of their first sequence's admission
 };
 

@@ -51,18 +51,17 @@ struct SharedRows {
 
 // Shares the rows of a step out: a pure function.
 //
-// One tenant alone: a row for every sequence that decodes, whatever the target. Then chunks of prompts into what is left: kChunkRowsMin of the
-// oldest, so that nobody starves; then by priority, and of equals the prompt with least left, because it soonest becomes a first token and
-// a long one loses little by letting it pass.
+// One tenant alone: a row for every sequence that decodes, whatever the target. Then chunks of prompts into what is left: kChunkRowsMin of
+// the oldest, so that nobody starves; then by priority, and of equals the prompt with least left, because it soonest becomes a first token
+// and a long one loses little by letting it pass.
 //
-// Several tenants: the target binds decoding rows too, and each tenant takes its own in the order above (who decodes: the one that had no
-// row for longest first).
+// Several tenants: the target binds decoding rows too, and who had no row for longest goes first of them. Each tenant takes its own in the
+// order above, but for kChunkRowsMin of its oldest prompt, which come before what it decodes beyond 2: so its own prompts do not starve.
 //   1. kChunkRowsMin rows of the oldest prompt of the tenant whose turn it is among those with prompts. Whatever the target.
-//   2. Decoding rows, for each tenant one, and as many as cost half of its weighted share of the target: who decodes within that is not held
-//      up by others' prompts. One goes whatever the target.
-//   3. All else by fair share, kChunkRowsMin at a time. A tenant whose last prompt is complete closes the step for what others want beyond
-//      their share: for those who were left wanting before, and for decoding rows. So a flood does not delay the first token of a tenant
-//      that is no part of it by more than that tenant's weight allows.
+//   2. Decoding rows, for each tenant one, and as many as cost half of its weighted share of the target: who decodes within that is not
+//      held up by others' prompts. One goes whatever the target.
+//   3. All else by fair share, kChunkRowsMin at a time. A tenant whose last prompt is complete closes the step to those who have had their
+//      share of it: a flood does not delay another's first token by more than weights allow.
 // A step then costs what the target says but for what goes whatever it says; tenants who want more than there is get rows by weight.
 SharedRows ShareRows(RowWishes wishes, const StepCost& cost, const RowLimits& limits);
 

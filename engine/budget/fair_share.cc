@@ -26,7 +26,10 @@ void FairShare::EndTurn(std::span<const TenantId> unmet) {
     counters_[tenant].unmet = true;
     least = std::min(least, counters_[tenant].due);
   }
-  for (Counter& counter : counters_) counter.due = std::max(counter.due - least, 0.0);  // of the unmet none is below the least
+  for (size_t i = 0; i < counters_.size(); ++i) {
+    const double lead = static_cast<double>(kLeadTokens) / weight(static_cast<TenantId>(i));
+    counters_[i].due = std::max(counters_[i].due - least, -lead);  // of the unmet none is below the least
+  }
 }
 
 bool FairShare::Before(TenantId a, TenantId b) const {

@@ -10,6 +10,9 @@
 
 namespace spherical::engine {
 
+// What a tenant that comes may take before those who wait already: a short prompt.
+inline constexpr int64_t kLeadTokens = 64;
+
 // Whose turn it is, when tenants want more tokens than there are: one counter per tenant of the tokens it was given, each divided by its
 // weight. The least goes first, so that tenants who always want more are given tokens in proportion to their weights.
 //
@@ -17,8 +20,8 @@ namespace spherical::engine {
 //   share.EndTurn({{1, 3}});        // of a step, or of a round of admissions: 1 and 3 wanted more than they were given
 //   share.Before(3, 1);             // who goes first in the next
 //
-// Nobody banks what he did not want: whoever was given all he asked for stands, in the next turn, at least where the least of those who
-// were not stands. Nobody pays for what nobody else wanted: after a turn that met every wish all counters start anew.
+// Nobody banks what he did not want: whoever was given all he asked for stands, in the next turn, at most kLeadTokens of his own before the
+// least of those who were not. Nobody pays for what nobody else wanted: after a turn that met every wish all counters start anew.
 // Deterministic. O(tenants) per turn. Thread: the engine thread only.
 class FairShare {
  public:

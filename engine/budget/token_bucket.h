@@ -14,8 +14,8 @@ namespace spherical::engine {
 // Thread: the engine thread only.
 class TokenBucket {
  public:
-  // What happened until now. per_minute: as the operator says now; 0: no limit, and forgets any debt. A new rate leaves what is there, up to
-  // the new minute's worth.
+  // What happened until now. per_minute: as the operator says now; 0: no limit, and forgets any debt. A new rate leaves what is there, up
+  // to the new minute's worth.
   void Refill(int64_t per_minute, absl::Time now);
   bool Has(int64_t tokens) const { return per_minute_ == 0 || level_ >= static_cast<double>(tokens) - kRounding; }
   // When it has as many, if none are drawn until then. tokens <= per_minute.

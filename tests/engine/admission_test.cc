@@ -3,6 +3,7 @@
 
 #include <catch2/catch.hpp>
 #include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
@@ -118,6 +119,113 @@ TEST_CASE("the next deadline is the earliest of those who wait") {
     admission.Queue(std::move(request));
   }
   CHECK(admission.NextAlarm() == absl::FromUnixSeconds(10));
+}
+
+Submission RequestOf(SequenceId id, TenantId tenant, int32_t pages, int32_t priority) {
+  Submission request = Request(id, tenant, pages);
+  request.priority = priority;
+  return request;
+}
+
+TEST_CASE("higher priority first, equals in order of arrival") {
+  Lender lender(kShape, PageCount(10));
+  Admission admission({.waiting_max = 100, .running_max = 64}, lender);
+  std::vector<Room> rooms;
+  for (const auto& [id, priority] : {std::pair{1, 0}, {2, 5}, {3, 0}, {4, 5}, {5, -1}, {6, 9}}) {
+    admission.Queue(RequestOf(id, 0, 1, priority));
+  }
+  CHECK(AdmitAll(admission, lender, rooms) == Ids{6, 2, 4, 1, 3, 5});
+  GiveBack(lender, rooms);
+}
+
+TEST_CASE("one that waits is passed kPassedMax times and no more") {
+  Lender lender(kShape, PageCount(1000));
+  Admission admission({.waiting_max = 100, .running_max = 200}, lender);
+  std::vector<Room> rooms;
+  admission.Queue(RequestOf(1, 0, 1, 0));
+  for (SequenceId id = 2; id < 2 + kPassedMax + 5; ++id) admission.Queue(RequestOf(id, 0, 1, 1));
+  const Ids order = AdmitAll(admission, lender, rooms);
+  CHECK(order[kPassedMax] == 1);
+  CHECK(order[kPassedMax - 1] == 1 + kPassedMax);
+  CHECK(order.back() == 1 + kPassedMax + 5);
+  GiveBack(lender, rooms);
+}
+
+TEST_CASE("of a full queue the lowest priority makes room, of equals the newest") {
+  Lender lender(kShape, PageCount(1));
+  Admission admission({.waiting_max = 2, .running_max = 64}, lender);
+  admission.Queue(RequestOf(1, 0, 1, 0));
+  admission.Queue(RequestOf(2, 0, 1, 0));
+  admission.Queue(RequestOf(3, 0, 1, 1));
+  CHECK(admission.TakeOverflow(0, kNow)->request.id == 2);
+  admission.Queue(RequestOf(4, 0, 1, -1));
+  CHECK(admission.TakeOverflow(0, kNow)->request.id == 4);
+}
+
+// Tenants 0 to n-1 with these weights, pages guaranteed, and no limits.
+Lender LenderWith(int64_t pool, const std::vector<std::pair<double, int64_t>>& tenants) {
+  Lender lender(kShape, PageCount(pool));
+  std::vector<Quota> quotas;
+  for (const auto& [weight, guarantee] : tenants) {
+    quotas.push_back({.tenant = quotas.empty() ? "default" : std::to_string(quotas.size()),
+                      .guarantee = lender.BytesOf(PageCount(guarantee)),
+                      .limit = lender.BytesOf(PageCount(pool)),
+                      .weight = weight});
+  }
+  lender.SetQuotas(quotas);
+  return lender;
+}
+
+TEST_CASE("places are guaranteed as pages are, one at least, and one stays for whoever comes") {
+  const auto places = [](int32_t running_max, std::vector<std::pair<double, int64_t>> tenants) {
+    const Lender lender = LenderWith(100, tenants);
+    return Admission({.waiting_max = 1, .running_max = running_max}, lender).GuaranteedPlaces();
+  };
+  using Places = std::vector<int32_t>;
+  CHECK(places(10, {{1, 50}, {1, 25}, {1, 1}, {1, 0}}) == Places{5, 2, 1, 0});
+  CHECK(places(20, {{1, 0}, {1, 50}, {1, 0}}) == Places{0, 10, 0});
+  CHECK(places(64, {{1, 0}, {1, 0}, {1, 0}}) == Places{1, 1, 1});
+  CHECK(places(4, {{1, 0}, {1, 0}, {1, 0}}) == Places{1, 1, 0});
+  CHECK(places(1, {{1, 0}, {1, 0}}) == Places{0, 0});
+  CHECK(places(1, {{1, 30}, {1, 30}}) == Places{0, 0});
+  CHECK(places(3, {{1, 1}, {1, 1}, {1, 1}, {1, 1}}) == Places{1, 1, 0, 0});
+}
+
+TEST_CASE("a big head of one tenant is not starved by small ones of another, but what is guaranteed passes") {
+  Lender lender = LenderWith(20, {{1, 0}, {2, 0}, {1, 6}});
+  Admission admission({.waiting_max = 100, .running_max = 64}, lender);
+  std::vector<Room> rooms;
+  for (SequenceId id = 1; id <= 14; ++id) admission.Queue(Request(id, 0, 1));
+  CHECK(AdmitAll(admission, lender, rooms).size() == 14);  // all but the guarantee
+  admission.Queue(Request(100, 1, 10));
+  for (SequenceId id = 15; id <= 30; ++id) admission.Queue(Request(id, 0, 1));
+  admission.Queue(Request(200, 2, 6));
+  CHECK(AdmitAll(admission, lender, rooms) == Ids{200});
+  PageTable nothing(1, 1);
+  for (int32_t given_back = 1; given_back <= 10; ++given_back) {
+    lender.TakeBack({.tenant = 0, .room = std::move(rooms.front().reservation), .workspace = {}}, nothing);
+    rooms.erase(rooms.begin());
+    CHECK(AdmitAll(admission, lender, rooms) == (given_back == 10 ? Ids{100} : Ids{}));
+  }
+  GiveBack(lender, rooms);
+  CHECK(AdmitAll(admission, lender, rooms).size() == 14);
+  GiveBack(lender, rooms);
+}
+
+TEST_CASE("heads that wait for a place are admitted by weight") {
+  Lender lender = LenderWith(1000, {{1, 0}, {4, 0}});
+  Admission admission({.waiting_max = 1000, .running_max = 1}, lender);
+  std::vector<Room> rooms;
+  for (SequenceId id = 1; id <= 400; ++id) admission.Queue(Request(id, id % 2 == 0 ? 1 : 0, 2));
+  std::vector<int32_t> admitted(2);
+  for (int32_t i = 0; i < 200; ++i) {
+    REQUIRE(AdmitAll(admission, lender, rooms).size() == 1);
+    ++admitted[rooms[0].tenant];
+    admission.Charge(rooms[0].tenant, 31);
+    GiveBack(lender, rooms);
+  }
+  CHECK(admitted[1] >= 158);
+  CHECK(admitted[1] <= 162);
 }
 
 }  // namespace

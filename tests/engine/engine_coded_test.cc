@@ -90,14 +90,23 @@ TEST_CASE("tokens and what was coded of them are the same whoever shares the bat
     std::vector<std::string> lines;
   };
   const auto watch = [](int32_t neighbours, absl::Duration target) {
-    EngineRoom room(2000, OptionChanges{.target_step = target, .mode = Uniform(Tier::kT3), .workspace_tokens = TokenCount(700)});
+    const Quota other{.tenant = "other", .guarantee = {}, .limit = ByteCount(int64_t{1} << 40), .weight = 3};
+    const Quota ours{.tenant = "default", .guarantee = {}, .limit = other.limit};
+    EngineRoom room(2000, OptionChanges{.target_step = target,
+                                        .mode = Uniform(Tier::kT3),
+                                        .workspace_tokens = TokenCount(700),
+                                        .quotas = {ours, other}});
     room.stepper.per_row = absl::Microseconds(100);
     room.stepper.per_retier = absl::Microseconds(20);
     Watching watching(room.stepper);
     IntakeQueue intake;
     Engine engine(room.options, room.tokenizer, watching, intake, room.clock);
     std::vector<Client> clients;
-    for (int32_t i = 0; i < neighbours; ++i) clients.emplace_back(Ask(Text(40 + 90 * static_cast<size_t>(i), 50), 150), intake, 1000);
+    for (int32_t i = 0; i < neighbours; ++i) {
+      Submission request = Ask(Text(40 + 90 * static_cast<size_t>(i), 50), 150);
+      request.tenant = i % 2;
+      clients.emplace_back(std::move(request), intake, 1000);
+    }
     clients.emplace_back(Ask(Text(700, 7), 150), intake, 1000);
     while (*engine.Tick()) {
     }

@@ -198,7 +198,8 @@ class Histories {
 
 TEST_CASE("in every history of a tiny pool a guarantee that stays is never in another's way") {
   Naive naive{.pool = Histories::kPool,
-              .tenants = {{.guarantee = 1, .limit = 3, .assured = 1, .sequences = {}}, {.guarantee = 2, .limit = 3, .assured = 2, .sequences = {}}}};
+              .tenants = {{.guarantee = 1, .limit = 3, .assured = 1, .sequences = {}},
+                          {.guarantee = 2, .limit = 3, .assured = 2, .sequences = {}}}};
   TenantLedger ledger(PageCount(Histories::kPool), ByteCount(kPageBytes));
   ledger.SetQuotas({QuotaOf("default", 1, 3), QuotaOf("b", 2, 3)});
   Histories all;
