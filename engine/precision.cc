@@ -76,8 +76,8 @@ void Precision::Prepare(std::span<Sequence* const> live) {
   const auto& accounts = lender_.ledger().accounts();
   std::vector<BudgetNeed> needs;
   for (const TenantAccount& account : accounts) {
-    needs.push_back({.reserved = account.reserved, .guarantee = account.guarantee, .limit = account.effective_limit(), .wanted = account.reserved,
-                     .weight = account.quota.weight});
+    needs.push_back({.reserved = account.reserved, .guarantee = account.guarantee, .limit = account.effective_limit(),
+                     .wanted = account.reserved, .weight = account.quota.weight});
   }
   for (const Sequence* sequence : live) {
     BudgetNeed& need = needs[static_cast<size_t>(sequence->loan.tenant)];
@@ -237,7 +237,8 @@ void Precision::DecidePrices(Sequence& sequence, std::span<Sequence* const> live
     PageCount others = PageCount(0);
     for (const Sequence* other : live) {
       if (other == &sequence || other->loan.tenant != sequence.loan.tenant) continue;
-      others += other->decoding() && other->sealed() ? std::max(other->loan.room.held(), other->loan.room.promised()) : ShareOf(*other, live);
+      const bool settled = other->decoding() && other->sealed();
+      others += settled ? std::max(other->loan.room.held(), other->loan.room.promised()) : ShareOf(*other, live);
     }
     const PageCount left = budget(sequence.loan.tenant) - others;
     most = std::max(most, std::min(left, most + lender_.pool().spare()));
@@ -304,8 +305,8 @@ absl::Status Precision::Measure(StepPlan& plan, Find find) {
     }
     RungCounts counts = curve.CountsAt(item.price);
     if (sequence.keeps_all) counts = KeepAll(counts);
-    plan.retier.push_back({.kind = RetierItem::Kind::kReprice, .sequence = item.sequence, .pages = item.pages, .head = item.head, .priced = true,
-                           .keeps_all = sequence.keeps_all, .price = item.price, .rungs = counts,
+    plan.retier.push_back({.kind = RetierItem::Kind::kReprice, .sequence = item.sequence, .pages = item.pages, .head = item.head,
+                           .priced = true, .keeps_all = sequence.keeps_all, .price = item.price, .rungs = counts,
                            .whole_only = item.kind == MeasureItem::Kind::kWhole});
   }
   return absl::OkStatus();

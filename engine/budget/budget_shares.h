@@ -17,8 +17,8 @@ struct BudgetNeed {
   double weight = 1;        // > 0
 };
 
-// What each may hold: max(reserved, min(guarantee, wanted)), and of what is left of `pages` a share by weight, up to min(limit, wanted); what
-// one does not want goes to the others. Together at most `pages`, if reserved and guarantees are (design section 8, invariant 4).
+// What each may hold: max(reserved, min(guarantee, wanted)), and of what is left of `pages` a share by weight, up to min(limit, wanted);
+// what one does not want goes to the others. Together at most `pages`, if reserved and guarantees are (design section 8, invariant 4).
 // Whole pages, rounded down. Deterministic. O(tenants^2) at worst.
 std::vector<PageCount> ShareBudgets(std::span<const BudgetNeed> needs, PageCount pages);
 

@@ -104,7 +104,9 @@ bool Lender::LendForRows(int32_t entered, int32_t rows, Loan& loan, PageTable& t
 bool Lender::LendForRetier(const RetierItem& item, Loan& loan, HeadPages& pages) {
   const TierCounts after = CountsAfter(item);
   PageCount lacks;
-  for (int32_t tier = 0; tier < kernels::kTierCount; ++tier) lacks += Lacks(pages, static_cast<Tier>(tier), after[static_cast<size_t>(tier)]);
+  for (int32_t tier = 0; tier < kernels::kTierCount; ++tier) {
+    lacks += Lacks(pages, static_cast<Tier>(tier), after[static_cast<size_t>(tier)]);
+  }
   if (!CanLend(loan, lacks)) return false;
   for (int32_t tier = 0; tier < kernels::kTierCount; ++tier) {
     LendCoded(static_cast<Tier>(tier), after[static_cast<size_t>(tier)], loan, pages);
@@ -140,7 +142,8 @@ bool Lender::LendForReprice(RetierItem& item, Loan& loan, HeadPages& pages) {
 }
 
 void Lender::LendForNotes(int32_t tokens, Loan& loan, HeadPages& pages) {
-  while (static_cast<int32_t>(pages.notes.size()) < NotePages(tokens, shape_.head_dim)) pages.notes.push_back(workspace_.Acquire(loan.workspace));
+  const size_t wanted = static_cast<size_t>(NotePages(tokens, shape_.head_dim));
+  while (pages.notes.size() < wanted) pages.notes.push_back(workspace_.Acquire(loan.workspace));
 }
 
 void Lender::TakeBackEmptied(int32_t sealed, Loan& loan, HeadPages& pages) {

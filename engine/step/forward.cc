@@ -322,7 +322,7 @@ void Forward::RefreshUtilities(const StepPlan& plan, int32_t layer, const KvAren
 // what makes it the mean of what was seen. |v|^2 is D r^2 times what T8's radius, that of the largest coordinate, leaves of it.
 void Forward::RefreshHead(const StepItem& item, int32_t row, int32_t layer, int32_t kv_head, const KvArenas& arenas,
                           std::vector<float>& logits) {
-  constexpr float kOld = 1.0f / 32, kWholeEnergy = 2.1f;
+  constexpr float kOld = 1.0f / 32, kWholeEnergy = 2.1f, kNever = -std::numeric_limits<float>::infinity();
   const int32_t group = attention_.group, d = spec_.head_dim, head = layer * spec_.kv_heads + kv_head;
   const HeadPages& pages = item.pages->at(layer, kv_head);
   const kernels::QueryGeometry& geometry = geometry_->query(head);
@@ -348,7 +348,7 @@ void Forward::RefreshHead(const StepItem& item, int32_t row, int32_t layer, int3
                logits.data() + begin[tier], padded);
     for (int32_t g = 0; g < group; ++g) {
       float* row_logits = logits.data() + int64_t{g} * padded + begin[tier];
-      std::fill(row_logits + tokens[tier], row_logits + RoundUp(tokens[tier], kernels::kAdaUnitTokens), -std::numeric_limits<float>::infinity());
+      std::fill(row_logits + tokens[tier], row_logits + RoundUp(tokens[tier], kernels::kAdaUnitTokens), kNever);
     }
   }
   // Probabilities. Below e^-9 their squares are far below what anybody's utility is decided by, and most tokens' are.

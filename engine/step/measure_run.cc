@@ -114,7 +114,9 @@ class ExactMeasure {
       const float w = utility_[static_cast<size_t>(at)] * unit;
       const float away = SquaredDistance(values_ + t * d_, output_, d_);
       float distortion[kRungs];
-      for (int32_t r = 0; r < kLadderTiers; ++r) distortion[r] = w * (std::min(1.0f, scale2 * errors[r][t].key) * away + errors[r][t].value);
+      for (int32_t r = 0; r < kLadderTiers; ++r) {
+        distortion[r] = w * (std::min(1.0f, scale2 * errors[r][t].key) * away + errors[r][t].value);
+      }
       distortion[kLadderTiers] = w * away;
       const kernels::LadderSteps steps = kernels::LadderOf(distortion, bytes_.bytes.data());
       const PageId notes = item_.pages->notes[static_cast<size_t>(at / NotesPerPage(d_))];

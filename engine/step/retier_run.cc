@@ -137,7 +137,8 @@ class HeadRetier {
       if (rung == kernels::kLadderTiers) continue;
       const Tier tier = static_cast<Tier>(rung);
       const int32_t slot = filled[static_cast<size_t>(rung)]++, page_tokens = PageTokens(tier);
-      uint8_t* to = arenas_.coded + item_.lists[static_cast<size_t>(rung)][static_cast<size_t>(slot / page_tokens)] * arenas_.coded_page_bytes;
+      const PageId page = item_.lists[static_cast<size_t>(rung)][static_cast<size_t>(slot / page_tokens)];
+      uint8_t* to = arenas_.coded + page * arenas_.coded_page_bytes;
       codec_.demote(geometry_, from, ScratchPage(movers.codes, from, kept), kept % from_tokens, 1, tier, to, slot % page_tokens);
       ++kept;
     }

@@ -23,13 +23,14 @@ void Pool(std::span<const float> e, float share, int32_t reach, float floor, std
     for (; end < std::min(tokens, t + reach + 1); ++end) sum += e[static_cast<size_t>(end)];
     for (; begin < t - reach; ++begin) sum -= e[static_cast<size_t>(begin)];
     const size_t at = static_cast<size_t>(t);
-    pooled[at] = (1 - share) * e[at] + share * static_cast<float>(std::max(sum, 0.0)) / static_cast<float>(end - begin) + everywhere;
+    const float around = static_cast<float>(std::max(sum, 0.0)) / static_cast<float>(end - begin);
+    pooled[at] = (1 - share) * e[at] + share * around + everywhere;
   }
 }
 
-// What was attended to is attended to again, and so is what stands around it: nearby, and in the passage. Averages of p^2 are ruled by the one
-// token that had it all; in the power 0.8 of it the others are heard. Against `neighbours` on windows that neither was made on it leaves
-// half of the divergence (tests/quality/README.md).
+// What was attended to is attended to again, and so is what stands around it: nearby, and in the passage. Averages of p^2 are ruled by the
+// one token that had it all; in the power 0.8 of it the others are heard. Against `neighbours`, on windows that neither was made on, it
+// leaves half of the divergence (tests/quality/README.md).
 void TwoScales(const SampledAttentions& seen, std::span<float> utility) {
   constexpr float kPower = 0.8f;
   std::vector<float> e(seen.square.size()), near(e.size());

@@ -10,6 +10,7 @@ namespace {
 #include "kernels/base/exp.inc"
 #include "kernels/attention/code_dots_avx2.inc"
 #include "kernels/attention/ada_decode.inc"
+#include "kernels/attention/ada_query.inc"
 }  // namespace
 
 void MapAda(const QueryGeometry& geometry, const float* query, int32_t group, AdaMappedQuery& out) {

@@ -1,7 +1,7 @@
 // The ladder of precision that the rate-distortion controller moves tokens down: T8 T4 T3 T2, and then nothing ("drop").
 //
 // A token's rung at a price is the one that minimises  distortion + price * bytes.  Rungs that lie above the lower convex hull of its
-// (bytes, distortion) points are never taken, and as the price rises a token only moves down; so all that there is to know of a token is the
+// (bytes, distortion) points are never taken, and as the price rises a token only moves down: all that there is to know of a token is the
 // price at which it leaves each rung. Prices are kept as steps: a float's exponent and its first three bits of fraction, an eighth of an
 // octave or a little more or less. What a token's loss would cost is kept the same way, a quarter of an octave to a step, in the utility
 // byte of its page.

@@ -75,7 +75,9 @@ kernels::LadderSteps FakeStepper::StepsOf(TokenId mark) {
   const uint64_t hash = HashOf(std::span(&mark, 1), 7);
   const int32_t last = 1 + static_cast<int32_t>(hash % (kernels::kPriceSteps - 1));
   kernels::LadderSteps steps;
-  for (int32_t r = 0; r < kernels::kLadderTiers; ++r) steps.leaves[r] = static_cast<uint16_t>(std::max(1, last * (r + 1) / kernels::kLadderTiers));
+  for (int32_t r = 0; r < kernels::kLadderTiers; ++r) {
+    steps.leaves[r] = static_cast<uint16_t>(std::max(1, last * (r + 1) / kernels::kLadderTiers));
+  }
   return steps;
 }
 

@@ -17,8 +17,8 @@ namespace spherical::engine {
 // A machine of host memory whose "keys" are the tokens themselves: it writes each token into the sequence's pages, in every list, reads the
 // whole history back and derives the next token from it. A page lent twice, a wrong position or a wrong chunk throws or changes tokens.
 // In the coded modes tokens move from f16 pages to the tiers' lists as retier items say, and must still be the same history in order.
-// In mode `rdr` what it writes are marks, of sequence and position: who is dropped or moved is a function of the mark, and what is left must
-// be the sequence's own, each once, sinks and newest among them.
+// In mode `rdr` what it writes are marks, of sequence and position: who is dropped or moved is a function of the mark, and what is left
+// must be the sequence's own, each once, sinks and newest among them.
 // For engine tests that check tokens. Not thread-safe: one engine.
 class FakeStepper : public Stepper {
  public:

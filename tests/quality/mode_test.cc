@@ -34,7 +34,9 @@ TEST_CASE("A rate is part of a mode's name, and so is an estimator of utilities"
 }
 
 TEST_CASE("An unknown mode is answered with those that are known") {
-  for (const char* name : {"uniform:T5", "uniform", "exact ", "", "Q4_0", "q4_0:twisted", "rdr", "rdr:", "rdr:0", "rdr:-1", "rdr:nan", "rdr:17", "rdr:2:oracle", "rdr:2:alone:x"}) {
+  for (const char* name :
+       {"uniform:T5", "uniform", "exact ", "", "Q4_0", "q4_0:twisted",
+        "rdr", "rdr:", "rdr:0", "rdr:-1", "rdr:nan", "rdr:17", "rdr:2:oracle", "rdr:2:alone:x"}) {
     const auto mode = ParseMode(name, 64);
     REQUIRE(mode.status().code() == absl::StatusCode::kInvalidArgument);
     const std::string message(mode.status().message());

@@ -62,8 +62,8 @@ KvStore::Handle ScoringModel::Keep(const Kv& exact, const Mode& mode) {
   }
   if (mode.kind == Mode::Kind::kPriced) {
     const engine::ModelGeometry& geometry = calibrated_ == nullptr ? plain_->geometry : calibrated_->geometry;
-    return kv_->SealPriced(exact, {.geometry = geometry, .spec = parts_.spec, .value_weights = value_weights_, .estimator = *mode.estimator},
-                           mode.rate);
+    return kv_->SealPriced(
+        exact, {.geometry = geometry, .spec = parts_.spec, .value_weights = value_weights_, .estimator = *mode.estimator}, mode.rate);
   }
   KvStore::Handle copy = kv_->Copy(exact);
   const int32_t newest = exact.tokens - engine::kNewestTokens;
