@@ -2,7 +2,6 @@
 #define SPHERICAL_ENGINE_STEP_CODED_LADDER_H_
 
 #include <algorithm>
-#include <array>
 #include <cstdint>
 #include <cstring>
 
@@ -14,22 +13,13 @@
 
 namespace spherical::engine {
 
-// Bytes of a token on each rung.
-struct RungBytes {
-  std::array<int32_t, kernels::kRungs> bytes = {};
-  explicit RungBytes(int32_t head_dim) {
-    for (int32_t r = 0; r < kernels::kLadderTiers; ++r) {
-      bytes[static_cast<size_t>(r)] = kernels::TokenBytes(static_cast<kernels::Tier>(r), head_dim);
-    }
-  }
-};
-
 // The ladder of a token that is coded, from what is in its page: dropping costs what its utility byte says, and a tier of that
 //     min(1, s^2 radius^2 KeyLoss(tier)) + the expected error of the tier's value width.
 // Measuring and moving ask it alike, so that counts agree.
 class CodedLadder {
  public:
-  CodedLadder(const kernels::KeyGeometry& geometry, float attention_scale) : bytes_(geometry.head_dim) {
+  CodedLadder(const kernels::KeyGeometry& geometry, float attention_scale) {
+    kernels::RungBytes(geometry.head_dim, bytes_);
     for (int32_t r = 0; r < kernels::kLadderTiers; ++r) {
       const kernels::Tier tier = static_cast<kernels::Tier>(r);
       key_loss_[r] = attention_scale * attention_scale * kernels::KeyLoss(geometry, tier);
@@ -46,13 +36,13 @@ class CodedLadder {
       distortion[r] = drop * (std::min(1.0f, radius * radius * key_loss_[r]) + value_loss_[r]);
     }
     distortion[kernels::kLadderTiers] = drop;
-    kernels::LadderSteps steps = kernels::LadderOf(distortion, bytes_.bytes.data());
+    kernels::LadderSteps steps = kernels::LadderOf(distortion, bytes_);
     for (int32_t r = 0; r < rung; ++r) steps.leaves[r] = 0;  // it has left these
     return steps;
   }
 
  private:
-  const RungBytes bytes_;
+  float bytes_[kernels::kRungs];
   float key_loss_[kernels::kLadderTiers], value_loss_[kernels::kLadderTiers];
 };
 

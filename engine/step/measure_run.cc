@@ -39,7 +39,9 @@ class ExactMeasure {
         geometry_(context.geometry.key(item.head)),
         d_(geometry_.head_dim),
         tokens_(item.end - item.pages->exact_begin),
-        codec_(kernels::BestCodec()) {}
+        codec_(kernels::BestCodec()) {
+    kernels::RungBytes(d_, bytes_);
+  }
 
   void Run(RateCurve& curve) {
     Attend();
@@ -118,7 +120,7 @@ class ExactMeasure {
         distortion[r] = w * (std::min(1.0f, scale2 * errors[r][t].key) * away + errors[r][t].value);
       }
       distortion[kLadderTiers] = w * away;
-      const kernels::LadderSteps steps = kernels::LadderOf(distortion, bytes_.bytes.data());
+      const kernels::LadderSteps steps = kernels::LadderOf(distortion, bytes_);
       const PageId notes = item_.pages->notes[static_cast<size_t>(at / NotesPerPage(d_))];
       NotesPage(arenas_.exact + notes * arenas_.exact_page_bytes, d_)
           .Write(at % NotesPerPage(d_), steps, kernels::UtilityByteOf(distortion[kLadderTiers]));
@@ -137,7 +139,7 @@ class ExactMeasure {
   const kernels::KeyGeometry& geometry_;
   const int32_t d_, tokens_;
   const kernels::CodecImpl& codec_;
-  const RungBytes bytes_{d_};
+  float bytes_[kRungs];
   std::vector<float> mean_, square_, utility_;
   alignas(64) float output_[kernels::kHeadDimMax];  // o, rotated as values are
   alignas(64) float keys_[kTile * kernels::kHeadDimMax], values_[kTile * kernels::kHeadDimMax], z_[kTile * kernels::kHeadDimMax];

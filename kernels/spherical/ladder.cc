@@ -8,20 +8,27 @@ namespace spherical::kernels {
 
 // A token is below rung r once, for each rung i down to r, some rung j below r costs less: once the price is
 // max over i <= r of min over j > r of (distortion_j - distortion_i) / (bytes_i - bytes_j).
-LadderSteps LadderOf(const float* distortion, const int32_t* bytes) {
+LadderSteps LadderOf(const float* distortion, const float* bytes) {
   LadderSteps steps = {};
   for (int32_t r = 0; r < kLadderTiers; ++r) {
     float price = 0;
     for (int32_t i = 0; i <= r; ++i) {
-      float least = (distortion[kLadderTiers] - distortion[i]) / static_cast<float>(bytes[i]);
+      float least = (distortion[kLadderTiers] - distortion[i]) / bytes[i];
       for (int32_t j = r + 1; j < kLadderTiers; ++j) {
-        least = std::min(least, (distortion[j] - distortion[i]) / static_cast<float>(bytes[i] - bytes[j]));
+        least = std::min(least, (distortion[j] - distortion[i]) / (bytes[i] - bytes[j]));
       }
       price = std::max(price, least);
     }
     steps.leaves[r] = static_cast<uint16_t>(std::max(1, PriceStepOf(price)));
   }
   return steps;
+}
+
+void RungBytes(int32_t head_dim, float* bytes) {
+  for (int32_t r = 0; r < kLadderTiers; ++r) {
+    bytes[r] = static_cast<float>(PageBytes(head_dim)) / static_cast<float>(TokensPerPage(static_cast<Tier>(r), head_dim));
+  }
+  bytes[kLadderTiers] = 0;
 }
 
 float KeyLoss(const KeyGeometry& geometry, Tier tier) {

@@ -56,7 +56,11 @@ struct LadderSteps {
 };
 
 // distortion [kRungs]: of each rung, the last of dropping; bytes [kRungs]: falling, the last 0.
-LadderSteps LadderOf(const float* distortion, const int32_t* bytes);
+LadderSteps LadderOf(const float* distortion, const float* bytes);
+
+// What a token takes on each rung of the pages that it and its like fill: a page's bytes over its tokens, so what pages of the tier leave
+// unused is in it.   bytes [kRungs]
+void RungBytes(int32_t head_dim, float* bytes);
 
 // What coding a whole key of radius 1 loses at a tier, in the metric: sum over groups of importance * 16 * the expected error of its width.
 struct KeyGeometry;
