@@ -15,6 +15,7 @@
 #include "server/health_service.h"
 #include "server/inference_service.h"
 #include "server/listener.h"
+#include "server/tenant_book.h"
 #include "tests/fakes/byte_tokenizer.h"
 #include "tests/fakes/stepper.h"
 
@@ -33,6 +34,8 @@ class TestDoor {
     absl::Duration stall_timeout = absl::Seconds(60);
     bool serve = true;              // the model is there from the start
     bool hold = false;              // the first step waits for held.Release()
+    std::string quotas = {};        // a quota file; empty: none
+    bool trusted_metadata = false;
   };
   explicit TestDoor(Options options);
   TestDoor() : TestDoor(Options()) {}
@@ -47,6 +50,7 @@ class TestDoor {
   void Drain(absl::Time deadline) { engine.Drain(deadline); }
 
   engine::IntakeQueue intake;
+  const std::unique_ptr<TenantBook> tenants;
   engine::ByteTokenizer tokenizer;
   engine::FakeStepper fake;
   engine::HeldStepper held;
