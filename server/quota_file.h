@@ -44,6 +44,9 @@ struct QuotaSheet {
 absl::StatusOr<QuotaSheet> ParseQuotas(absl::string_view text, absl::string_view file);
 std::string ToText(const QuotaSheet& sheet);
 
+// Where a quota file's overrides are kept: beside it.
+inline std::string OverridesFileOf(const std::string& file) { return file + ".overrides.json"; }
+
 struct PoolSize {
   ByteCount bytes;
   ByteCount page = ByteCount(1);  // 1: the model, and with it the size of a page, is not known yet

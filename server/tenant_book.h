@@ -73,7 +73,6 @@ class TenantBook {
   absl::StatusOr<Changed> Override(const std::string& name, const Change& change) ABSL_LOCKS_EXCLUDED(change_mutex_, mutex_);
 
   const std::string& file() const { return file_; }  // empty: none
-  static std::string OverridesFileOf(const std::string& file) { return file + ".overrides.json"; }
 
  private:
   TenantBook(std::string file, PoolSize pool, bool names_trusted);

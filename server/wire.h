@@ -1,5 +1,6 @@
-// Where both languages are spoken: spherical.v1 messages on one side, the engine's values on the other (admin_wire.h: an operator's words). What comes in is checked
-// here, field by field; what leaves here for the engine is valid. Every Status that a client sees is made here or by ToGrpc.
+// Where both languages are spoken: spherical.v1 messages on one side, the engine's values on the other (admin_wire.h: an operator's words).
+// What comes in is checked here, field by field; what leaves here for the engine is valid. Every Status that a client sees is made here or
+// by ToGrpc.
 #ifndef SPHERICAL_SERVER_WIRE_H_
 #define SPHERICAL_SERVER_WIRE_H_
 
