@@ -148,7 +148,8 @@ int Set(const SetFlags& flags, Client& client) {
   if (const grpc::Status status = ResolveShares(*fields, client); !status.ok()) return Report(status);
   v1::SetQuotaRequest request;
   request.set_tenant(flags.tenant);
-  for (const auto& [name, value] : ToJson(*fields).items()) SetField(name, value, *request.mutable_quota());
+  const nlohmann::json values = ToJson(*fields);
+  for (const auto& [name, value] : values.items()) SetField(name, value, *request.mutable_quota());
   return Ask(request, client);
 }
 
@@ -188,8 +189,8 @@ int Tenants(bool json, Client& client) {
     const v1::TenantStats& stats = tenant.stats();
     absl::PrintF("%-20s %-6s %10.1f %10.1f %10.1f %10.1f %10.1f %7g %7d %7d %9d %9d  %s\n", tenant.name(),
                  tenant.open() ? "open" : "closed", Mib(tenant.quota().guarantee_bytes()), Mib(tenant.quota().limit_bytes()),
-                 Mib(stats.budget_bytes()), Mib(stats.reserved_bytes()), Mib(stats.held_bytes()), tenant.quota().weight(), stats.running(), stats.waiting(),
-                 stats.admitted(), stats.refused(), OverriddenIn(tenant));
+                 Mib(stats.budget_bytes()), Mib(stats.reserved_bytes()), Mib(stats.held_bytes()), tenant.quota().weight(),
+                 stats.running(), stats.waiting(), stats.admitted(), stats.refused(), OverriddenIn(tenant));
   }
   return kDone;
 }

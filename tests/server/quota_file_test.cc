@@ -171,11 +171,11 @@ TEST_CASE("A floor is at most its ceiling, and can be had") {
   CHECK(ErrorOf(R"("rate_floor_bits": 4, "rate_ceiling_bits": 3)") ==
         "q.json: /tenants/a/rate_ceiling_bits: the floor, 4 bits, is above the ceiling, 3 bits; raise rate_ceiling_bits or lower "
         "rate_floor_bits");
-  CHECK(ErrorOf(R"("rate_floor_bits": 6)").find("q.json: /tenants/a/rate_floor_bits: the floor, 6 bits, is above the ceiling, 5 bits") == 0);
+  CHECK(ErrorOf(R"("rate_floor_bits": 6)").find("q.json: /tenants/a/rate_floor_bits: the floor, 6 bits, is above the ceiling, 5") == 0);
   CHECK(ErrorOf(R"("rate_ceiling_bits": 1)").find("q.json: /tenants/a/rate_ceiling_bits: the floor, 2 bits") == 0);
   CHECK(ErrorOf(R"("rate_floor_bits": 2.5, "allow_drop": false)") ==
-        "q.json: /tenants/a/rate_floor_bits: 2.5 bits cannot be had where allow_drop is false: tier T2, the lowest, takes 2.6; raise it, or "
-        "allow dropping");
+        "q.json: /tenants/a/rate_floor_bits: 2.5 bits cannot be had where allow_drop is false: tier T2, the lowest, takes 2.6; raise it, "
+        "or allow dropping");
   const auto quotas = Check(Sheet(R"("a": {"allow_drop": false})"));
   REQUIRE(quotas.ok());
   CHECK(quotas->front().quota.rate_floor_bits == kNoDropRateFloorBits);

@@ -266,7 +266,7 @@ TEST_CASE("An override is checked like the file, against all tenants, and change
   CHECK(OverrideError(*book, "b", {.fields = {.weight = -1}}) == "quota/weight: expected a number in [0.001, 1000]; got -1");
   CHECK(OverrideError(*book, "b", {.fields = {.weight = std::nan("")}}).find("quota/weight: expected a number") == 0);
   CHECK(OverrideError(*book, "b", {.fields = {.limit_bytes = PoolAmount{.bytes = INT64_MIN}}}).find("quota/limit_bytes: expected") == 0);
-  CHECK(OverrideError(*book, "b", {.fields = {.guarantee_bytes = PoolAmount{.bytes = 6000}}}).find("/tenants/b/guarantee_bytes: the guar") !=
+  CHECK(OverrideError(*book, "b", {.fields = {.guarantee_bytes = PoolAmount{.bytes = 6000}}}).find("/tenants/b/guarantee_bytes: the ") !=
         std::string::npos);
   CHECK(OverrideError(*book, "b", {.fields = {.guarantee_bytes = PoolAmount{.bytes = 500'000}, .limit_bytes = PoolAmount{.bytes = kPool}}})
             .find("the guarantees add up to 1129145 bytes") != std::string::npos);
