@@ -47,7 +47,8 @@ class QuotaFileTest(unittest.TestCase):
     def test_a_bad_file_is_1_with_file_and_pointer(self):
         self.write({"version": 1, "tenants": {"acme": {"weight": -1}}})
         _, error = run("quota", "check", self.path, code=1)
-        self.assertEqual(error, f"sphericalctl: {self.path}: /tenants/acme/weight: expected a number in [0.001, 1000]; got an integer -1\n")
+        self.assertEqual(error, f"sphericalctl: {self.path}: /tenants/acme/weight: "
+                                "expected a number in [0.001, 1000]; got an integer -1\n")
         self.assertIn("cannot open", run("quota", "check", "/nonexistent", code=1)[1])
 
     def test_overrides_beside_it_count(self):
@@ -58,7 +59,8 @@ class QuotaFileTest(unittest.TestCase):
     def test_wrong_use_is_2(self):
         self.write(QUOTAS)
         for args in (["quota"], ["quota", "check"], ["quota", "check", self.path, "--pool-bytes", "much"],
-                     ["quota", "check", self.path, "--page-bytes", "0"], ["quota", "set", "acme"], ["quota", "set", "acme", "--weight", "x"],
+                     ["quota", "check", self.path, "--page-bytes", "0"], ["quota", "set", "acme"],
+                     ["quota", "set", "acme", "--weight", "x"],
                      ["quota", "set", "acme", "--limit-bytes", "-1"], ["top", "--interval", "0"]):
             with self.subTest(args=args):
                 run(*args, code=2)

@@ -15,7 +15,8 @@ sys.path.insert(0, "tests/clients")
 import sphericald
 
 MANIFESTS = "deploy/kubernetes"
-QUOTAS = os.path.join(MANIFESTS, "base", "quotas.json")  # the config names the place where the cluster mounts it
+# The config names the place where the cluster mounts it.
+QUOTAS = os.path.join(MANIFESTS, "base", "quotas.json")
 FOLDERS = ("base", "overlays/large")
 
 
@@ -101,7 +102,8 @@ class ServerTest(unittest.TestCase):
 
     def test_the_server_answers_every_probe(self):
         served = check_manifests.Rendering(rendered("base"))
-        with sphericald.Daemon("--config", config_of("base"), "--quotas", QUOTAS) as daemon:  # flags go over the file: loopback, a smaller pool
+        # Flags go over the file: loopback, a smaller pool.
+        with sphericald.Daemon("--config", config_of("base"), "--quotas", QUOTAS) as daemon:
             for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
                 self.assertEqual(daemon.status(served.container[probe]["grpc"]["service"]), 1, probe)
             daemon.terminate()

@@ -28,12 +28,14 @@ GOOD = [
 ]
 BAD = [
     [], 1, {}, {"version": 1}, {"tenants": {"a": {}}}, {"version": 2, "tenants": {"a": {}}}, {"version": "1", "tenants": {"a": {}}},
-    {"version": 1, "tenants": {}}, {"version": 1, "tenants": []}, {"version": 1, "tenants": {"a": 1}}, {"version": 1, "tenants": {"a": None}},
+    {"version": 1, "tenants": {}}, {"version": 1, "tenants": []}, {"version": 1, "tenants": {"a": 1}},
+    {"version": 1, "tenants": {"a": None}},
     {"version": 1, "tenants": {"a": {}}, "more": 1}, {"version": 1, "tenants": {"": {}}}, {"version": 1, "tenants": {"a b": {}}},
     {"version": 1, "tenants": {"x" * 64: {}}}, {"version": 1, "tenants": {"\u00e9": {}}},
     {"version": 1, "tenants": {f"t{i}": {} for i in range(1025)}},
     of_tenant(limit=5),
-    *(of_tenant(limit_bytes=size) for size in (-1, 1 << 47, 0.5, True, None, [], "", "much", "-1", "-5%", "101%", "%", "100.5%", "1gib", "2G")),
+    *(of_tenant(limit_bytes=size) for size in (-1, 1 << 47, 0.5, True, None, [], "", "much", "-1", "1gib", "2G")),
+    *(of_tenant(limit_bytes=share) for share in ("-5%", "101%", "%", "100.5%")),
     *(of_tenant(weight=weight) for weight in (0, -1, 1001, "1", None, True)),
     *(of_tenant(rate_floor_bits=rate) for rate in (0.4, 16.5, "2", None)),
     *(of_tenant(rate_ceiling_bits=rate) for rate in (0, 17)),
