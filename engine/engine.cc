@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <atomic>
 #include <iterator>
+#include <map>
 #include <optional>
 #include <utility>
 
@@ -11,6 +12,7 @@
 #include "engine/batch/planner.h"
 #include "engine/batch/sequence.h"
 #include "engine/batch/step_cost.h"
+#include "engine/budget/fair_share.h"
 #include "engine/budget/lender.h"
 #include "engine/mutex.h"
 #include "engine/stream/reply.h"
@@ -78,6 +80,7 @@ struct Engine::State {
 
   Lender lender;
   Admission admission;
+  FairShare share;                          // of the steps' rows
   StepCost cost;
   std::vector<std::unique_ptr<Live>> live;  // in order of admission
   std::vector<Farewell> farewells;          // of this tick
@@ -117,7 +120,7 @@ absl::StatusOr<bool> Engine::Tick() {
     }
     if (!s.lost.ok()) s.FailAll(absl::StrCat("the device is lost: ", s.lost.message()));
   }
-  if (s.options.recount) s.lender.CheckInvariants();
+  s.options.recount ? s.lender.CheckInvariants() : s.lender.CheckBudgets();
   s.Publish();
   s.SendFarewells();  // after the snapshot: who has its last event sees its bytes given back
   if (!s.lost.ok()) return s.lost;
@@ -167,7 +170,8 @@ Engine::State::State(EngineOptions o, const Tokenizer& tokenizer, Stepper& stepp
       intake(intake),
       clock(clock),
       lender(options.kv, options.pool_pages, options.workspace_tokens),
-      admission(options.waiting_max, lender),
+      admission({.waiting_max = options.waiting_max, .running_max = options.running_max}, lender),
+      share(lender.ledger()),
       now(clock.Now()) {
   SPH_CHECK(options.running_max >= 1 && options.running_max <= kStepSequencesMax);
   if (!options.quotas.empty()) lender.SetQuotas(options.quotas);
@@ -207,6 +211,7 @@ bool Engine::State::TakeIn() {
       CancelById(cancel->id);
     } else {
       lender.SetQuotas(std::get<SetQuotas>(one).quotas);
+      for (Admission::Refused& hopeless : admission.TakeHopeless()) Refuse(std::move(hopeless.request), std::move(hopeless.refusal));
     }
   }
   return !arrived.empty();
@@ -216,20 +221,19 @@ void Engine::State::Consider(Submission request) {
   SPH_CHECK(request.stream != nullptr && !request.prompt.empty() && request.max_new_tokens > 0);
   SPH_CHECK(static_cast<int64_t>(request.prompt.size()) + request.max_new_tokens <= options.context_max);
   if (std::optional<FinishReason> reason = WhyOver(request)) return FinishWaiting(std::move(request), *reason);
-  if (std::optional<Refusal> refusal = admission.NeverFits(request)) return Refuse(std::move(request), *std::move(refusal));
+  if (std::optional<Refusal> refusal = admission.WhyNever(request)) return Refuse(std::move(request), *std::move(refusal));
   const TenantId tenant = request.tenant;
   admission.Queue(std::move(request));
   AdmitWaiting();
-  if (std::optional<Admission::Overflow> overflow = admission.TakeOverflow(tenant)) {
-    Refuse(std::move(overflow->request), std::move(overflow->refusal));
+  if (std::optional<Admission::Refused> last = admission.TakeOverflow(tenant, now)) {
+    Refuse(std::move(last->request), std::move(last->refusal));
   }
 }
 
 bool Engine::State::AdmitWaiting() {
   bool admitted = false;
-  while (static_cast<int32_t>(live.size()) < options.running_max) {
-    std::optional<Submission> request = admission.Next();
-    if (!request) break;
+  while (std::optional<Submission> request = admission.Next(now)) {
+    SPH_CHECK(static_cast<int32_t>(live.size()) < options.running_max);
     std::optional<Reservation> room = lender.Reserve(request->tenant, admission.PagesFor(*request));
     SPH_CHECK(room.has_value());  // Next looked
     Start(*std::move(request), *std::move(room));
@@ -252,14 +256,33 @@ void Engine::State::Start(Submission request, Reservation room) {
   live.push_back(std::make_unique<Live>(Live{.sequence = std::move(sequence), .reply = std::move(reply)}));
 }
 
-// In order of admission, each lane for itself: whoever gets none waits, and nobody stops half-way through a prompt.
+// Each lane for itself, tenants by fair share, each tenant's in order of admission: whoever gets none waits, and nobody stops half-way
+// through a prompt. A tenant gets no more at once than the next step could enter, so a flood leaves room for whose turn comes.
 void Engine::State::GrantWorkspace() {
-  bool small = true, large = true;  // the lane has not refused anyone yet
+  if (!options.kv.mode.coded) return;
+  struct Lane {
+    bool refused = false;                // someone: nobody passes him
+    std::map<TenantId, int64_t> to_enter;  // rows of prompts that have their room
+  };
+  Lane small, large;
+  const auto lane_of = [&](const Sequence& s) -> Lane& { return lender.workspace().IsLarge(s.prompt_size()) ? large : small; };
+  std::vector<Sequence*> waiting;
   for (const std::unique_ptr<Live>& l : live) {
     Sequence& sequence = l->sequence;
-    if (sequence.entered > 0 || !(small || large)) continue;
-    bool& lane = lender.workspace().IsLarge(sequence.prompt_size()) ? large : small;
-    lane = lane && lender.GrantWorkspace(sequence.prompt_size(), sequence.loan);
+    if (!sequence.loan.workspace.granted()) {
+      if (sequence.entered == 0) waiting.push_back(&sequence);
+    } else if (!sequence.decoding()) {
+      lane_of(sequence).to_enter[sequence.loan.tenant] += sequence.prompt_left();
+    }
+  }
+  std::stable_sort(waiting.begin(), waiting.end(),
+                   [&](const Sequence* a, const Sequence* b) { return share.Before(a->loan.tenant, b->loan.tenant); });
+  for (Sequence* sequence : waiting) {
+    Lane& lane = lane_of(*sequence);
+    int64_t& to_enter = lane.to_enter[sequence->loan.tenant];
+    if (lane.refused || to_enter >= kStepRowsMax) continue;
+    lane.refused = !lender.GrantWorkspace(sequence->prompt_size(), sequence->loan);
+    if (!lane.refused) to_enter += sequence->prompt_size();
   }
 }
 
@@ -267,7 +290,8 @@ StepPlan Engine::State::Plan() const {
   std::vector<const Sequence*> views;
   views.reserve(live.size());
   for (const std::unique_ptr<Live>& l : live) views.push_back(&l->sequence);
-  return PlanStep(views, cost, {.target = options.target_step, .mode = options.kv.mode, .workspace = &lender.workspace()});
+  return PlanStep(views, cost,
+                  {.target = options.target_step, .mode = options.kv.mode, .workspace = &lender.workspace(), .share = &share});
 }
 
 // Pages for what changes, the change, and back what it emptied: before the step, whose rows then find their heads as they will stay.
@@ -326,14 +350,19 @@ void Engine::State::Commit(const StepPlan& plan, StepOutput output) {
   stats.step_longest = std::max(stats.step_longest, stats.step_last);
   stats.step_mean = step_total / stats.steps;
   for (size_t i = 0; i < plan.items.size(); ++i) Record(Find(plan.items[i].sequence), plan.items[i], std::move(output.items[i]));
+  share.EndTurn(plan.unmet);
   DropOver();
 }
 
 void Engine::State::Record(Live& live, const StepItem& item, StepItemOutput output) {
   Sequence& sequence = live.sequence;
-  sequence.entered += static_cast<int32_t>(item.tokens.size());
-  RecordEntry(static_cast<int32_t>(item.tokens.size()), sequence.pages);
-  if (!sequence.decoding()) stats.prompt_tokens += static_cast<int64_t>(item.tokens.size());
+  const int32_t rows = static_cast<int32_t>(item.tokens.size());
+  sequence.entered += rows;
+  sequence.last_step = stats.steps;
+  RecordEntry(rows, sequence.pages);
+  share.Charge(sequence.loan.tenant, rows);
+  lender.CountTokens(sequence.loan.tenant, rows);
+  if (!sequence.decoding()) stats.prompt_tokens += rows;
   if (!output.finite) return Fail(live, "the model's logits for this request are not finite (NaN or infinity)");
   std::move(output.prompt_scores.begin(), output.prompt_scores.end(), std::back_inserter(sequence.prompt_scores));
   SPH_CHECK(output.sampled.has_value() == item.sample);
@@ -348,6 +377,7 @@ void Engine::State::Accept(Live& live, SampledToken token) {
     if (request.prompt_logprobs >= 0) live.reply.Say(PromptScored{std::move(sequence.prompt_scores)});
   }
   sequence.output.push_back(token.id);
+  admission.Charge(sequence.loan.tenant, 1);
   ++stats.generated_tokens;
   const bool ends = tokenizer.IsEndOfGeneration(token.id) && !request.ignore_eos;  // counted, but not text
   const bool stopped = live.reply.Say(std::move(token), /*is_text=*/!ends);
@@ -378,8 +408,12 @@ void Engine::State::Publish() {
                              .reserved = lender.BytesOf(account.reserved),
                              .held = lender.BytesOf(account.held),
                              .weight = account.quota.weight,
+                             .running = account.running,
+                             .waiting = admission.waiting(static_cast<TenantId>(stats.tenants.size())),
                              .admitted = account.admitted,
-                             .refused = account.refused});
+                             .refused = account.refused,
+                             .refused_by = account.refused_by,
+                             .tokens = account.tokens});
   }
   MutexLock lock(snapshot_mutex);
   snapshot = stats;
@@ -417,7 +451,7 @@ void Engine::State::FinishWaiting(Submission request, FinishReason reason) {
 
 void Engine::State::Refuse(Submission request, Refusal refusal) {
   ++stats.refused;
-  lender.CountRefusal(request.tenant);
+  lender.CountRefusal(request.tenant, refusal.why);
   farewells.push_back({std::move(request.stream), std::move(refusal)});
 }
 
@@ -497,7 +531,7 @@ void Engine::State::DropOver() {
 
 // When a waiting engine must look again though nothing arrives.
 absl::Time Engine::State::NextAlarm() const {
-  absl::Time next = std::min(admission.NextDeadline(), DrainDeadline());
+  absl::Time next = std::min(admission.NextAlarm(), DrainDeadline());
   for (const std::unique_ptr<Live>& l : live) {
     next = std::min(next, l->sequence.request.deadline);
     if (l->sequence.paused_since) next = std::min(next, *l->sequence.paused_since + options.stall_timeout);

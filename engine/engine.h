@@ -40,9 +40,6 @@ struct EngineOptions {
   bool recount = false;                                      // check pool and ledger page by page every tick: tests and simulation
 };
 
-// Refusals by Refusal::Why.
-inline constexpr int32_t kRefusalReasons = 5;
-
 struct TenantStats {
   std::string name;
   ByteCount guarantee, limit;      // as configured, rounded down to pages

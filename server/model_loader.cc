@@ -65,10 +65,10 @@ absl::StatusOr<TokenCount> WorkspaceOf(const Config& config, const engine::Engin
   using engine::PrefillWorkspace;
   const engine::KvShape& kv = options.kv;
   if (!kv.mode.coded) return TokenCount(0);
-  if (config.kv_prefill_workspace_bytes == 0) return PrefillWorkspace::ForContext(kv.heads(), kv.head_dim, options.context_max);
+  if (config.kv_prefill_workspace_bytes == 0) return PrefillWorkspace::ForContext(WorkspaceShape(kv), options.context_max);
   const int64_t token_bytes = engine::ExactTokenBytes(kv).value();
   const TokenCount tokens(config.kv_prefill_workspace_bytes / token_bytes);
-  const TokenCount least = PrefillWorkspace::Least(kv.heads(), kv.head_dim, options.context_max, engine::kStepRowsMax);
+  const TokenCount least = PrefillWorkspace::Least(WorkspaceShape(kv), options.context_max, engine::kStepRowsMax);
   if (tokens >= least) return tokens;
   return absl::InvalidArgumentError(absl::StrCat("kv.prefill_workspace_bytes (--kv-prefill-workspace-bytes): ",
                                                  config.kv_prefill_workspace_bytes, " bytes hold ", tokens.value(), " tokens of ",
@@ -80,7 +80,8 @@ absl::StatusOr<engine::EngineOptions> OptionsOf(const Config& config, const engi
   const auto context = ContextOf(config, spec);
   if (!context.ok()) return context.status();
   engine::EngineOptions options;
-  options.kv = engine::MakeKvShape(spec.layers, spec.kv_heads, spec.head_dim, engine::FindKvMode(config.kv_mode).value());
+  options.kv = engine::MakeKvShape(spec.layers, spec.kv_heads, spec.head_dim, engine::FindKvMode(config.kv_mode).value(),
+                                   spec.heads / spec.kv_heads);
   options.pool_pages = PageCount(config.kv_pool_bytes / options.kv.page_bytes.value());
   const PageCount least = engine::ReservedPages(options.kv, TokenCount(2));  // one token in, one out
   if (options.pool_pages < least) {

@@ -10,16 +10,6 @@
 namespace spherical::engine {
 namespace {
 
-struct Chunk {
-  const Sequence* sequence;
-
-  int32_t room;       // rows that its window of the workspace takes
-  int32_t rows = 0;
-
-  int32_t position() const { return sequence->entered + rows; }        // of the next row to add
-  int32_t left() const { return std::min(sequence->prompt_left(), room) - rows; }
-};
-
 StepItem ItemOf(const Sequence& sequence) {
   StepItem item;
   item.sequence = sequence.request.id;
@@ -52,25 +42,6 @@ StepItem ChunkItem(const Chunk& chunk) {
     item.targets = prompt.subspan(after, std::min(chunk.rows, sequence.prompt_size() - after));
   }
   return item;
-}
-
-// Sizes the chunks: the oldest prompt's share, then shortest first.
-std::vector<Chunk> CutChunks(std::vector<Chunk> chunks, const StepCost& cost, const PlanLimits& limits, StepWork work) {
-  if (chunks.empty()) return chunks;
-  const auto grow = [&](Chunk& chunk, int32_t rows) {
-    work += WorkOf(chunk.position(), rows);
-    chunk.rows += rows;
-  };
-  const auto rows_left = [&] { return limits.rows_max - static_cast<int32_t>(work.rows); };
-  grow(chunks.front(), std::min({kChunkRowsMin, chunks.front().left(), rows_left()}));
-  std::stable_sort(chunks.begin(), chunks.end(), [](const Chunk& a, const Chunk& b) {
-    return a.sequence->prompt_left() < b.sequence->prompt_left();  // equals stay in order of admission
-  });
-  for (Chunk& chunk : chunks) {
-    const int32_t rows_max = std::min(chunk.left(), rows_left());
-    grow(chunk, cost.RowsWithin(limits.target - cost.Expect(work), chunk.position(), rows_max));
-  }
-  return chunks;
 }
 
 // The next heads of a sequence, as many as are sealed between two of its steps.
@@ -114,17 +85,32 @@ bool WindowIsFull(const Sequence& sequence) {
 }
 
 // One turn at the step for each sequence that seals: before its decoding row, or instead of its chunk.
-void PlanSealing(std::span<const Sequence* const> sealing, const StepCost& cost, const PlanLimits& limits, StepPlan& plan) {
+// `decoding`: the work of rows that are not in the plan yet.
+void PlanSealing(std::span<const Sequence* const> sealing, const StepWork& decoding, const StepCost& cost, const PlanLimits& limits,
+                 StepPlan& plan) {
   for (const Sequence* sequence : sealing) {
     const size_t before = plan.retier.size();
     sequence->decoding() ? SealLast(*sequence, limits, plan.retier) : SealEarly(*sequence, limits, plan.retier);
     const bool first = sequence == sealing.front();
-    if (!first && cost.ExpectRetier(TokensOf(plan.retier)) + cost.Expect(WorkOf(plan)) > limits.target) {
+    StepWork work = WorkOf(plan);
+    work += decoding;
+    if (!first && cost.ExpectRetier(TokensOf(plan.retier)) + cost.Expect(work) > limits.target) {
       plan.retier.resize(before);
+      plan.unmet.push_back(sequence->request.tenant);
       continue;
     }
     if (sequence->decoding()) plan.items.push_back(DecodeItem(*sequence));
   }
+}
+
+bool OneTenant(std::span<const Sequence* const> running) {
+  return std::all_of(running.begin(), running.end(), [&](const Sequence* s) { return s->request.tenant == running[0]->request.tenant; });
+}
+
+void PutInTurn(const FairShare* share, std::vector<const Sequence*>& sequences) {
+  if (share == nullptr) return;
+  std::stable_sort(sequences.begin(), sequences.end(),
+                   [&](const Sequence* a, const Sequence* b) { return share->Before(a->request.tenant, b->request.tenant); });
 }
 
 }  // namespace
@@ -132,29 +118,34 @@ void PlanSealing(std::span<const Sequence* const> sealing, const StepCost& cost,
 StepPlan PlanStep(std::span<const Sequence* const> running, const StepCost& cost, const PlanLimits& limits) {
   SPH_CHECK(running.size() <= kStepSequencesMax);
   StepPlan plan;
-  std::vector<Chunk> prompts;
+  RowWishes wishes;
+  wishes.one_tenant = OneTenant(running);
+  StepWork decoding;
   std::vector<const Sequence*> sealing;
   for (const Sequence* sequence : running) {
     if (sequence->paused_since) continue;
     const bool coded = limits.mode.coded;
     if (sequence->decoding() && (!coded || sequence->sealed())) {
       if (coded) DemoteOld(*sequence, limits.mode.tier, plan.retier);
-      plan.items.push_back(DecodeItem(*sequence));
+      decoding += WorkOf(sequence->entered, 1);
+      wishes.decoding.push_back(sequence);
     } else if (sequence->decoding() || (coded && WindowIsFull(*sequence))) {
       sealing.push_back(sequence);
     } else if (!coded) {
-      prompts.push_back({.sequence = sequence, .room = sequence->prompt_left()});
+      wishes.prompts.push_back({.sequence = sequence, .room = sequence->prompt_left()});
     } else if (sequence->loan.workspace.granted()) {
-      prompts.push_back({.sequence = sequence, .room = sequence->loan.workspace.window - sequence->exact_tokens()});
+      wishes.prompts.push_back({.sequence = sequence, .room = sequence->loan.workspace.window - sequence->exact_tokens()});
     }
   }
-  PlanSealing(sealing, cost, limits, plan);
+  PutInTurn(limits.share, sealing);
+  PlanSealing(sealing, decoding, cost, limits, plan);
   const absl::Duration retier = cost.ExpectRetier(TokensOf(plan.retier));
-  PlanLimits left = limits;
-  left.target -= retier;
-  for (const Chunk& chunk : CutChunks(std::move(prompts), cost, left, WorkOf(plan))) {
-    if (chunk.rows > 0) plan.items.push_back(ChunkItem(chunk));
-  }
+  wishes.work = WorkOf(plan);
+  const SharedRows rows =
+      ShareRows(std::move(wishes), cost, {.rows_max = limits.rows_max, .target = limits.target - retier, .share = limits.share});
+  for (const Sequence* sequence : rows.decoding) plan.items.push_back(DecodeItem(*sequence));
+  for (const Chunk& chunk : rows.chunks) plan.items.push_back(ChunkItem(chunk));
+  plan.unmet.insert(plan.unmet.end(), rows.unmet.begin(), rows.unmet.end());
   const StepWork work = WorkOf(plan);
   plan.rows = static_cast<int32_t>(work.rows);
   plan.cost = cost.Expect(work) + retier;

@@ -28,6 +28,7 @@ struct Sequence {
   std::vector<TokenId> output;                  // tokens chosen so far
   std::vector<SampledToken> prompt_scores;      // gathered chunk by chunk, sent once the prompt is complete
   std::optional<absl::Time> paused_since;       // the stream is full: not planned until its reader takes something
+  int64_t last_step = 0;                        // the newest step that it had rows in, counted by the engine
   absl::Time admitted;
   absl::Time first_token = absl::InfinitePast();
   PageCount held_peak{};

@@ -10,6 +10,7 @@
 
 #include "absl/time/time.h"
 #include "engine/intake/submission.h"
+#include "engine/kv/measure.h"
 #include "engine/kv/page_table.h"
 #include "engine/kv/retier.h"
 
@@ -37,15 +38,21 @@ struct StepItem {
 };
 
 struct StepPlan {
+  std::vector<MeasureItem> measure;  // mode `rdr`: answered before anything else; kWhole and kCoded ones become retier items then
   std::vector<RetierItem> retier;  // run and recorded before the items; of different heads
   std::vector<StepItem> items;     // decoding sequences first, then chunks of prompts
   int32_t rows = 0;                // sum of tokens, <= kStepRowsMax
   absl::Duration cost;             // what the planner thinks the step takes
+  std::vector<TenantId> unmet;     // tenants that wanted more of it than they got; some more than once
 };
 
 struct StepItemOutput {
   std::optional<SampledToken> sampled;
   std::vector<SampledToken> prompt_scores;  // one per target
+  // Of a sequence whose queries are sampled: the sum over rows of the squared norm of what entered each layer [layers], and of how many
+  // rows. What its tokens' distortion is measured in.
+  std::vector<double> energy;
+  int32_t energy_rows = 0;
   bool finite = true;                       // false: NaN or infinity in this sequence's logits; `sampled` is empty
 };
 

@@ -19,8 +19,8 @@ size_t PagesFor(int32_t tokens, int32_t page_tokens) { return static_cast<size_t
 Lender::Lender(const KvShape& shape, PageCount pool_pages, TokenCount workspace_tokens)
     : shape_(shape),
       pool_(pool_pages, shape.page_bytes),
-      workspace_(shape.heads(), shape.head_dim, shape.mode.coded ? workspace_tokens : TokenCount(0)),
-      ledger_(pool_pages, shape.page_bytes) {}
+      workspace_(WorkspaceShape(shape), shape.mode.coded ? workspace_tokens : TokenCount(0)),
+      ledger_(pool_pages, shape.page_bytes, headroom_) {}
 
 std::optional<Reservation> Lender::Reserve(TenantId tenant, PageCount pages) {
   if (!ledger_.CanReserve(tenant, pages)) return std::nullopt;
@@ -107,9 +107,8 @@ void Lender::TakeBack(Loan loan, PageTable& table) {
   pool_.Cancel(std::move(loan.room));
 }
 
-void Lender::CheckInvariants() const {
-  pool_.CheckInvariants();
-  workspace_.pages().CheckInvariants();
+void Lender::CheckBudgets() const {
+  ledger_.CheckInvariants();
   PageCount reserved, held;
   for (const TenantAccount& account : ledger_.accounts()) {
     SPH_CHECK(account.held <= account.reserved);  // a limit may have been lowered below what was reserved
@@ -117,6 +116,13 @@ void Lender::CheckInvariants() const {
     held += account.held;
   }
   SPH_CHECK(reserved == pool_.reserved() && held == pool_.held());
+  SPH_CHECK(held <= pool_.pages());
+}
+
+void Lender::CheckInvariants() const {
+  CheckBudgets();
+  pool_.CheckInvariants();
+  workspace_.pages().CheckInvariants();
 }
 
 }  // namespace spherical::engine

@@ -41,7 +41,8 @@ class Lender {
   void TakeBackWorkspace(Loan& loan);
   // Takes every page and the room back: the table is empty afterwards.
   void TakeBack(Loan loan, PageTable& table);
-  void CountRefusal(TenantId tenant) { ledger_.CountRefusal(tenant); }
+  void CountRefusal(TenantId tenant, Refusal::Why why) { ledger_.CountRefusal(tenant, why); }
+  void CountTokens(TenantId tenant, int64_t tokens) { ledger_.CountTokens(tenant, tokens); }
 
   const KvShape& shape() const { return shape_; }
   const KvPool& pool() const { return pool_; }
@@ -49,7 +50,10 @@ class Lender {
   const TenantLedger& ledger() const { return ledger_; }
   ByteCount BytesOf(PageCount pages) const { return ByteCount(pages.value() * shape_.page_bytes.value()); }
 
-  // The pool's own check, and that the tenants' sums are the pool's. For tests and simulation.
+  // Stops the process if a budget is broken: every tenant within its effective limit, all together within the pool, guarantees and
+  // reservations too (tenant_ledger.h), and the tenants' sums are the pool's. O(tenants): for every tick of every build.
+  void CheckBudgets() const;
+  // The same, and pool and workspace recounted page by page. For tests and simulation.
   void CheckInvariants() const;
 
  private:
@@ -62,6 +66,7 @@ class Lender {
   void ReleaseExact(PageId page, Loan& loan);
 
   const KvShape shape_;
+  const PageCount headroom_;  // of the pool, for demotion: no mode needs it yet
   KvPool pool_;
   PrefillWorkspace workspace_;
   TenantLedger ledger_;

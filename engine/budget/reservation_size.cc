@@ -1,7 +1,9 @@
 #include "engine/budget/reservation_size.h"
 
 #include <algorithm>
+#include <cmath>
 
+#include "kernels/spherical/ladder.h"
 #include "kernels/spherical/page_layout.h"
 
 namespace spherical::engine {
@@ -17,28 +19,50 @@ int64_t PagesOfHead(const KvShape& shape, int64_t tokens) {
   return pages(Tier::kT8, std::min<int64_t>(tokens, kWholeTokensMax)) + pages(shape.mode.tier, std::max<int64_t>(tokens - kept, 0));
 }
 
+// All heads of a sequence in mode `rdr`.
+int64_t PricedPages(const KvShape& shape, int64_t tokens, double floor_bits) {
+  const int64_t lower = std::max<int64_t>(tokens - kSinkTokens - kNewestTokens, 0);
+  int64_t usable = shape.page_bytes.value();
+  for (const Tier tier : {Tier::kT4, Tier::kT3, Tier::kT2}) {
+    usable = std::min<int64_t>(usable, int64_t{kernels::TokensPerPage(tier, shape.head_dim)} * kernels::TokenBytes(tier, shape.head_dim));
+  }
+  const int64_t whole = CeilDiv(std::min<int64_t>(tokens, kWholeTokensMax), kernels::TokensPerPage(Tier::kT8, shape.head_dim));
+  const int64_t open = std::min<int64_t>(lower, kernels::kLadderTiers);
+  const double bits = shape.mode.rate > 0 ? shape.mode.rate : floor_bits;
+  const double bytes = bits / 8 * 2 * shape.head_dim * static_cast<double>(lower) * shape.heads();
+  return shape.heads() * (whole + open) + static_cast<int64_t>(std::ceil(bytes / static_cast<double>(usable)));
+}
+
 }  // namespace
 
-KvShape MakeKvShape(int32_t layers, int32_t kv_heads, int32_t head_dim, KvMode mode) {
+KvShape MakeKvShape(int32_t layers, int32_t kv_heads, int32_t head_dim, KvMode mode, int32_t group) {
   return {.layers = layers,
           .kv_heads = kv_heads,
           .head_dim = head_dim,
           .page_bytes = ByteCount(kernels::PageBytes(head_dim)),
-          .mode = mode};
+          .mode = mode,
+          .group = group};
+}
+
+PrefillWorkspace::Shape WorkspaceShape(const KvShape& shape) {
+  return {.heads = shape.heads(), .head_dim = shape.head_dim, .group = shape.mode.priced ? shape.group : 0};
 }
 
 ByteCount ExactTokenBytes(const KvShape& shape) {
   return ByteCount(int64_t{shape.heads()} * kernels::ExactBytesUsed(shape.head_dim) / kernels::kExactTokensPerPage);
 }
 
-PageCount ReservedPages(const KvShape& shape, TokenCount tokens) { return PageCount(shape.heads() * PagesOfHead(shape, tokens.value())); }
+PageCount ReservedPages(const KvShape& shape, TokenCount tokens, double floor_bits) {
+  if (shape.mode.priced) return PageCount(PricedPages(shape, tokens.value(), floor_bits));
+  return PageCount(shape.heads() * PagesOfHead(shape, tokens.value()));
+}
 
-TokenCount TokensWithin(const KvShape& shape, PageCount pages) {
+TokenCount TokensWithin(const KvShape& shape, PageCount pages, double floor_bits) {
   int64_t fits = 0, too_many = 1;
-  while (ReservedPages(shape, TokenCount(too_many)) <= pages) too_many *= 2;
+  while (ReservedPages(shape, TokenCount(too_many), floor_bits) <= pages) too_many *= 2;
   while (too_many - fits > 1) {
     const int64_t middle = fits + (too_many - fits) / 2;
-    (ReservedPages(shape, TokenCount(middle)) <= pages ? fits : too_many) = middle;
+    (ReservedPages(shape, TokenCount(middle), floor_bits) <= pages ? fits : too_many) = middle;
   }
   return TokenCount(fits);
 }

@@ -2,6 +2,7 @@
 #define SPHERICAL_ENGINE_BUDGET_RESERVATION_SIZE_H_
 
 #include "engine/kv/kv_mode.h"
+#include "engine/kv/prefill_workspace.h"
 #include "engine/kv/retier.h"
 #include "kernels/base/units.h"
 
@@ -14,14 +15,20 @@ struct KvShape {
   int32_t head_dim = 0;
   ByteCount page_bytes;
   KvMode mode = {};
+  int32_t group = 1;  // query heads per kv head
   int32_t heads() const { return layers * kv_heads; }
 };
 
 // The shape with the page that its head dim gives (kernels/spherical/page_layout.h), which rooms above the engine do not see.
-KvShape MakeKvShape(int32_t layers, int32_t kv_heads, int32_t head_dim, KvMode mode = {});
+KvShape MakeKvShape(int32_t layers, int32_t kv_heads, int32_t head_dim, KvMode mode = {}, int32_t group = 1);
+
+// What the prefill workspace needs to know of it.
+PrefillWorkspace::Shape WorkspaceShape(const KvShape& shape);
 
 // Bytes of one token of all heads in f16 pages.
 ByteCount ExactTokenBytes(const KvShape& shape);
+
+inline constexpr double kFloorBitsDefault = 2;
 
 // T8 tokens that leave together for the mode's tier, and how many T8 tokens of a head make them leave.
 inline constexpr int32_t kDemoteTokens = 32;
@@ -30,11 +37,14 @@ inline constexpr int32_t kWholeTokensMax = kSinkTokens + kNewestTokens + kDemote
 // Pages of the pool that `tokens` tokens of one sequence can ever need, per layer and kv head:
 //   exact      ceil(tokens / 16)
 //   uniform:T  ceil(min(tokens, 100) / N(T8)) + ceil((tokens - 68) / N(T)): T8 holds at most 100, and demotion leaves 68 of them
+//   rdr        ceil(min(tokens, 100) / N(T8)) + one open page for each of T8, T4, T3, T2 that tokens are left for
+// and in rdr, for all heads together, the bytes of the tokens that may leave T8 at `floor_bits` per element, over what a page of the tier
+// that fills pages worst can use. The floor is that of the mode where it has a rate. A sequence never needs more: the last rung is free.
 // The one function that computes reservations: for admission, for sizing the pool and for tests.
-PageCount ReservedPages(const KvShape& shape, TokenCount tokens);
+PageCount ReservedPages(const KvShape& shape, TokenCount tokens, double floor_bits = kFloorBitsDefault);
 
 // The most tokens whose reservation is at most `pages`.
-TokenCount TokensWithin(const KvShape& shape, PageCount pages);
+TokenCount TokensWithin(const KvShape& shape, PageCount pages, double floor_bits = kFloorBitsDefault);
 
 }  // namespace spherical::engine
 

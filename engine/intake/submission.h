@@ -82,6 +82,7 @@ struct Refusal {
   std::string detail;  // for a person: what was asked, what the bound is, in bytes and counts
   absl::Duration retry_after = absl::ZeroDuration();  // zero: do not retry
 };
+inline constexpr int32_t kRefusalReasons = 5;  // of Refusal::Why
 
 enum class FinishReason : uint8_t { kNone, kStop, kLength, kCancelled, kDeadline, kError };
 

@@ -7,12 +7,15 @@
 namespace spherical::engine {
 
 Reservation::Reservation(Reservation&& other) noexcept
-    : promised_(std::exchange(other.promised_, PageCount(0))), held_(std::exchange(other.held_, PageCount(0))) {}
+    : promised_(std::exchange(other.promised_, PageCount(0))),
+      held_(std::exchange(other.held_, PageCount(0))),
+      secured_(std::exchange(other.secured_, false)) {}
 
 Reservation& Reservation::operator=(Reservation&& other) noexcept {
   SPH_CHECK(this != &other && promised_ == PageCount(0));
   promised_ = std::exchange(other.promised_, PageCount(0));
   held_ = std::exchange(other.held_, PageCount(0));
+  secured_ = std::exchange(other.secured_, false);
   return *this;
 }
 
@@ -31,11 +34,25 @@ std::optional<Reservation> KvPool::Reserve(PageCount pages) {
   reserved_ += pages;
   Reservation room;
   room.promised_ = pages;
+  Secure(room);
   return room;
 }
 
+bool KvPool::Secure(Reservation& room) {
+  if (room.secured_) return true;
+  if (room.promised_ > spare()) return false;
+  room.secured_ = true;
+  owed_ += room.promised_;
+  return true;
+}
+
 PageId KvPool::Acquire(Reservation& room) {
-  SPH_CHECK(room.held_ < room.promised_);
+  SPH_CHECK(room.secured_);
+  if (room.held_ < room.promised_) {
+    owed_ -= PageCount(1);
+  } else {
+    SPH_CHECK(spare() > PageCount(0));
+  }
   const PageId page = free_.back();
   free_.pop_back();
   SPH_CHECK(!acquired_[page]);
@@ -52,10 +69,13 @@ void KvPool::Release(PageId page, Reservation& room) {
   free_.push_back(page);
   room.held_ -= PageCount(1);
   held_ -= PageCount(1);
+  if (room.held_ < room.promised_) owed_ += PageCount(1);
 }
 
 void KvPool::Cancel(Reservation room) {
   SPH_CHECK(room.held_ == PageCount(0) && room.promised_ <= reserved_);
+  owed_ -= room.owed();
+  room.secured_ = false;
   reserved_ -= std::exchange(room.promised_, PageCount(0));
 }
 
@@ -69,7 +89,7 @@ void KvPool::CheckInvariants() const {
   for (const bool a : acquired_) acquired += a;
   SPH_CHECK(PageCount(acquired) == held_);
   SPH_CHECK(PageCount(static_cast<int64_t>(free_.size())) + held_ == pages());
-  SPH_CHECK(held_ <= reserved_ && reserved_ <= pages());
+  SPH_CHECK(reserved_ <= pages() && PageCount(0) <= owed_ && PageCount(0) <= spare());
 }
 
 }  // namespace spherical::engine

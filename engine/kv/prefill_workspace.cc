@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "engine/kv/head_notes.h"
+#include "engine/kv/query_sampling.h"
 #include "kernels/base/check.h"
 #include "kernels/spherical/page_layout.h"
 
@@ -11,46 +13,73 @@ namespace {
 
 constexpr int32_t kPageTokens = kernels::kExactTokensPerPage;
 
-int32_t HeadsPerStep(int32_t heads, int32_t head_dim, int64_t exact) {
-  return static_cast<int32_t>(std::clamp<int64_t>(kSealCoordinatesPerStep / (std::max<int64_t>(exact, 1) * head_dim), 1, heads));
+// Coordinates measured between two steps: each takes as long as eight that are sealed.
+constexpr int64_t kMeasureCoordinatesPerStep = kSealCoordinatesPerStep / 4;
+
+int32_t HeadsPerStep(int32_t heads, int32_t head_dim, int64_t exact, int64_t coordinates = kSealCoordinatesPerStep) {
+  return static_cast<int32_t>(std::clamp<int64_t>(coordinates / (std::max<int64_t>(exact, 1) * head_dim), 1, heads));
 }
 
-// Tokens that decode while the heads of `exact` tokens are sealed: one a step. A last step's row enters before commit sees the head sealed.
-int32_t Slack(int32_t heads, int32_t head_dim, int64_t exact) {
-  return static_cast<int32_t>(RoundUp(CeilDiv(heads, HeadsPerStep(heads, head_dim, exact)) + 1, kPageTokens));
+// Tokens that decode while the heads of `exact` tokens are measured and sealed: one a step. A last step's row enters before commit sees the
+// head sealed.
+int64_t Slack(const PrefillWorkspace::Shape& shape, int64_t exact) {
+  int64_t steps = CeilDiv(shape.heads, HeadsPerStep(shape.heads, shape.head_dim, exact)) + 1;
+  if (shape.group > 0) steps += CeilDiv(shape.heads, HeadsPerStep(shape.heads, shape.head_dim, exact, kMeasureCoordinatesPerStep)) + 1;
+  return RoundUp(steps, kPageTokens);
 }
 
 int32_t RoundDown(int64_t tokens) { return static_cast<int32_t>(tokens / kPageTokens * kPageTokens); }
 
 }  // namespace
 
-PrefillWorkspace::PrefillWorkspace(int32_t heads, int32_t head_dim, TokenCount tokens)
-    : heads_(heads),
-      head_dim_(head_dim),
+PrefillWorkspace::PrefillWorkspace(const Shape& shape, TokenCount tokens)
+    : shape_(shape),
       large_tokens_(RoundDown(tokens.value() * 4 / 5)),
       small_tokens_(RoundDown(tokens.value()) - large_tokens_),
-      pages_(PagesFor(heads, tokens), ByteCount(kernels::ExactBytesUsed(head_dim))) {}
+      pages_(PagesFor(shape.heads, tokens), ByteCount(kernels::ExactBytesUsed(shape.head_dim))) {}
 
 PageCount PrefillWorkspace::PagesFor(int32_t heads, TokenCount tokens) {
   return PageCount(int64_t{heads} * (RoundDown(tokens.value()) / kPageTokens));
 }
 
-int32_t PrefillWorkspace::SealHeadsPerStep(const WorkspaceRoom& room) const { return HeadsPerStep(heads_, head_dim_, room.window); }
+int32_t PrefillWorkspace::SealHeadsPerStep(const WorkspaceRoom& room) const {
+  return HeadsPerStep(shape_.heads, shape_.head_dim, room.window);
+}
+int32_t PrefillWorkspace::MeasureHeadsPerStep(const WorkspaceRoom& room) const {
+  return HeadsPerStep(shape_.heads, shape_.head_dim, room.window, kMeasureCoordinatesPerStep);
+}
+
+int32_t PrefillWorkspace::SamplePagesFor(const Shape& shape, int32_t prompt_tokens) {
+  const QuerySampling sampling = QuerySampling::For(prompt_tokens);
+  return shape.group == 0 ? 0 : SamplePages(sampling.CountAfter(prompt_tokens), shape.group);
+}
+
+// Exact tokens of a window of a prompt, what decodes until they are sealed, and in mode `rdr` samples and notes.
+int64_t PrefillWorkspace::PagesOfHead(const Shape& shape, int64_t prompt_tokens, int64_t window) {
+  const int64_t exact = RoundUp(window, kPageTokens) + Slack(shape, window);
+  const int64_t notes = shape.group == 0 ? 0 : NotePages(static_cast<int32_t>(exact), shape.head_dim);
+  return exact / kPageTokens + notes + SamplePagesFor(shape, static_cast<int32_t>(prompt_tokens));
+}
 
 PrefillWorkspace::Need PrefillWorkspace::NeedOf(int32_t prompt_tokens) const {
-  const int64_t whole = RoundUp(prompt_tokens, kPageTokens) + Slack(heads_, head_dim_, prompt_tokens);
-  const auto pages = [&](int64_t tokens) { return PageCount(heads_ * (tokens / kPageTokens)); };
-  if (whole <= small_tokens_ / 4) return {.large = false, .window = prompt_tokens, .pages = pages(whole)};
-  if (whole <= large_tokens_) return {.large = true, .window = prompt_tokens, .pages = pages(whole)};
-  const int32_t window = large_tokens_ - Slack(heads_, head_dim_, large_tokens_);
-  return {.large = true, .window = window, .pages = pages(large_tokens_)};
+  const int64_t whole = PagesOfHead(shape_, prompt_tokens, prompt_tokens);
+  const auto pages = [&](int64_t of_head) { return PageCount(shape_.heads * of_head); };
+  if (whole <= small_tokens_ / kPageTokens / 4) return {.large = false, .window = prompt_tokens, .pages = pages(whole)};
+  const int64_t large = large_tokens_ / kPageTokens;
+  if (whole <= large) return {.large = true, .window = prompt_tokens, .pages = pages(whole)};
+  int64_t fits = 0, too_long = prompt_tokens;
+  while (too_long - fits > 1) {
+    const int64_t middle = fits + (too_long - fits) / 2;
+    (PagesOfHead(shape_, prompt_tokens, middle) <= large ? fits : too_long) = middle;
+  }
+  return {.large = true, .window = RoundDown(fits), .pages = pages(large)};
 }
 
 std::optional<WorkspaceRoom> PrefillWorkspace::Grant(int32_t prompt_tokens) {
   const Need need = NeedOf(prompt_tokens);
   SPH_CHECK(need.window >= std::min(prompt_tokens, 2 * kPageTokens));  // Least() is enforced at start
   PageCount& lane = need.large ? large_ : small_;
-  const PageCount most(heads_ * ((need.large ? large_tokens_ : small_tokens_) / kPageTokens));
+  const PageCount most(shape_.heads * ((need.large ? large_tokens_ : small_tokens_) / kPageTokens));
   if (lane + need.pages > most) return std::nullopt;
   std::optional<Reservation> pages = pages_.Reserve(need.pages);
   SPH_CHECK(pages.has_value());
@@ -63,13 +92,13 @@ void PrefillWorkspace::TakeBack(WorkspaceRoom room) {
   pages_.Cancel(std::move(room.pages));
 }
 
-TokenCount PrefillWorkspace::Least(int32_t heads, int32_t head_dim, int32_t context, int32_t chunk) {
-  return ForContext(heads, head_dim, std::min(context, chunk));
+TokenCount PrefillWorkspace::Least(const Shape& shape, int32_t context, int32_t chunk) {
+  const int32_t window = std::min(context, chunk);
+  return TokenCount(CeilDiv(PagesOfHead(shape, context, window) * kPageTokens * 5, 4) + 2 * kPageTokens);
 }
 
-TokenCount PrefillWorkspace::ForContext(int32_t heads, int32_t head_dim, int32_t context) {
-  const int64_t large = RoundUp(context, kPageTokens) + Slack(heads, head_dim, context);
-  return TokenCount(CeilDiv(large * 5, 4) + 2 * kPageTokens);  // what rounding down loses
+TokenCount PrefillWorkspace::ForContext(const Shape& shape, int32_t context) {
+  return TokenCount(CeilDiv(PagesOfHead(shape, context, context) * kPageTokens * 5, 4) + 2 * kPageTokens);  // what rounding down loses
 }
 
 }  // namespace spherical::engine

@@ -8,6 +8,8 @@
 // Sealing goes head by head, a fixed number of heads between two decoding steps of the sequence (SealHeadsPerStep): which keys a token
 // meets exact and which coded depends on the sequence alone, never on who else is served.
 //
+// In mode `rdr` a room also has pages for a prompt's sampled queries and for the notes of what measuring found (engine/kv/head_notes.h).
+//
 // Thread: the engine thread only.
 #ifndef SPHERICAL_ENGINE_KV_PREFILL_WORKSPACE_H_
 #define SPHERICAL_ENGINE_KV_PREFILL_WORKSPACE_H_
@@ -33,8 +35,13 @@ struct WorkspaceRoom {
 
 class PrefillWorkspace {
  public:
-  // heads = layers * kv_heads. `tokens`: f16 tokens that fit, of all heads; 0 in mode `exact`.
-  PrefillWorkspace(int32_t heads, int32_t head_dim, TokenCount tokens);
+  struct Shape {
+    int32_t heads = 0;  // layers * kv_heads
+    int32_t head_dim = 0;
+    int32_t group = 0;  // query heads per kv head whose queries are sampled; 0: none are
+  };
+  // `tokens`: f16 tokens that fit, of all heads, samples and notes counted as the tokens that their pages would hold; 0 in mode `exact`.
+  PrefillWorkspace(const Shape& shape, TokenCount tokens);
   // F16 pages of a workspace of so many tokens: what the device allocates.
   static PageCount PagesFor(int32_t heads, TokenCount tokens);
 
@@ -45,6 +52,10 @@ class PrefillWorkspace {
   void Release(PageId page, WorkspaceRoom& room) { pages_.Release(page, room.pages); }
   void TakeBack(WorkspaceRoom room);  // every page was released before
 
+  // Pages of each head that a prompt's sampled queries take.
+  int32_t SamplePagesFor(int32_t prompt_tokens) const { return SamplePagesFor(shape_, prompt_tokens); }
+  // Heads to measure between two steps of the room's sequence: measuring takes several times as long as sealing.
+  int32_t MeasureHeadsPerStep(const WorkspaceRoom& room) const;
   // Heads to seal between two steps of the room's sequence: the same from first to last.
   int32_t SealHeadsPerStep(const WorkspaceRoom& room) const;
   // Tokens of a full window that are sealed early: a multiple of 16.
@@ -54,9 +65,9 @@ class PrefillWorkspace {
 
   // The least that serves a context: 4/5 of it take a chunk of `chunk` tokens, or the context if that is shorter, and what decodes while
   // its heads are sealed.
-  static TokenCount Least(int32_t heads, int32_t head_dim, int32_t context, int32_t chunk);
+  static TokenCount Least(const Shape& shape, int32_t context, int32_t chunk);
   // Enough for a whole context without sealing early.
-  static TokenCount ForContext(int32_t heads, int32_t head_dim, int32_t context);
+  static TokenCount ForContext(const Shape& shape, int32_t context);
 
  private:
   struct Need {
@@ -65,8 +76,10 @@ class PrefillWorkspace {
     PageCount pages;
   };
   Need NeedOf(int32_t prompt_tokens) const;
+  static int32_t SamplePagesFor(const Shape& shape, int32_t prompt_tokens);
+  static int64_t PagesOfHead(const Shape& shape, int64_t prompt_tokens, int64_t window);
 
-  const int32_t heads_, head_dim_;
+  const Shape shape_;
   const int32_t large_tokens_, small_tokens_;  // of the two lanes
   KvPool pages_;
   PageCount large_, small_;                    // reserved of each lane

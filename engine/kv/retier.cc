@@ -22,16 +22,33 @@ TierCounts CountsAfter(const RetierItem& item) {
     const int32_t begin = item.pages->exact_begin;
     const int32_t newest = std::clamp(item.newest, std::max(begin, kSinkTokens), std::max(item.end, kSinkTokens));
     whole += Between(begin, std::min(item.end, kSinkTokens)) + Between(std::max(newest, begin), item.end);
-    lower += Between(std::max(begin, kSinkTokens), std::min(newest, item.end));
-  } else {
+    if (!item.priced) {
+      lower += Between(std::max(begin, kSinkTokens), std::min(newest, item.end));
+    } else {
+      for (size_t rung = 0; rung < kernels::kLadderTiers; ++rung) counts[rung] += item.rungs[rung];
+    }
+  } else if (item.kind == RetierItem::Kind::kDemote) {
     whole -= item.count;
     lower += item.count;
+  } else {
+    whole += item.rungs[0] - item.pages->settled;
+    for (size_t rung = 1; rung < kernels::kLadderTiers; ++rung) counts[rung] = item.rungs[rung] + (item.whole_only ? counts[rung] : 0);
   }
   return counts;
 }
 
 int32_t TokensOf(const RetierItem& item) {
   if (item.kind == RetierItem::Kind::kSeal) return item.end - item.pages->exact_begin;
+  if (item.kind == RetierItem::Kind::kReprice) {
+    // Those that move, as far as the counts tell, and one for looking at sixteen.
+    const TierCounts after = CountsAfter(item);
+    int32_t left = 0, looked = item.pages->settled;
+    for (size_t tier = 0; tier < after.size(); ++tier) {
+      left += std::max(0, item.pages->tiers[tier].tokens - after[tier]);
+      if (!item.whole_only) looked += item.pages->tiers[tier].tokens;
+    }
+    return left + looked / 16 + 1;
+  }
   return item.pages->of(Tier::kT8).tokens - kSinkTokens;
 }
 
@@ -39,7 +56,17 @@ void RecordRetier(const RetierItem& item, HeadPages& pages) {
   SPH_CHECK(item.pages == &pages);
   const TierCounts counts = CountsAfter(item);
   for (size_t tier = 0; tier < counts.size(); ++tier) pages.tiers[tier].tokens = counts[tier];
+  if (item.kind == RetierItem::Kind::kReprice) {
+    for (size_t tier = 0; tier < counts.size(); ++tier) pages.tiers[tier].pages = item.lists[tier];
+    pages.settled = item.rungs[0];
+    pages.dropped += item.rungs[kernels::kLadderTiers];
+    return;
+  }
   if (item.kind != RetierItem::Kind::kSeal) return;
+  if (item.priced) {
+    pages.settled += item.rungs[0];
+    pages.dropped += item.rungs[kernels::kLadderTiers];
+  }
   pages.exact_begin = item.end;
   pages.sealed = item.last;
 }

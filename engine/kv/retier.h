@@ -3,9 +3,11 @@
 
 #include <array>
 #include <cstdint>
+#include <vector>
 
 #include "engine/intake/submission.h"
 #include "engine/kv/page_table.h"
+#include "engine/kv/rate_curve.h"
 #include "kernels/spherical/page_layout.h"
 
 namespace spherical::engine {
@@ -16,12 +18,16 @@ inline constexpr int32_t kNewestTokens = 64;  // the last of a sequence: T8 unti
 // One change of precision of one (layer, kv head) of one sequence: planned as a value, run by the stepper, recorded by commit.
 //
 // kSeal: positions [exact_begin, end) leave the f16 pages and are coded, in order. Sinks and positions from `newest` on go to T8, the
-//   others to `tier`. `last`: nothing exact remains and the head is sealed; otherwise `end` is a multiple of 16.
+//   others to `tier`; or, if `priced`, to the rung where their notes put them at `price`, which may be nowhere. `last`: nothing exact
+//   remains and the head is sealed; otherwise `end` is a multiple of 16.
 // kDemote: `count` tokens of T8 after the sinks, the oldest, go to `tier`; what follows them in T8 moves up. Codes alone are read.
+// kReprice: every coded token (`whole_only`: every settled one of T8) that stands above its rung at `price` goes there. Sinks and T8 tokens
+//   that are not settled stay. Holes are filled: in T8 by moving up, in the other lists, whose order is free, with the last tokens. The
+//   lists become `lists`, made of the pages that the head has (lists grow into pages that others leave, after those were read).
 //
 // The pages for CountsAfter are lent before it runs; what it empties is taken back after.
 struct RetierItem {
-  enum class Kind : uint8_t { kSeal, kDemote };
+  enum class Kind : uint8_t { kSeal, kDemote, kReprice };
   Kind kind = Kind::kSeal;
   SequenceId sequence = 0;
   const HeadPages* pages = nullptr;
@@ -29,10 +35,21 @@ struct RetierItem {
   kernels::Tier tier = kernels::Tier::kT4;
   int32_t end = 0, newest = 0;                    // kSeal
   bool last = false;                              // kSeal
+  bool priced = false, keeps_all = false;         // kSeal, kReprice (always priced). keeps_all: what would be dropped goes to T2 instead
+  int32_t price = 0;                              // priced: a step of kernels/spherical/ladder.h
+  RungCounts rungs = {};                          // priced: where the tokens of the head's curve go, worked out from it
+  bool whole_only = false;                        // kReprice
+  std::array<std::vector<PageId>, kernels::kTierCount> lists = {};  // kReprice: pages afterwards
+  std::vector<PageId> emptied = {};               // kReprice: pages that nothing is in afterwards
   int32_t count = 0;                              // kDemote
 };
 
 using TierCounts = std::array<int32_t, kernels::kTierCount>;  // tokens per tier
+// Where a token goes that leaves its rungs at such prices.
+constexpr int32_t RungOf(const RetierItem& item, const kernels::LadderSteps& steps) {
+  const int32_t rung = steps.RungAt(item.price);
+  return item.keeps_all && rung == kernels::kLadderTiers ? kernels::kLadderTiers - 1 : rung;
+}
 // What the head holds once the item has run.
 TierCounts CountsAfter(const RetierItem& item);
 // Tokens that are coded, requantised or moved: the work.

@@ -8,6 +8,7 @@
 #include "engine/host_memory.h"
 #include "engine/model/sampler.h"
 #include "engine/step/forward.h"
+#include "engine/step/measure_run.h"
 #include "engine/step/retier_run.h"
 #include "kernels/base/check.h"
 #include "kernels/dense/rows.h"
@@ -38,6 +39,22 @@ class CpuStepper final : public Stepper {
     StepOutput output;
     output.items.resize(plan.items.size());
     ReadLogits(plan, output);
+    for (int32_t i = 0; i < static_cast<int32_t>(plan.items.size()); ++i) {
+      const int32_t rows = forward_.EnergyRowsOf(plan.items[static_cast<size_t>(i)]);
+      if (rows == 0) continue;
+      output.items[static_cast<size_t>(i)].energy_rows = rows;
+      output.items[static_cast<size_t>(i)].energy.assign(forward_.EnergyOf(i).begin(), forward_.EnergyOf(i).end());
+    }
+    output.elapsed = clock_.Now() - start;
+    return output;
+  }
+
+  absl::StatusOr<MeasureOutput> Measure(std::span<const MeasureItem> items) override {
+    SPH_CHECK(geometry_.has_value());
+    const absl::Time start = clock_.Now();
+    if (value_weights_.empty()) value_weights_ = ValueWeights(spec_, weights_, pool_);
+    MeasureOutput output;
+    output.curves = RunMeasure({.geometry = *geometry_, .spec = spec_, .value_weights = value_weights_}, Arenas(), items, pool_);
     output.elapsed = clock_.Now() - start;
     return output;
   }
@@ -45,7 +62,7 @@ class CpuStepper final : public Stepper {
   absl::StatusOr<absl::Duration> Retier(std::span<const RetierItem> items) override {
     SPH_CHECK(geometry_.has_value());
     const absl::Time start = clock_.Now();
-    RunRetier(*geometry_, Arenas(), items, pool_);
+    RunRetier(*geometry_, spec_.attention_scale, Arenas(), items, pool_);
     return clock_.Now() - start;
   }
 
@@ -118,6 +135,7 @@ class CpuStepper final : public Stepper {
   const std::optional<ModelGeometry> geometry_;
   ThreadPool& pool_;
   const Clock& clock_;
+  std::vector<float> value_weights_;  // once somebody measures
   HostMemory arena_;      // the pool's pages
   HostMemory workspace_;  // coded modes: f16 pages
   Forward forward_;

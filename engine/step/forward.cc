@@ -2,7 +2,9 @@
 
 #include <algorithm>
 
+#include "engine/kv/head_notes.h"
 #include "kernels/base/check.h"
+#include "kernels/base/float16.h"
 #include "kernels/dense/rows.h"
 #include "kernels/spherical/page_layout.h"
 
@@ -40,6 +42,7 @@ Forward::Forward(const TransformerSpec& spec, const Weights& weights, const Mode
 
 void Forward::RunLayers(const StepPlan& plan, const KvArenas& arenas) {
   Embed(plan);
+  energy_.assign(plan.items.size() * static_cast<size_t>(spec_.layers), 0);
   for (int32_t layer = 0; layer < spec_.layers; ++layer) RunLayer(plan, layer, arenas);
 }
 
@@ -73,6 +76,7 @@ void Forward::RunLayer(const StepPlan& plan, int32_t layer, const KvArenas& aren
   const LayerWeights& w = weights_.layers[layer];
   const int64_t m = static_cast<int64_t>(rows_.size());
 
+  AddEnergy(plan, layer);
   NormAndPrepare(x_.data(), w.attention_norm, m);
   Multiply({{&w.query, query_.data()}, {&w.key, key_.data()}, {&w.value, value_.data()}});
   if (observer_) observer_({.layer = layer, .rows = m, .residual = x_.data(), .query = query_.data(), .key = key_.data()});
@@ -97,6 +101,26 @@ void Forward::RunLayer(const StepPlan& plan, int32_t layer, const KvArenas& aren
   ForRows(m, [&](Range range) {
     kernels::AddRows(&delta_[range.begin * spec_.width], range.end - range.begin, spec_.width, &x_[range.begin * spec_.width]);
   });
+}
+
+void Forward::AddEnergy(const StepPlan& plan, int32_t layer) {
+  for (size_t r = 0; r < rows_.size(); ++r) {
+    const Row& row = rows_[r];
+    if (plan.items[static_cast<size_t>(row.item)].pages->sampling().stride == 0 || row.position < kSinkTokens) continue;
+    const float* x = &x_[r * static_cast<size_t>(spec_.width)];
+    float sum = 0;
+    for (int32_t i = 0; i < spec_.width; ++i) sum += x[i] * x[i];
+    energy_[static_cast<size_t>(row.item * spec_.layers + layer)] += sum;
+  }
+}
+
+std::span<const double> Forward::EnergyOf(int32_t item) const {
+  return std::span(energy_).subspan(static_cast<size_t>(item * spec_.layers), static_cast<size_t>(spec_.layers));
+}
+
+int32_t Forward::EnergyRowsOf(const StepItem& item) const {
+  if (item.pages->sampling().stride == 0) return 0;
+  return std::max(0, item.position + static_cast<int32_t>(item.tokens.size()) - std::max(item.position, kSinkTokens));
 }
 
 void Forward::NormAndPrepare(const float* x, const std::vector<float>& norm, int64_t m) {
@@ -138,6 +162,10 @@ void Forward::RotateAndEnter(const StepPlan& plan, int32_t layer, const KvArenas
           ada_.map(geometry_->query(head), &query_[(r * spec_.kv_heads + kv_head) * attention_.group * d], attention_.group,
                    MappedOf(r, kv_head));
         }
+        if (!pages.samples.empty() && plan.items[row.item].pages->sampling().Takes(row.position)) {
+          KeepSample(pages, plan.items[row.item].pages->sampling().SlotOf(row.position),
+                     &query_[(r * spec_.kv_heads + kv_head) * attention_.group * d], arenas);
+        }
         if (!pages.sealed) {
           EnterExact(pages, row.position - pages.exact_begin, key, value, arenas);
         } else if (plan.items[row.item].tokens.size() == 1) {
@@ -168,6 +196,17 @@ void Forward::EnterCodedTogether(const StepPlan& plan, int32_t layer, const KvAr
 kernels::AdaMappedQuery& Forward::MappedOf(int64_t row, int32_t kv_head) {
   return mapped_[static_cast<size_t>(rows_[static_cast<size_t>(row)].coded_row) * static_cast<size_t>(spec_.kv_heads) +
                  static_cast<size_t>(kv_head)];
+}
+
+// The group's queries, after rotary positions. Each row has slots of its own.
+void Forward::KeepSample(const HeadPages& pages, int32_t slot, const float* queries, const KvArenas& arenas) {
+  const int32_t d = spec_.head_dim;
+  for (int32_t g = 0; g < attention_.group; ++g) {
+    const int32_t vector = slot * attention_.group + g;
+    const PageId page = pages.samples[static_cast<size_t>(vector / kSampleVectorsPerPage)];
+    uint16_t* to = reinterpret_cast<uint16_t*>(arenas.exact + page * arenas.exact_page_bytes) + vector % kSampleVectorsPerPage * d;
+    for (int32_t i = 0; i < d; ++i) to[i] = kernels::F32ToF16(queries[g * d + i]);
+  }
 }
 
 void Forward::EnterExact(const HeadPages& pages, int32_t slot, const float* key, const float* value, const KvArenas& arenas) {

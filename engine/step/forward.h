@@ -57,6 +57,11 @@ class Forward {
   using Observer = std::function<void(const AttentionInput&)>;
   void Observe(Observer observer) { observer_ = std::move(observer); }  // empty: nobody looks
 
+  // Of an item of the plan just run whose queries are sampled: the sum of the squared norms of what entered each layer, and of how many
+  // rows (the sequence's first tokens are left out: a few of them outweigh all others).   [layers]
+  std::span<const double> EnergyOf(int32_t item) const;
+  int32_t EnergyRowsOf(const StepItem& item) const;
+
   // logits [rows.size(), vocabulary]: row i belongs to row rows[i] of the plan just run. At most kLogitsRowsMax rows.
   void Logits(std::span<const int32_t> rows, float* logits);
 
@@ -72,6 +77,8 @@ class Forward {
   void Multiply(std::initializer_list<Product> products);
   void RotateAndEnter(const StepPlan& plan, int32_t layer, const KvArenas& arenas);
   void EnterCodedTogether(const StepPlan& plan, int32_t layer, const KvArenas& arenas);
+  void AddEnergy(const StepPlan& plan, int32_t layer);
+  void KeepSample(const HeadPages& pages, int32_t slot, const float* queries, const KvArenas& arenas);
   void EnterExact(const HeadPages& pages, int32_t slot, const float* key, const float* value, const KvArenas& arenas);
   void EnterCoded(const HeadPages& pages, int32_t head, int32_t slot, const float* key, const float* value, const KvArenas& arenas);
   void Attend(const StepPlan& plan, int32_t layer, const KvArenas& arenas);
@@ -104,6 +111,7 @@ class Forward {
     int32_t coded_row;  // among those that meet codes, or -1
   };
   std::vector<Row> rows_;                // [M]
+  std::vector<double> energy_;           // [items, layers]
   std::vector<float> angles_;            // [M, rotary_dim]
   std::vector<float> x_;                 // [M, width]      residual stream
   std::vector<float> normed_;            // [M, width]

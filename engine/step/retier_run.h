@@ -13,7 +13,9 @@ namespace spherical::engine {
 // Does on the CPU what retier items say (engine/kv/retier.h): seals exact tokens into coded pages, demotes T8 tokens. The items are of
 // different heads, whose pages reach CountsAfter. Counts and page lists are read, never written.
 // Bits: codes depend on keys, values and the geometry alone, not on how tokens are cut into items or shared among threads.
-void RunRetier(const ModelGeometry& geometry, const KvArenas& arenas, std::span<const RetierItem> items, ThreadPool& pool);
+// attention_scale: the softmax scale, which repricing looks at.
+void RunRetier(const ModelGeometry& geometry, float attention_scale, const KvArenas& arenas, std::span<const RetierItem> items,
+               ThreadPool& pool);
 
 }  // namespace spherical::engine
 

@@ -10,10 +10,10 @@ namespace spherical::kernels {
 
 std::span<const ExactAttentionImpl> ExactAttentionImpls() {
   static constexpr ExactAttentionImpl kImpls[] = {
-      {"reference", CpuHasAlways, reference::AttendExact, reference::AppendExact},
-      {"portable", CpuHasAlways, portable::AttendExact, portable::AppendExact},
-      {"avx2", CpuHasAvx2, avx2::AttendExact, avx2::AppendExact},
-      {"avx512", CpuHasAvx512, avx512::AttendExact, avx512::AppendExact},
+      {"reference", CpuHasAlways, reference::AttendExact, reference::AppendExact, reference::SampleExact},
+      {"portable", CpuHasAlways, portable::AttendExact, portable::AppendExact, portable::SampleExact},
+      {"avx2", CpuHasAvx2, avx2::AttendExact, avx2::AppendExact, avx2::SampleExact},
+      {"avx512", CpuHasAvx512, avx512::AttendExact, avx512::AppendExact, avx512::SampleExact},
   };
   return kImpls;
 }

@@ -25,6 +25,8 @@ struct ExactAttentionImpl {
   void (*attend)(const AttentionShape& shape, const uint8_t* arena, const ExactAttentionItem& item);
   // Writes one token's K and V (f32, rounded to nearest even) into slot 0..15 of a page.   key, value [D]
   void (*append)(int32_t head_dim, const float* key, const float* value, int32_t slot, uint8_t* page);
+  // What sampled queries pay attention to; how many of them counted. The window is not looked at.
+  int32_t (*sample)(const AttentionShape& shape, const uint8_t* arena, const ExactSample& sample);
 };
 std::span<const ExactAttentionImpl> ExactAttentionImpls();  // slowest first; the reference is [0]
 const ExactAttentionImpl& BestExactAttention();

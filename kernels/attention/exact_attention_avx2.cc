@@ -18,4 +18,8 @@ void AppendExact(int32_t head_dim, const float* key, const float* value, int32_t
   Append(head_dim, key, value, slot, page);
 }
 
+int32_t SampleExact(const AttentionShape& shape, const uint8_t* arena, const ExactSample& sample) {
+  return Sample(shape, arena, sample);
+}
+
 }  // namespace spherical::kernels::avx2

@@ -8,6 +8,7 @@
   namespace spherical::kernels::isa {                                                                               \
   void AttendExact(const AttentionShape& shape, const uint8_t* arena, const ExactAttentionItem& item);              \
   void AppendExact(int32_t head_dim, const float* key, const float* value, int32_t slot, uint8_t* page);            \
+  int32_t SampleExact(const AttentionShape& shape, const uint8_t* arena, const ExactSample& sample);                \
   }
 
 SPH_DECLARE_EXACT_ATTENTION(reference)

@@ -37,6 +37,18 @@ struct ExactAttentionItem {
   AttentionState state;       // written fully
 };
 
+// What sampled queries pay attention to, each for itself, in a run of exact keys: p = softmax over all of its tokens, no mask. For token t,
+// mean[t] and square[t] grow by the sums of p and p^2 over the queries. A query whose logits are not all finite is left out.
+struct ExactSample {
+  const float* query;       // [queries, D]: after rotary, not scaled
+  int32_t queries = 0;
+  const PageId* pages;      // [CeilDiv(tokens, 16)], in position order; later slots of the last page are not looked at
+  int32_t tokens = 0;
+  float* logits;            // scratch [kSampleQueriesMax, RoundUp(tokens, 16)]
+  float *mean, *square;     // [RoundUp(tokens, 16)], added to; beyond `tokens` they may hold anything afterwards
+};
+inline constexpr int32_t kSampleQueriesMax = 12;
+
 }  // namespace spherical::kernels
 
 #endif  // SPHERICAL_KERNELS_ATTENTION_EXACT_ATTENTION_ITEM_H_

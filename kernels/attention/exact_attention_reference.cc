@@ -66,4 +66,25 @@ void AppendExact(int32_t head_dim, const float* key, const float* value, int32_t
   }
 }
 
+int32_t SampleExact(const AttentionShape& shape, const uint8_t* arena, const ExactSample& sample) {
+  const ExactAttentionItem item = {.query = sample.query, .pages = sample.pages, .tokens = sample.tokens, .state = {}};
+  int32_t counted = 0;
+  for (int32_t q = 0; q < sample.queries; ++q) {
+    const auto logit = [&](int32_t t) {
+      return Logit(shape, sample.query + q * shape.head_dim, PageOf(shape, arena, item, t), t % kExactTokensPerPage);
+    };
+    double max = -std::numeric_limits<double>::infinity(), total = 0;
+    for (int32_t t = 0; t < sample.tokens; ++t) max = std::fmax(max, logit(t));
+    for (int32_t t = 0; t < sample.tokens; ++t) total += std::exp(logit(t) - max);
+    if (!std::isfinite(total)) continue;
+    ++counted;
+    for (int32_t t = 0; t < sample.tokens; ++t) {
+      const double p = std::exp(logit(t) - max) / total;
+      sample.mean[t] += static_cast<float>(p);
+      sample.square[t] += static_cast<float>(p * p);
+    }
+  }
+  return counted;
+}
+
 }  // namespace spherical::kernels::reference

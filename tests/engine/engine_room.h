@@ -98,7 +98,7 @@ struct EngineRoom {
   static EngineOptions Complete(EngineOptions options, int64_t tiles) {
     options.kv = MakeKvShape(2, 2, 64, options.kv.mode);
     if (options.kv.mode.coded && options.workspace_tokens == TokenCount(0)) {
-      options.workspace_tokens = PrefillWorkspace::ForContext(kLists, 64, 4096);
+      options.workspace_tokens = PrefillWorkspace::ForContext(WorkspaceShape(options.kv), 4096);
     }
     options.pool_pages = PageCount(tiles * kLists);
     options.context_max = 4096;
@@ -134,6 +134,7 @@ struct OptionChanges {
   absl::Duration stall_timeout = absl::Seconds(30);
   KvMode mode = {};
   TokenCount workspace_tokens = {};  // 0: enough for the context
+  std::vector<Quota> quotas = {};
 
   operator EngineOptions() const {  // NOLINT: reads as options where options are wanted
     EngineOptions options;
@@ -143,6 +144,7 @@ struct OptionChanges {
     options.stall_timeout = stall_timeout;
     options.kv.mode = mode;
     options.workspace_tokens = workspace_tokens;
+    options.quotas = quotas;
     return options;
   }
 };

@@ -106,7 +106,7 @@ class CodedRunner {
       }
       items.push_back(item);
     }
-    RunRetier(geometry_, arenas(), items, pool_);
+    RunRetier(geometry_, /*attention_scale=*/1, arenas(), items, pool_);
     for (const RetierItem& done : items) {
       HeadPages& head = pages.head(done.head);
       const int32_t sealed = done.kind == RetierItem::Kind::kSeal ? TokensOf(done) : 0;

@@ -159,7 +159,7 @@ TEST_CASE("a broken promise to the pool stops the process and says where") {
   const auto right = [&] { pool.Cancel(std::move(room)); };
   CHECK_THAT(LastWords(never_acquired), Catch::Contains("broken invariant"));
   CHECK_THAT(LastWords(no_page), Catch::Contains("broken invariant"));
-  CHECK_THAT(LastWords(more_than_promised), Catch::Contains("promised_"));
+  CHECK_THAT(LastWords(more_than_promised), Catch::Contains("spare"));
   CHECK_THAT(LastWords(still_holding), Catch::Contains("held_"));
   CHECK_THAT(LastWords(never_given_back), Catch::Contains("kv_pool.cc"));
   CHECK(LastWords(right).empty());

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <optional>
-#include <random>
 #include <set>
 #include <utility>
 #include <vector>
@@ -25,54 +24,6 @@ TEST_CASE("a reservation counts whole pages for every layer and kv head") {
   CHECK(ReservedPages(kShape, TokenCount(17)) == PageCount(12));
   const KvShape big{.layers = 128, .kv_heads = 64, .head_dim = 64, .page_bytes = ByteCount(1)};
   CHECK(ReservedPages(big, TokenCount(1 << 20)) == PageCount(1LL << 29));
-}
-
-TEST_CASE("the ledger keeps tenants apart and within their limits") {
-  for (uint64_t seed = 0; seed < 100; ++seed) {
-    INFO("seed " << seed);
-    std::mt19937_64 random(seed);
-    TenantLedger ledger(PageCount(50), ByteCount(100));
-    ledger.Add({.tenant = "small", .guarantee = {}, .limit = ByteCount(799)});  // 7 pages
-    ledger.Add({.tenant = "none", .guarantee = {}, .limit = {}});
-    struct Naive {
-      int64_t limit, reserved = 0, held = 0, admitted = 0, refused = 0;
-    };
-    std::vector<Naive> naive = {{.limit = 50}, {.limit = 7}, {.limit = 0}};
-    for (int32_t i = 0; i < 400; ++i) {
-      const TenantId tenant = static_cast<TenantId>(random() % 3);
-      const int64_t pages = static_cast<int64_t>(random() % 9);
-      Naive& twin = naive[tenant];
-      REQUIRE(ledger.CanReserve(tenant, PageCount(pages)) == (twin.reserved + pages <= twin.limit));
-      switch (random() % 5) {
-        case 0:
-          if (twin.reserved + pages > twin.limit) {
-            ledger.CountRefusal(tenant);
-            ++twin.refused;
-          } else {
-            ledger.Reserve(tenant, PageCount(pages));
-            twin.reserved += pages;
-            ++twin.admitted;
-          }
-          break;
-        case 1:
-          if (twin.held + pages <= twin.reserved) ledger.Acquire(tenant, PageCount(pages)), twin.held += pages;
-          break;
-        case 2:
-          if (pages <= twin.held) ledger.Release(tenant, PageCount(pages)), twin.held -= pages;
-          break;
-        case 3:
-          if (twin.held <= twin.reserved - pages) ledger.Return(tenant, PageCount(pages)), twin.reserved -= pages;
-          break;
-      }
-      for (TenantId t = 0; t < 3; ++t) {
-        const TenantAccount& account = ledger.account(t);
-        REQUIRE(account.reserved == PageCount(naive[t].reserved));
-        REQUIRE(account.held == PageCount(naive[t].held));
-        REQUIRE(account.admitted == naive[t].admitted);
-        REQUIRE(account.refused == naive[t].refused);
-      }
-    }
-  }
 }
 
 TEST_CASE("a broken promise to the ledger stops the process") {

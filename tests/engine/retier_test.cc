@@ -105,10 +105,10 @@ TEST_CASE("a reservation covers what a sequence holds at its worst") {
 TEST_CASE("every prompt is granted a window when the workspace is empty, and lanes do not mix") {
   for (const int32_t heads : {1, 4, 90, 256}) {
     for (const int64_t tokens : {int64_t{700}, int64_t{1000}, int64_t{12'000}}) {
-      const TokenCount least = PrefillWorkspace::Least(heads, 64, 1 << 20, 512);
+      const TokenCount least = PrefillWorkspace::Least({.heads = heads, .head_dim = 64}, 1 << 20, 512);
       if (TokenCount(tokens) < least) continue;
       for (const int32_t prompt : {1, 15, 16, 100, 511, 512, 513, 5000, 1 << 20}) {
-        PrefillWorkspace workspace(heads, 64, TokenCount(tokens));
+        PrefillWorkspace workspace({.heads = heads, .head_dim = 64}, TokenCount(tokens));
         std::optional<WorkspaceRoom> room = workspace.Grant(prompt);
         REQUIRE(room);
         CHECK((room->window >= std::min(prompt, 512)));
@@ -121,7 +121,7 @@ TEST_CASE("every prompt is granted a window when the workspace is empty, and lan
       }
     }
   }
-  PrefillWorkspace workspace(4, 64, TokenCount(2000));
+  PrefillWorkspace workspace({.heads = 4, .head_dim = 64}, TokenCount(2000));
   std::optional<WorkspaceRoom> large = workspace.Grant(1 << 20);
   CHECK(large);
   CHECK_FALSE(workspace.Grant(1000));
@@ -129,7 +129,7 @@ TEST_CASE("every prompt is granted a window when the workspace is empty, and lan
   CHECK(small);
   workspace.TakeBack(*std::move(large));
   workspace.TakeBack(*std::move(small));
-  CHECK(PrefillWorkspace(90, 64, TokenCount(0)).pages().pages() == PageCount(0));
+  CHECK(PrefillWorkspace({.heads = 90, .head_dim = 64}, TokenCount(0)).pages().pages() == PageCount(0));
 }
 
 }  // namespace

@@ -99,6 +99,10 @@ std::vector<TokenId> FakeStepper::WriteAndReadBack(const StepItem& item) {
   return history;
 }
 
+absl::StatusOr<MeasureOutput> FakeStepper::Measure(std::span<const MeasureItem> items) {
+  return MeasureOutput{.curves = std::vector<RateCurve>(items.size()), .elapsed = absl::ZeroDuration()};
+}
+
 absl::StatusOr<absl::Duration> FakeStepper::Retier(std::span<const RetierItem> items) {
   if (!next.ok()) return std::exchange(next, absl::OkStatus());
   int64_t tokens = 0;

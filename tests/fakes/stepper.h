@@ -23,6 +23,7 @@ class FakeStepper : public Stepper {
   FakeStepper(const KvShape& shape, PageCount pages, FakeClock* clock = nullptr);
 
   absl::StatusOr<StepOutput> Run(const StepPlan& plan) override;
+  absl::StatusOr<MeasureOutput> Measure(std::span<const MeasureItem> items) override;
   absl::StatusOr<absl::Duration> Retier(std::span<const RetierItem> items) override;
 
   // The token that follows `history`: a letter, a function of all of it and of the seed.
@@ -66,6 +67,9 @@ class FakeStepper : public Stepper {
 class NullStepper : public Stepper {
  public:
   absl::StatusOr<StepOutput> Run(const StepPlan& plan) override;
+  absl::StatusOr<MeasureOutput> Measure(std::span<const MeasureItem> items) override {
+    return MeasureOutput{.curves = std::vector<RateCurve>(items.size()), .elapsed = absl::ZeroDuration()};
+  }
   absl::StatusOr<absl::Duration> Retier(std::span<const RetierItem>) override { return absl::ZeroDuration(); }
 };
 
@@ -75,6 +79,7 @@ class HeldStepper : public Stepper {
   explicit HeldStepper(Stepper& inner) : inner_(inner) {}
 
   absl::StatusOr<StepOutput> Run(const StepPlan& plan) override;
+  absl::StatusOr<MeasureOutput> Measure(std::span<const MeasureItem> items) override { return inner_.Measure(items); }
   absl::StatusOr<absl::Duration> Retier(std::span<const RetierItem> items) override { return inner_.Retier(items); }
 
   void WaitUntilHeld();               // a step is in flight

@@ -5,6 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include "engine/budget/pricing.h"
+#include "engine/kv/head_notes.h"
 #include "engine/kv/retier.h"
 #include "engine/step/retier_run.h"
 #include "kernels/base/check.h"
@@ -66,7 +68,15 @@ KvStore::~KvStore() {
   }
 }
 
-KvStore::Handle KvStore::Begin() { return MakeKv(); }
+KvStore::Handle KvStore::Begin(engine::QuerySampling sampling, int32_t group) {
+  Handle result(std::make_unique<Kv>(shape_, sampling).release(), GiveBack{this});
+  result->energy.resize(static_cast<size_t>(shape_.layers));
+  const int32_t pages = sampling.stride == 0 ? 0 : engine::SamplePages(engine::kSampledPositions, group);
+  for (int32_t i = 0; i < result->pages.heads(); ++i) {
+    for (int32_t page = 0; page < pages; ++page) result->pages.head(i).samples.push_back(exact_.pool->Acquire(exact_.room));
+  }
+  return result;
+}
 
 KvStore::Handle KvStore::Share(const Kv& kv) {
   SPH_CHECK(kv.geometry == nullptr);
@@ -115,10 +125,59 @@ KvStore::Handle KvStore::Seal(const Kv& kv, const engine::ModelGeometry& geometr
                      .end = kv.tokens,
                      .newest = kv.tokens - engine::kNewestTokens,
                      .last = true});
-    const engine::TierCounts counts = engine::CountsAfter(items.back());
-    for (size_t t = 0; t < counts.size(); ++t) LendTier(head, static_cast<Tier>(t), counts[t]);
   }
-  engine::RunRetier(geometry, arenas(), items, threads_);
+  return SealAs(kv, geometry, items, std::move(result));
+}
+
+KvStore::Handle KvStore::SealPriced(const Kv& kv, const engine::MeasureContext& context, double rate) {
+  SPH_CHECK(kv.geometry == nullptr && kv.energy_rows > 0);
+  Handle result = MakeKv();
+  std::vector<engine::MeasureItem> questions;
+  const int32_t notes = engine::NotePages(kv.tokens, shape_.head_dim);
+  for (int32_t i = 0; i < kv.pages.heads(); ++i) {
+    HeadPages& head = result->pages.head(i);
+    head.exact = kv.pages.head(i).exact;  // borrowed until the codes are made, as are the samples
+    head.samples = kv.pages.head(i).samples;
+    for (int32_t page = 0; page < notes; ++page) head.notes.push_back(exact_.pool->Acquire(exact_.room));
+    questions.push_back({.pages = &head,
+                         .head = i,
+                         .end = kv.tokens,
+                         .newest = kv.tokens - engine::kNewestTokens,
+                         .samples = kv.pages.sampling().CountAfter(kv.tokens),
+                         .residual = static_cast<float>(kv.energy[static_cast<size_t>(i / shape_.kv_heads)] /
+                                                        static_cast<double>(kv.energy_rows))});
+  }
+  const std::vector<engine::RateCurve> curves = engine::RunMeasure(context, arenas(), questions, threads_);
+  const int64_t all = static_cast<int64_t>(rate / 8 * 2 * shape_.head_dim * kv.tokens) * kv.pages.heads();
+  const int64_t whole = int64_t{engine::kSinkTokens + engine::kNewestTokens} * kernels::TokenBytes(Tier::kT8, shape_.head_dim);
+  const std::vector<int32_t> prices = engine::PricesFor(curves, shape_.head_dim, /*keeps_all=*/false, all - whole * kv.pages.heads());
+  std::vector<engine::RetierItem> items;
+  for (int32_t i = 0; i < kv.pages.heads(); ++i) {
+    items.push_back({.pages = &result->pages.head(i),
+                     .head = i,
+                     .end = kv.tokens,
+                     .newest = kv.tokens - engine::kNewestTokens,
+                     .last = true,
+                     .priced = true,
+                     .price = prices[static_cast<size_t>(i)],
+                     .rungs = curves[static_cast<size_t>(i)].CountsAt(prices[static_cast<size_t>(i)])});
+  }
+  result = SealAs(kv, context.geometry, items, std::move(result));
+  for (int32_t i = 0; i < kv.pages.heads(); ++i) {
+    HeadPages& head = result->pages.head(i);
+    for (const PageId page : head.notes) exact_.pool->Release(page, exact_.room);
+    head.notes.clear();
+    head.samples.clear();
+  }
+  return result;
+}
+
+KvStore::Handle KvStore::SealAs(const Kv& kv, const engine::ModelGeometry& geometry, std::span<engine::RetierItem> items, Handle result) {
+  for (const engine::RetierItem& item : items) {
+    const engine::TierCounts counts = engine::CountsAfter(item);
+    for (size_t t = 0; t < counts.size(); ++t) LendTier(result->pages.head(item.head), static_cast<Tier>(t), counts[t]);
+  }
+  engine::RunRetier(geometry, /*attention_scale=*/1, arenas(), items, threads_);
   for (const engine::RetierItem& item : items) {
     HeadPages& head = result->pages.head(item.head);
     engine::RecordRetier(item, head);
@@ -174,6 +233,7 @@ void KvStore::End(Kv* kv) {
   const std::unique_ptr<Kv> owned(kv);
   for (int32_t i = 0; i < kv->pages.heads(); ++i) {
     HeadPages& head = kv->pages.head(i);
+    for (const PageId page : head.samples) exact_.pool->Release(page, exact_.room);
     for (size_t page = static_cast<size_t>(kv->borrowed); page < head.exact.size(); ++page) {
       exact_.pool->Release(head.exact[page], exact_.room);
     }

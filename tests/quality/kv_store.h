@@ -12,6 +12,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
@@ -19,8 +20,10 @@
 #include "engine/host_memory.h"
 #include "engine/kv/kv_pool.h"
 #include "engine/kv/page_table.h"
+#include "engine/kv/retier.h"
 #include "engine/model/model_geometry.h"
 #include "engine/step/kv_arenas.h"
+#include "engine/step/measure_run.h"
 #include "engine/step/thread_pool.h"
 #include "kernels/base/units.h"
 #include "kernels/spherical/page_layout.h"
@@ -29,9 +32,11 @@ namespace spherical::quality {
 
 // One sequence's KV.
 struct Kv {
-  explicit Kv(const engine::KvShape& shape) : pages(shape.layers, shape.kv_heads) {}
+  explicit Kv(const engine::KvShape& shape, engine::QuerySampling sampling = {}) : pages(shape.layers, shape.kv_heads, sampling) {}
   engine::PageTable pages;
   int32_t tokens = 0;             // entered
+  std::vector<double> energy;     // [layers] of sampled sequences: Forward::EnergyOf, summed
+  int64_t energy_rows = 0;
   int32_t borrowed = 0;           // f16 pages at the front of every head that belong to another sequence
   const engine::ModelGeometry* geometry = nullptr;  // of coded pages; null: all is f16
 };
@@ -57,11 +62,14 @@ class KvStore {
   KvStore& operator=(const KvStore&) = delete;
   ~KvStore();
 
-  Handle Begin();
+  // sampling: for SealPriced.   group: query heads per kv head
+  Handle Begin(engine::QuerySampling sampling = {}, int32_t group = 0);
   Handle Share(const Kv& kv);  // kv is f16, outlives the result and is not written meanwhile
   Handle Copy(const Kv& kv);   // kv is f16
   // Codes what was entered: the first tokens and the newest (engine/kv/retier.h) to T8, the others to `tier`. The geometry outlives it.
   Handle Seal(const Kv& kv, const engine::ModelGeometry& geometry, kernels::Tier tier);
+  // Codes it as the controller would that may spend `rate` bits per element. kv was begun with sampling.
+  Handle SealPriced(const Kv& kv, const engine::MeasureContext& context, double rate);
 
   // Pages for `tokens` more tokens; what was entered into them; what was entered from `tokens` on, forgotten.
   void Lend(Kv& kv, int32_t tokens);
@@ -83,6 +91,7 @@ class KvStore {
   };
   static absl::Status Allocate(PageCount pages, ByteCount page_bytes, Arena& arena);
   void End(Kv* kv);
+  Handle SealAs(const Kv& kv, const engine::ModelGeometry& geometry, std::span<engine::RetierItem> items, Handle result);
   Handle MakeKv() { return Handle(std::make_unique<Kv>(shape_).release(), GiveBack{this}); }
   uint8_t* ExactPage(PageId page) { return exact_.memory.data() + page * shape_.page_bytes.value(); }
   int64_t TokensPerPage(kernels::Tier tier) const { return kernels::TokensPerPage(tier, shape_.head_dim); }

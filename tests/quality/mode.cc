@@ -2,8 +2,12 @@
 
 #include <fmt/format.h>
 
+#include <optional>
 #include <utility>
 #include <vector>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_split.h"
 
 namespace spherical::quality {
 namespace {
@@ -27,9 +31,25 @@ std::vector<std::pair<std::string, Mode>> AllModes() {
   return modes;
 }
 
+// "rdr:2.5", "rdr:2.5:alone"; nothing for any other name.
+std::optional<Mode> ParsePriced(std::string_view name) {
+  Mode mode = {.kind = Kind::kPriced, .estimator = &engine::BestUtilityEstimator()};
+  const std::vector<std::string> parts = absl::StrSplit(std::string(name), ':');
+  if (parts.size() < 2 || parts.size() > 3 || parts[0] != "rdr") return std::nullopt;
+  if (!absl::SimpleAtod(parts[1], &mode.rate) || !(mode.rate > 0 && mode.rate <= 16)) return std::nullopt;
+  if (parts.size() == 2) return mode;
+  for (const engine::UtilityEstimator& estimator : engine::UtilityEstimators()) {
+    if (estimator.name != parts[2]) continue;
+    mode.estimator = &estimator;
+    return mode;
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
 absl::StatusOr<Mode> ParseMode(std::string_view name, int32_t head_dim) {
+  if (const std::optional<Mode> priced = ParsePriced(name)) return *priced;
   for (const auto& [known, mode] : AllModes()) {
     if (known != name) continue;
     if (mode.kind == Kind::kBlocks && head_dim % kBlockElements != 0) {
@@ -43,7 +63,9 @@ absl::StatusOr<Mode> ParseMode(std::string_view name, int32_t head_dim) {
 
 std::string KnownModes() {
   std::string names;
-  for (const auto& [name, mode] : AllModes()) names += (names.empty() ? "" : " ") + name;
+  for (const auto& [name, mode] : AllModes()) names += name + " ";
+  names += "rdr:RATE";
+  for (const engine::UtilityEstimator& estimator : engine::UtilityEstimators()) names += fmt::format(" rdr:RATE:{}", estimator.name);
   return names;
 }
 

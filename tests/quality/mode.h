@@ -3,6 +3,7 @@
 //   exact               f16, as prefill left it: every other mode is compared with it
 //   exact:nudged        f16 with the last bit of every number turned: what a change of no importance costs
 //   uniform:T4          sealed to one tier, with the run's geometry. T8 T4 T3 T2 T1
+//   rdr:2.5             sealed by the rate-distortion controller to so many bits per element; rdr:2.5:NAME with that utility estimator
 //   sphere:T4           the same with the plain geometry: rotation only, the same width for all coordinates
 //   q4_0                llama.cpp's blocks of 32. q8_0 q4_0
 //   q4_0:rotated        the same after a fixed rotation of keys and values
@@ -16,18 +17,21 @@
 #include <string_view>
 
 #include "absl/status/statusor.h"
+#include "engine/step/utility_estimate.h"
 #include "kernels/spherical/page_layout.h"
 #include "tests/quality/block_format.h"
 
 namespace spherical::quality {
 
 struct Mode {
-  enum class Kind : uint8_t { kExact, kNudged, kBlocks, kCoded };
+  enum class Kind : uint8_t { kExact, kNudged, kBlocks, kCoded, kPriced };
   Kind kind = Kind::kExact;
   BlockFormat format = BlockFormat::kQ8_0;   // kBlocks
   bool rotated = false;                      // kBlocks
   kernels::Tier tier = kernels::Tier::kT8;   // kCoded
   bool plain = false;                        // kCoded: the plain geometry, not the run's
+  double rate = 0;                           // kPriced: bits per element, T8 tokens included
+  const engine::UtilityEstimator* estimator = nullptr;  // kPriced
 };
 
 // InvalidArgument, naming the known modes, for a name that is none; Unimplemented for one that this head dim does not allow.

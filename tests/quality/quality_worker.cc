@@ -7,7 +7,7 @@
 //                                                  command); "self", the model's own text; "text", with "texts": [FILE...] and "tokens": of
 //                                                  each; "file", with "file": one that sphericalctl calibrate made
 //   {"do": "tokenize", "file": F} or {"text": T}   what later commands take tokens from                      {"tokens": N}
-//   {"do": "begin"}                                a new prefix; the one before is forgotten
+//   {"do": "begin", "tokens": 6144}                       a new prefix; the one before is forgotten
 //   {"do": "prefill", "first": I, "tokens": N}     appends tokens [I, I + N) of the text to the prefix, exactly
 //   {"do": "exact", "first": I, "tokens": N}       the distributions after each of these, which modes are compared with  {"nll": ...}
 //   {"do": "mode", "name": NAME}                   keeps the prefix so and goes through the same tokens
@@ -138,10 +138,10 @@ class Worker {
     return {{"tokens", tokens_.size()}};
   }
 
-  json Begin(const json&) {
+  json Begin(const json& command) {
     prefix_.reset();
     reference_ = {};
-    prefix_ = model_->kv().Begin();
+    prefix_ = model_->Begin(command.at("tokens").get<int32_t>());
     return json::object();
   }
 

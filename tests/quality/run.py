@@ -231,7 +231,7 @@ def total_cost(args, haystacks):
 
 
 def prefill(worker, first, tokens, what, progress):
-    worker.ask("begin")
+    worker.ask("begin", tokens=tokens)
     for at in range(0, tokens, PREFILL_STEP):
         step = min(PREFILL_STEP, tokens - at)
         with progress.step(f"{what}: prefill", step):

@@ -39,6 +39,7 @@ absl::StatusOr<std::unique_ptr<ScoringModel>> ScoringModel::Load(const std::stri
   if (!kv.ok()) return kv.status();
   model->kv_ = *std::move(kv);
   model->activations_ = options.activations;
+  model->value_weights_ = engine::ValueWeights(spec, model->parts_.weights, model->threads_);
   model->plain_ = model->MakeWay(
       engine::ModelGeometry::Plain({.layers = spec.layers, .kv_heads = spec.kv_heads, .head_dim = spec.head_dim}));
   return model;
@@ -48,12 +49,21 @@ std::unique_ptr<ScoringModel::Way> ScoringModel::MakeWay(engine::ModelGeometry g
   return std::make_unique<Way>(std::move(geometry), parts_, threads_, activations_);
 }
 
+KvStore::Handle ScoringModel::Begin(int32_t prompt_tokens) {
+  return kv_->Begin(engine::QuerySampling::For(prompt_tokens), parts_.spec.heads / parts_.spec.kv_heads);
+}
+
 void ScoringModel::UseGeometry(engine::ModelGeometry geometry) { calibrated_ = MakeWay(std::move(geometry)); }
 
 KvStore::Handle ScoringModel::Keep(const Kv& exact, const Mode& mode) {
   if (mode.kind == Mode::Kind::kExact) return kv_->Share(exact);
   if (mode.kind == Mode::Kind::kCoded) {
     return kv_->Seal(exact, mode.plain || calibrated_ == nullptr ? plain_->geometry : calibrated_->geometry, mode.tier);
+  }
+  if (mode.kind == Mode::Kind::kPriced) {
+    const engine::ModelGeometry& geometry = calibrated_ == nullptr ? plain_->geometry : calibrated_->geometry;
+    return kv_->SealPriced(exact, {.geometry = geometry, .spec = parts_.spec, .value_weights = value_weights_, .estimator = *mode.estimator},
+                           mode.rate);
   }
   KvStore::Handle copy = kv_->Copy(exact);
   const int32_t newest = exact.tokens - engine::kNewestTokens;
@@ -108,7 +118,13 @@ void ScoringModel::Run(Kv& kv, std::span<const engine::TokenId> tokens) {
   item.position = kv.tokens;
   item.pages = &kv.pages;
   plan.rows = rows;
-  WayOf(kv).forward.RunLayers(plan, kv_->arenas());
+  engine::Forward& forward = WayOf(kv).forward;
+  forward.RunLayers(plan, kv_->arenas());
+  if (const int32_t counted = forward.EnergyRowsOf(item); counted > 0) {
+    const std::span<const double> energy = forward.EnergyOf(0);
+    for (size_t layer = 0; layer < energy.size(); ++layer) kv.energy[layer] += energy[layer];
+    kv.energy_rows += counted;
+  }
   kv_->Record(kv, rows);
 }
 

@@ -1,7 +1,7 @@
 // A model with its forward pass and its keys and values in the open: what quality is measured with. One sequence at a time.
 //
 //   auto model = ScoringModel::Load(path, {.tokens_max = TokenCount(7168)});
-//   KvStore::Handle prefix = (*model)->kv().Begin();
+//   KvStore::Handle prefix = (*model)->Begin(size of the prompt);
 //   (*model)->Enter(*prefix, prompt);
 //   KvStore::Handle kept = (*model)->Keep(*prefix, mode);             // the prompt as one mode keeps it
 //   (*model)->Score(*kept, continuation, [&](int32_t first, std::span<const float> logits) { ... });
@@ -12,6 +12,7 @@
 #include <span>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
@@ -43,6 +44,8 @@ class ScoringModel {
   const engine::TransformerSpec& spec() const { return parts_.spec; }
   engine::ThreadPool& threads() { return threads_; }
   KvStore& kv() { return *kv_; }
+  // A sequence whose prompt will have so many tokens: all modes can keep it.
+  KvStore::Handle Begin(int32_t prompt_tokens);
   engine::CalibratedModel for_calibration() {
     return {.spec = parts_.spec, .weights = parts_.weights, .tokenizer = *parts_.tokenizer, .pool = threads_};
   }
@@ -74,6 +77,7 @@ class ScoringModel {
   engine::ThreadPool threads_;
   ModelParts parts_;
   kernels::ActivationType activations_ = kernels::ActivationType::kF32;
+  std::vector<float> value_weights_;
   std::unique_ptr<KvStore> kv_;
   std::unique_ptr<Way> plain_;
   std::unique_ptr<Way> calibrated_;  // null: the plain one

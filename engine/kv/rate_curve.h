@@ -1,0 +1,42 @@
+#ifndef SPHERICAL_ENGINE_KV_RATE_CURVE_H_
+#define SPHERICAL_ENGINE_KV_RATE_CURVE_H_
+
+#include <array>
+#include <cstdint>
+
+#include "kernels/spherical/ladder.h"
+
+namespace spherical::engine {
+
+using RungCounts = std::array<int32_t, kernels::kRungs>;  // tokens on each rung: T8 T4 T3 T2, and dropped
+
+// How many tokens of one (layer, kv head) of one sequence stand on which rung at which price: all that the controller knows of them.
+// Protected tokens (sinks, the newest) are not in it.
+struct RateCurve {
+  std::array<std::array<int32_t, kernels::kPriceSteps>, kernels::kLadderTiers> below = {};  // [rung][price step]: lower than that rung
+  int32_t tokens = 0;
+
+  void Add(const kernels::LadderSteps& token) {  // Finish once all are in
+    ++tokens;
+    for (int32_t r = 0; r < kernels::kLadderTiers; ++r) ++below[static_cast<size_t>(r)][token.leaves[r]];
+  }
+  void Finish() {
+    for (auto& rung : below) {
+      for (size_t step = 1; step < rung.size(); ++step) rung[step] += rung[step - 1];
+    }
+  }
+  RungCounts CountsAt(int32_t step) const {
+    RungCounts counts = {};
+    int32_t above = tokens;
+    for (size_t r = 0; r < below.size(); ++r) {
+      counts[r] = above - below[r][static_cast<size_t>(step)];
+      above = below[r][static_cast<size_t>(step)];
+    }
+    counts.back() = above;
+    return counts;
+  }
+};
+
+}  // namespace spherical::engine
+
+#endif  // SPHERICAL_ENGINE_KV_RATE_CURVE_H_

@@ -1,0 +1,195 @@
+#include "engine/step/measure_run.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "engine/kv/head_notes.h"
+#include "engine/kv/retier.h"
+#include "engine/step/coded_ladder.h"
+#include "kernels/attention/exact_attention.h"
+#include "kernels/base/check.h"
+#include "kernels/base/float16.h"
+#include "kernels/spherical/codec.h"
+#include "kernels/spherical/ladder.h"
+#include "kernels/spherical/page_layout.h"
+
+namespace spherical::engine {
+namespace {
+
+using kernels::kLadderTiers;
+using kernels::kRungs;
+using kernels::Tier;
+
+constexpr int32_t kTile = kernels::kExactTokensPerPage;
+
+float SquaredDistance(const float* a, const float* b, int32_t n) {
+  float sum = 0;
+  for (int32_t i = 0; i < n; ++i) sum += (a[i] - b[i]) * (a[i] - b[i]);
+  return sum;
+}
+
+// Measures one head's exact tokens.
+class ExactMeasure {
+ public:
+  ExactMeasure(const MeasureContext& context, const KvArenas& arenas, const MeasureItem& item)
+      : context_(context),
+        arenas_(arenas),
+        item_(item),
+        geometry_(context.geometry.key(item.head)),
+        d_(geometry_.head_dim),
+        tokens_(item.end - item.pages->exact_begin),
+        codec_(kernels::BestCodec()) {}
+
+  void Run(RateCurve& curve) {
+    Attend();
+    MeanOutput();
+    utility_.resize(static_cast<size_t>(tokens_));
+    context_.estimator.estimate({.mean = std::span(mean_).first(utility_.size()), .square = std::span(square_).first(utility_.size())},
+                                utility_);
+    for (int32_t first = 0; first < tokens_; first += kTile) MeasureTile(first, std::min(kTile, tokens_ - first), curve);
+    curve.Finish();
+  }
+
+ private:
+  // Means over the sampled queries of p and p^2.
+  void Attend() {
+    const int32_t group = context_.spec.heads / context_.spec.kv_heads;
+    const int32_t queries = item_.samples * group;
+    const size_t padded = static_cast<size_t>(CeilDiv(tokens_, kTile)) * kTile;
+    mean_.assign(padded, 0);
+    square_.assign(padded, 0);
+    std::vector<float> query(static_cast<size_t>(queries) * static_cast<size_t>(d_));
+    for (int32_t q = 0; q < queries; ++q) {
+      const PageId page = item_.pages->samples[static_cast<size_t>(q / kSampleVectorsPerPage)];
+      const uint8_t* from = arenas_.exact + page * arenas_.exact_page_bytes + int64_t{q % kSampleVectorsPerPage} * d_ * 2;
+      for (int32_t i = 0; i < d_; ++i) {
+        uint16_t half;
+        std::memcpy(&half, from + 2 * i, sizeof(half));
+        query[static_cast<size_t>(q) * static_cast<size_t>(d_) + static_cast<size_t>(i)] = kernels::F16ToF32(half);
+      }
+    }
+    std::vector<float> logits(kernels::kSampleQueriesMax * padded);
+    const kernels::AttentionShape shape = {.head_dim = d_, .group = group, .scale = context_.spec.attention_scale,
+                                           .page_bytes = arenas_.exact_page_bytes};
+    const int32_t counted = kernels::BestExactAttention().sample(
+        shape, arenas_.exact,
+        {.query = query.data(), .queries = queries, .pages = item_.pages->exact.data(), .tokens = tokens_, .logits = logits.data(),
+         .mean = mean_.data(), .square = square_.data()});
+    // Nobody to ask: all tokens are worth the same.
+    const float each = counted == 0 ? 1 / static_cast<float>(tokens_) : 0, by = counted == 0 ? 0 : 1 / static_cast<float>(counted);
+    for (float& p : mean_) p = p * by + each;
+    for (float& p2 : square_) p2 = p2 * by + each * each;
+  }
+
+  void Read(int32_t first, int32_t rows) {
+    const PageId page = item_.pages->exact[static_cast<size_t>(first / kTile)];
+    codec_.read_exact(d_, arenas_.exact + page * arenas_.exact_page_bytes, 0, rows, keys_, values_);
+    codec_.rotate_values(d_, values_, d_, rows, values_);
+  }
+
+  void MeanOutput() {
+    std::fill_n(output_, d_, 0.0f);
+    for (int32_t first = 0; first < tokens_; first += kTile) {
+      const int32_t rows = std::min(kTile, tokens_ - first);
+      Read(first, rows);
+      for (int32_t r = 0; r < rows; ++r) {
+        const float p = mean_[static_cast<size_t>(first + r)];
+        for (int32_t i = 0; i < d_; ++i) output_[i] += p * values_[r * d_ + i];
+      }
+    }
+  }
+
+  void MeasureTile(int32_t first, int32_t rows, RateCurve& curve) {
+    Read(first, rows);
+    codec_.map_keys(geometry_, keys_, d_, rows, z_);
+    kernels::CodingError errors[kLadderTiers][kTile];
+    for (int32_t r = 0; r < kLadderTiers; ++r) {
+      codec_.encode(geometry_, static_cast<Tier>(r), z_, values_, rows, 0, page_, errors[r]);
+    }
+    const float unit = context_.value_weights[static_cast<size_t>(item_.head)] / item_.residual;
+    const float scale2 = context_.spec.attention_scale * context_.spec.attention_scale;
+    for (int32_t t = 0; t < rows; ++t) {
+      const int32_t at = first + t, position = item_.pages->exact_begin + at;
+      const float w = utility_[static_cast<size_t>(at)] * unit;
+      const float away = SquaredDistance(values_ + t * d_, output_, d_);
+      float distortion[kRungs];
+      for (int32_t r = 0; r < kLadderTiers; ++r) distortion[r] = w * (std::min(1.0f, scale2 * errors[r][t].key) * away + errors[r][t].value);
+      distortion[kLadderTiers] = w * away;
+      const kernels::LadderSteps steps = kernels::LadderOf(distortion, bytes_.bytes.data());
+      const PageId notes = item_.pages->notes[static_cast<size_t>(at / NotesPerPage(d_))];
+      NotesPage(arenas_.exact + notes * arenas_.exact_page_bytes, d_)
+          .Write(at % NotesPerPage(d_), steps, kernels::UtilityByteOf(distortion[kLadderTiers]));
+      if (position >= kSinkTokens && position < item_.newest) curve.Add(steps);
+    }
+  }
+
+  const MeasureContext& context_;
+  const KvArenas& arenas_;
+  const MeasureItem& item_;
+  const kernels::KeyGeometry& geometry_;
+  const int32_t d_, tokens_;
+  const kernels::CodecImpl& codec_;
+  const RungBytes bytes_{d_};
+  std::vector<float> mean_, square_, utility_;
+  alignas(64) float output_[kernels::kHeadDimMax];  // o, rotated as values are
+  alignas(64) float keys_[kTile * kernels::kHeadDimMax], values_[kTile * kernels::kHeadDimMax], z_[kTile * kernels::kHeadDimMax];
+  alignas(64) uint8_t page_[kernels::PageBytes(kernels::kHeadDimMax)];  // codes that nobody keeps
+};
+
+// A head's coded tokens, from what is in their pages.
+void MeasureCoded(const MeasureContext& context, const KvArenas& arenas, const MeasureItem& item, RateCurve& curve) {
+  const CodedLadder ladder(context.geometry.key(item.head), context.spec.attention_scale);
+  const int32_t rungs = item.kind == MeasureItem::Kind::kWhole ? 1 : kLadderTiers;
+  for (int32_t r = 0; r < rungs; ++r) {
+    const Tier tier = static_cast<Tier>(r);
+    const HeadPages::Coded& list = item.pages->of(tier);
+    const kernels::TierLayout layout = kernels::LayoutOf(tier, context.spec.head_dim);
+    const int32_t begin = tier == Tier::kT8 ? kSinkTokens : 0;
+    const int32_t end = tier == Tier::kT8 ? kSinkTokens + item.pages->settled : list.tokens;
+    for (int32_t t = begin; t < end; ++t) {
+      const uint8_t* page = arenas.coded + list.pages[static_cast<size_t>(t / layout.tokens)] * arenas.coded_page_bytes;
+      curve.Add(ladder.StepsOf(r, page, layout, t % layout.tokens));
+    }
+  }
+  curve.Finish();
+}
+
+}  // namespace
+
+std::vector<float> ValueWeights(const TransformerSpec& spec, const Weights& weights, ThreadPool& pool) {
+  std::vector<float> result(static_cast<size_t>(spec.layers * spec.kv_heads));
+  const int32_t group_floats = spec.heads / spec.kv_heads * spec.head_dim;
+  pool.Run(spec.layers, [&](Shard shard) {
+    const kernels::PackedMatrix& output = weights.layers[static_cast<size_t>(shard.index)].output;
+    std::vector<float> row(static_cast<size_t>(spec.heads * spec.head_dim));
+    std::vector<double> sums(static_cast<size_t>(spec.kv_heads));
+    for (int64_t n = 0; n < output.outputs(); ++n) {
+      kernels::UnpackRow(output, n, row.data());
+      for (int32_t i = 0; i < spec.heads * spec.head_dim; ++i) {
+        sums[static_cast<size_t>(i / group_floats)] += static_cast<double>(row[static_cast<size_t>(i)]) * row[static_cast<size_t>(i)];
+      }
+    }
+    for (int32_t h = 0; h < spec.kv_heads; ++h) {
+      result[static_cast<size_t>(shard.index * spec.kv_heads + h)] = static_cast<float>(sums[static_cast<size_t>(h)] / group_floats);
+    }
+  });
+  return result;
+}
+
+std::vector<RateCurve> RunMeasure(const MeasureContext& context, const KvArenas& arenas, std::span<const MeasureItem> items,
+                                  ThreadPool& pool) {
+  std::vector<RateCurve> curves(items.size());
+  pool.Run(static_cast<int32_t>(items.size()), [&](Shard shard) {
+    const MeasureItem& item = items[static_cast<size_t>(shard.index)];
+    RateCurve& curve = curves[static_cast<size_t>(shard.index)];
+    if (item.kind == MeasureItem::Kind::kExact) {
+      ExactMeasure(context, arenas, item).Run(curve);
+    } else {
+      MeasureCoded(context, arenas, item, curve);
+    }
+  });
+  return curves;
+}
+
+}  // namespace spherical::engine
