@@ -2,7 +2,6 @@
 
 #include <atomic>
 #include <catch2/catch.hpp>
-#include <cstdlib>
 #include <fstream>
 #include <limits>
 #include <string>
@@ -11,37 +10,13 @@
 
 #include "absl/time/clock.h"
 #include "server/admin_wire.h"
+#include "server/tenant_metadata.h"
 #include "tests/server/test_door.h"
 
 namespace spherical::server {
 namespace {
 
 using grpc::StatusCode;
-
-std::string QuotaFile(const std::string& tenants) {
-  static std::atomic<int> number{0};
-  const std::string path = std::string(std::getenv("TEST_TMPDIR")) + "/quotas" + std::to_string(number++) + ".json";
-  std::ofstream(path) << R"({"version": 1, "tenants": {)" + tenants + "}}";
-  return path;
-}
-
-TestDoor::Options With(const std::string& tenants, bool trusted = true) {
-  TestDoor::Options options;
-  options.quotas = QuotaFile(tenants);
-  options.trusted_metadata = trusted;
-  return options;
-}
-
-// A call with this metadata.
-Answer GenerateAs(TestDoor& door, const std::vector<std::pair<std::string, std::string>>& metadata, v1::GenerateRequest request) {
-  grpc::ClientContext context;
-  for (const auto& [key, value] : metadata) context.AddMetadata(key, value);
-  const auto reader = door.stub->Generate(&context, request);
-  return Receive(*reader);
-}
-Answer GenerateAs(TestDoor& door, const std::vector<std::pair<std::string, std::string>>& metadata) {
-  return GenerateAs(door, metadata, Ask("hello", 3));
-}
 
 v1::Tenant GetTenant(TestDoor& door, const std::string& name) {
   grpc::ClientContext context;
@@ -52,59 +27,9 @@ v1::Tenant GetTenant(TestDoor& door, const std::string& name) {
   return tenant;
 }
 
-int64_t AdmittedOf(TestDoor& door, const std::string& name) { return GetTenant(door, name).stats().admitted(); }
-
 grpc::Status SetQuota(TestDoor& door, const v1::SetQuotaRequest& request, v1::SetQuotaResponse& response) {
   grpc::ClientContext context;
   return door.admin_stub->SetQuota(&context, request, &response);
-}
-
-TEST_CASE("A trusted call is its tenant's, by any of the three keys") {
-  TestDoor door(With(R"("default": {}, "acme": {}, "zoo": {})"));
-  for (const char* key : kTenantKeys) CHECK(GenerateAs(door, {{key, "acme"}}).status.ok());
-  CHECK(AdmittedOf(door, "acme") == 3);
-  CHECK(GenerateAs(door, {{kTenantKeys[0], "zoo"}, {kTenantKeys[1], "zoo"}}).status.ok());
-  CHECK(AdmittedOf(door, "zoo") == 1);
-  CHECK(GenerateAs(door, {}).status.ok());
-  CHECK(GenerateAs(door, {{kTenantKeys[0], ""}}).status.ok());
-  CHECK(GenerateAs(door, {{kTenantKeys[0], "stranger"}}).status.ok());
-  CHECK(AdmittedOf(door, "default") == 3);
-}
-
-TEST_CASE("A call that names two tenants is refused with both") {
-  TestDoor door(With(R"("default": {}, "acme": {}, "zoo": {})"));
-  const Answer answer = GenerateAs(door, {{kTenantKeys[0], "acme"}, {kTenantKeys[2], "zoo"}});
-  CHECK(answer.status.error_code() == StatusCode::INVALID_ARGUMENT);
-  CHECK(answer.status.error_message() ==
-        "metadata x-llm-d-inference-fairness-id: \"zoo\", but x-spherical-tenant says \"acme\"; a call has one tenant");
-  CHECK(GenerateAs(door, {{kTenantKeys[0], "acme"}, {kTenantKeys[0], "zoo"}}).status.error_code() == StatusCode::INVALID_ARGUMENT);
-}
-
-TEST_CASE("Untrusted metadata counts for nothing") {
-  TestDoor door(With(R"("default": {}, "acme": {})", false));
-  CHECK(GenerateAs(door, {{kTenantKeys[0], "acme"}}).status.ok());
-  CHECK(GenerateAs(door, {{kTenantKeys[0], "acme"}, {kTenantKeys[1], "zoo"}}).status.ok());
-  CHECK(AdmittedOf(door, "acme") == 0);
-  CHECK(AdmittedOf(door, "default") == 2);
-}
-
-TEST_CASE("Without default, strangers and the nameless get PERMISSION_DENIED with what to do") {
-  TestDoor door(With(R"("acme": {})"));
-  for (const Answer& answer : {GenerateAs(door, {}), GenerateAs(door, {{kTenantKeys[0], "stranger"}})}) {
-    CHECK(answer.status.error_code() == StatusCode::PERMISSION_DENIED);
-    CHECK(answer.status.error_message().find("send metadata x-spherical-tenant") != std::string::npos);
-  }
-  CHECK(GenerateAs(door, {{kTenantKeys[0], "acme"}}).status.ok());
-}
-
-TEST_CASE("A request without max_tokens gets its tenant's") {
-  TestDoor door(With(R"("default": {}, "acme": {"default_max_tokens": 7})"));
-  v1::GenerateRequest request = Ask("hello", 1);
-  request.clear_max_tokens();
-  request.set_ignore_eos(true);
-  const Answer answer = GenerateAs(door, {{kTenantKeys[0], "acme"}}, request);
-  REQUIRE(answer.status.ok());
-  CHECK(answer.token_ids.size() == 7);
 }
 
 TEST_CASE("ListTenants has what holds, what is overridden and what is held") {
@@ -275,7 +200,7 @@ TEST_CASE("A failed reload is told with the statistics, and the server goes on w
   CHECK(stats.quota_reload_failures() == 1);
   CHECK(stats.quota_error().find(door.tenants->file() + ": not JSON") == 0);
   CHECK(GenerateAs(door, {{kTenantKeys[0], "acme"}}).status.ok());
-  CHECK(AdmittedOf(door, "acme") == 1);
+  CHECK(GetTenant(door, "acme").stats().admitted() == 1);
 }
 
 TEST_CASE("Every number of a tenant reaches the wire") {

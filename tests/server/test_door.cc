@@ -1,6 +1,9 @@
 #include "tests/server/test_door.h"
 
+#include <atomic>
 #include <catch2/catch.hpp>
+#include <cstdlib>
+#include <fstream>
 
 #include "absl/time/clock.h"
 #include "server/wire.h"
@@ -114,6 +117,22 @@ Answer Receive(grpc::ClientReader<v1::GenerateResponse>& reader) {
 
 Answer Generate(TestDoor& door, const v1::GenerateRequest& request) {
   grpc::ClientContext context;
+  const auto reader = door.stub->Generate(&context, request);
+  return Receive(*reader);
+}
+
+TestDoor::Options With(const std::string& tenants, bool trusted) {
+  static std::atomic<int> number{0};
+  TestDoor::Options options;
+  options.quotas = std::string(std::getenv("TEST_TMPDIR")) + "/quotas" + std::to_string(number++) + ".json";
+  options.trusted_metadata = trusted;
+  std::ofstream(options.quotas) << R"({"version": 1, "tenants": {)" << tenants << "}}";
+  return options;
+}
+
+Answer GenerateAs(TestDoor& door, const std::vector<std::pair<std::string, std::string>>& metadata, const v1::GenerateRequest& request) {
+  grpc::ClientContext context;
+  for (const auto& [key, value] : metadata) context.AddMetadata(key, value);
   const auto reader = door.stub->Generate(&context, request);
   return Receive(*reader);
 }

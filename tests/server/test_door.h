@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "engine/engine.h"
@@ -82,6 +83,12 @@ struct Answer {
 };
 Answer Receive(grpc::ClientReader<v1::GenerateResponse>& reader);
 Answer Generate(TestDoor& door, const v1::GenerateRequest& request);
+
+// A door that trusts metadata (or not), with a quota file of these tenants: the inside of the object.
+TestDoor::Options With(const std::string& tenants, bool trusted = true);
+// A call with this metadata.
+Answer GenerateAs(TestDoor& door, const std::vector<std::pair<std::string, std::string>>& metadata,
+                  const v1::GenerateRequest& request = Ask("hello", 3));
 
 }  // namespace spherical::server
 
