@@ -91,28 +91,40 @@ TEST_CASE("A tenant whose tokens are used up is told when to come back; others g
   CHECK(Receive(*waiter).status.error_code() == StatusCode::CANCELLED);
 }
 
-TEST_CASE("A tenant that leaves the file: what runs ends in peace, what waits and what comes is refused") {
-  TestDoor::Options options = With(R"("keeper": {}, "acme": {"max_running": 1})");
-  options.hold = true;
-  TestDoor door(options);
-  grpc::ClientContext first, second;
-  first.AddMetadata(kTenantKeys[0], "acme");
-  second.AddMetadata(kTenantKeys[0], "acme");
-  const auto runs = door.stub->Generate(&first, Ask("runs", 20));
-  door.held.WaitUntilHeld();
-  const auto waits = door.stub->Generate(&second, Ask("waits", 20));
-  door.held.Release();
-  REQUIRE(door.Eventually([](const engine::EngineStats& stats) { return stats.running == 1 && stats.waiting == 1; }));
+// From now on the file names only "keeper".
+void LeaveOnlyKeeper(TestDoor& door) {
   std::ofstream(door.tenants->file()) << R"({"version": 1, "tenants": {"keeper": {}}})";
   door.tenants->Reload();
+}
+
+TEST_CASE("What a tenant runs ends in peace though the file names it no more; what comes is refused") {
+  TestDoor::Options options = With(R"("keeper": {}, "acme": {})");
+  options.hold = true;
+  TestDoor door(options);
+  grpc::ClientContext context;
+  context.AddMetadata(kTenantKeys[0], "acme");
+  const auto runs = door.stub->Generate(&context, Ask("runs", 20));
+  door.held.WaitUntilHeld();
+  LeaveOnlyKeeper(door);
   CHECK(GenerateAs(door, {{kTenantKeys[0], "acme"}}).status.error_code() == StatusCode::PERMISSION_DENIED);
   door.held.ReleaseAll();
-  const Answer refused = Receive(*waits);
-  CHECK(refused.status.error_code() == StatusCode::PERMISSION_DENIED);
-  CHECK(refused.status.error_message().find("tenant 'acme' is no longer named by the quota file") == 0);
   const Answer finished = Receive(*runs);
   CHECK(finished.status.ok());
   CHECK(finished.token_ids.size() == 20);
+}
+
+TEST_CASE("What a tenant has waiting is refused when the file names it no more") {
+  TestDoor door(With(R"("keeper": {}, "acme": {"tokens_per_minute": 20})"));
+  CHECK(GenerateAs(door, {{kTenantKeys[0], "acme"}}, Ask("hello", 10)).status.ok());
+  grpc::ClientContext context;
+  context.AddMetadata(kTenantKeys[0], "acme");
+  const auto waits = door.stub->Generate(&context, Ask("ten tokens", 5));
+  REQUIRE(door.Eventually([](const engine::EngineStats& stats) { return stats.waiting == 1; }));
+  LeaveOnlyKeeper(door);
+  const Answer refused = Receive(*waits);
+  CHECK(refused.status.error_code() == StatusCode::PERMISSION_DENIED);
+  CHECK(refused.status.error_message().find("tenant 'acme' is no longer named by the quota file") == 0);
+  CHECK(StatsOf(door, "acme").refused_by[static_cast<size_t>(engine::Refusal::Why::kClosed)] == 1);
 }
 
 }  // namespace
