@@ -15,6 +15,7 @@
 #include "engine/budget/fair_share.h"
 #include "engine/budget/lender.h"
 #include "engine/mutex.h"
+#include "engine/precision.h"
 #include "engine/stream/reply.h"
 #include "engine/stream/token_stream.h"
 #include "kernels/base/check.h"
@@ -41,11 +42,8 @@ struct Engine::State {
   bool TakeIn();
   bool AdmitWaiting();
   void GrantWorkspace();
-  StepPlan Plan() const;
-  absl::Status ChangePrecision(const StepPlan& plan);
-  void RecordPrecision(const RetierItem& item);
-  void Lend(const StepPlan& plan);
-  void NotePeaks(Sequence& sequence);
+  StepPlan Plan();
+  void NotePeaks(const StepPlan& plan);
   void Commit(const StepPlan& plan, StepOutput output);
   void Publish();
   void SendFarewells();
@@ -82,11 +80,12 @@ struct Engine::State {
   Admission admission;
   FairShare share;                          // of the steps' rows
   StepCost cost;
+  Precision precision;
   std::vector<std::unique_ptr<Live>> live;  // in order of admission
   std::vector<Farewell> farewells;          // of this tick
   absl::Time now;                           // read twice a tick: at its start, and after the step
   absl::Status lost;                        // the device's last word
-  absl::Duration step_total, retier_elapsed;  // the latter of this tick's change of precision
+  absl::Duration step_total;
   EngineStats stats;
 
   std::atomic<bool> draining{false};
@@ -107,12 +106,15 @@ absl::StatusOr<bool> Engine::Tick() {
   moved |= s.TakeIn();
   moved |= s.AdmitWaiting();
   s.GrantWorkspace();
-  const StepPlan plan = s.Plan();
-  if (!plan.retier.empty() || !plan.items.empty()) {
+  StepPlan plan = s.Plan();
+  if (!plan.measure.empty() || !plan.retier.empty() || !plan.items.empty()) {
     moved = true;
-    s.lost = s.ChangePrecision(plan);
+    const auto find = [&](SequenceId id) -> Sequence& { return s.Find(id).sequence; };
+    s.lost = s.precision.Change(plan, find);
+    s.precision.FitRows(plan, find);
+    s.NotePeaks(plan);
+    s.now = s.clock.Now();
     if (s.lost.ok() && !plan.items.empty()) {
-      s.Lend(plan);
       absl::StatusOr<StepOutput> output = s.stepper.Run(plan);
       s.lost = output.status();
       s.now = s.clock.Now();
@@ -120,6 +122,7 @@ absl::StatusOr<bool> Engine::Tick() {
     }
     if (!s.lost.ok()) s.FailAll(absl::StrCat("the device is lost: ", s.lost.message()));
   }
+  s.lender.LowerCeilings();
   s.options.recount ? s.lender.CheckInvariants() : s.lender.CheckBudgets();
   s.Publish();
   s.SendFarewells();  // after the snapshot: who has its last event sees its bytes given back
@@ -172,6 +175,7 @@ Engine::State::State(EngineOptions o, const Tokenizer& tokenizer, Stepper& stepp
       lender(options.kv, options.pool_pages, options.workspace_tokens),
       admission({.waiting_max = options.waiting_max, .running_max = options.running_max}, lender),
       share(lender.ledger()),
+      precision(lender, stepper, cost),
       now(clock.Now()) {
   SPH_CHECK(options.running_max >= 1 && options.running_max <= kStepSequencesMax);
   if (!options.quotas.empty()) lender.SetQuotas(options.quotas);
@@ -246,8 +250,10 @@ void Engine::State::Start(Submission request, Reservation room) {
   ++stats.admitted;
   Reply reply(tokenizer, request.stream, request.stop);
   const TenantId tenant = request.tenant;
+  const QuerySampling sampling =
+      options.kv.mode.priced ? QuerySampling::For(static_cast<int32_t>(request.prompt.size())) : QuerySampling();
   Sequence sequence{.request = std::move(request),
-                    .pages = PageTable(options.kv.layers, options.kv.kv_heads),
+                    .pages = PageTable(options.kv.layers, options.kv.kv_heads, sampling),
                     .loan = {.tenant = tenant, .room = std::move(room), .workspace = {}},
                     .output = {},
                     .prompt_scores = {},
@@ -281,62 +287,30 @@ void Engine::State::GrantWorkspace() {
     Lane& lane = lane_of(*sequence);
     int64_t& to_enter = lane.to_enter[sequence->loan.tenant];
     if (lane.refused || to_enter >= kStepRowsMax) continue;
-    lane.refused = !lender.GrantWorkspace(sequence->prompt_size(), sequence->loan);
+    lane.refused = !lender.GrantWorkspace(sequence->prompt_size(), sequence->loan, sequence->pages);
     if (!lane.refused) to_enter += sequence->prompt_size();
   }
 }
 
-StepPlan Engine::State::Plan() const {
+StepPlan Engine::State::Plan() {
   std::vector<const Sequence*> views;
-  views.reserve(live.size());
-  for (const std::unique_ptr<Live>& l : live) views.push_back(&l->sequence);
-  return PlanStep(views, cost,
-                  {.target = options.target_step, .mode = options.kv.mode, .workspace = &lender.workspace(), .share = &share});
-}
-
-// Pages for what changes, the change, and back what it emptied: before the step, whose rows then find their heads as they will stay.
-absl::Status Engine::State::ChangePrecision(const StepPlan& plan) {
-  if (plan.retier.empty()) return absl::OkStatus();
-  for (const RetierItem& item : plan.retier) {
-    Sequence& sequence = Find(item.sequence).sequence;
-    lender.LendForRetier(item, sequence.loan, sequence.pages.head(item.head));
-    NotePeaks(sequence);
+  std::vector<Sequence*> sequences;
+  for (const std::unique_ptr<Live>& l : live) {
+    views.push_back(&l->sequence);
+    sequences.push_back(&l->sequence);
   }
-  const absl::StatusOr<absl::Duration> took = stepper.Retier(plan.retier);
-  now = clock.Now();
-  if (!took.ok()) return took.status();
-  const int64_t tokens = TokensOf(plan.retier);
-  cost.ObserveRetier(tokens, *took);
-  retier_elapsed = *took;
-  for (const RetierItem& item : plan.retier) RecordPrecision(item);
-  return absl::OkStatus();
+  precision.Prepare(sequences);
+  StepPlan plan = PlanStep(
+      views, cost, {.target = options.target_step, .mode = options.kv.mode, .workspace = &lender.workspace(), .share = &share});
+  precision.Press(sequences, plan);
+  return plan;
 }
 
-void Engine::State::RecordPrecision(const RetierItem& item) {
-  Sequence& sequence = Find(item.sequence).sequence;
-  HeadPages& pages = sequence.pages.head(item.head);
-  const bool seals = item.kind == RetierItem::Kind::kSeal;
-  const int32_t sealed = seals ? TokensOf(item) : 0;
-  stats.sealed_tokens += sealed;
-  stats.demoted_tokens += seals ? 0 : item.count;
-  RecordRetier(item, pages);
-  lender.TakeBackEmptied(sealed, sequence.loan, pages);
-  if (!seals) return;
-  sequence.next_to_seal = item.head + 1 == sequence.pages.heads() ? 0 : item.head + 1;
-  if (sequence.sealed()) lender.TakeBackWorkspace(sequence.loan);
-}
-
-// Pages for every token of the plan. Cannot fail: each sequence's room was reserved whole.
-void Engine::State::Lend(const StepPlan& plan) {
+void Engine::State::NotePeaks(const StepPlan& plan) {
   for (const StepItem& item : plan.items) {
     Sequence& sequence = Find(item.sequence).sequence;
-    lender.LendForRows(item.position, static_cast<int32_t>(item.tokens.size()), sequence.loan, sequence.pages);
-    NotePeaks(sequence);
+    sequence.held_peak = std::max(sequence.held_peak, sequence.loan.room.held());
   }
-}
-
-void Engine::State::NotePeaks(Sequence& sequence) {
-  sequence.held_peak = std::max(sequence.held_peak, sequence.loan.room.held());
   stats.pool_held_peak = std::max(stats.pool_held_peak, lender.BytesOf(lender.pool().held()));
 }
 
@@ -345,7 +319,7 @@ void Engine::State::Commit(const StepPlan& plan, StepOutput output) {
   SPH_CHECK(output.items.size() == plan.items.size());
   cost.Observe(WorkOf(plan), output.elapsed);
   ++stats.steps;
-  stats.step_last = output.elapsed + std::exchange(retier_elapsed, absl::ZeroDuration());
+  stats.step_last = output.elapsed + precision.TakeElapsed();
   step_total += stats.step_last;
   stats.step_longest = std::max(stats.step_longest, stats.step_last);
   stats.step_mean = step_total / stats.steps;
@@ -359,6 +333,11 @@ void Engine::State::Record(Live& live, const StepItem& item, StepItemOutput outp
   const int32_t rows = static_cast<int32_t>(item.tokens.size());
   sequence.entered += rows;
   sequence.last_step = stats.steps;
+  if (output.energy_rows > 0 && !sequence.decoding()) {
+    sequence.energy.resize(output.energy.size());
+    for (size_t layer = 0; layer < output.energy.size(); ++layer) sequence.energy[layer] += output.energy[layer];
+    sequence.energy_rows += output.energy_rows;
+  }
   RecordEntry(rows, sequence.pages);
   share.Charge(sequence.loan.tenant, rows);
   lender.CountTokens(sequence.loan.tenant, rows);
@@ -397,6 +376,8 @@ void Engine::State::Publish() {
   stats.pool = lender.BytesOf(pool.pages());
   stats.pool_reserved = lender.BytesOf(pool.reserved());
   stats.pool_held = lender.BytesOf(pool.held());
+  stats.sealed_tokens = precision.counts().sealed;
+  stats.demoted_tokens = precision.counts().demoted;
   const KvPool& workspace = lender.workspace().pages();
   stats.workspace = ByteCount(workspace.pages().value() * workspace.page_bytes().value());
   stats.workspace_held = ByteCount(workspace.held().value() * workspace.page_bytes().value());

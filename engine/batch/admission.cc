@@ -20,7 +20,8 @@ std::string Asked(const Submission& request) {
 }  // namespace
 
 PageCount Admission::PagesFor(const Submission& request) const {
-  return ReservedPages(lender_.shape(), TokenCount(TokensOf(request)));
+  return ReservedPages(lender_.shape(), TokenCount(TokensOf(request)),
+                       lender_.ledger().account(request.tenant).quota.rate_floor_bits);
 }
 
 std::optional<Refusal> Admission::WhyNever(const Submission& request) const {
@@ -51,7 +52,7 @@ std::optional<Refusal> Admission::NeverFits(const Submission& request) const {
       .detail = absl::StrCat("the request needs ", lender_.BytesOf(pages).value(), " bytes of KV (", Asked(request), "); tenant '",
                              account.name, "' may hold ", lender_.BytesOf(account.limit).value(), " bytes and the pool has ",
                              lender_.BytesOf(lender_.pool().pages()).value(), guaranteed, ". Ask for at most ",
-                             TokensWithin(lender_.shape(), most).value(),
+                             TokensWithin(lender_.shape(), most, account.quota.rate_floor_bits).value(),
                              " tokens, prompt included, or have the limit (or --kv-pool-bytes) raised")};
 }
 

@@ -4,6 +4,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/budget/pricing.h"
 #include "engine/budget/reservation_size.h"
 #include "kernels/base/check.h"
 
@@ -44,40 +45,72 @@ StepItem ChunkItem(const Chunk& chunk) {
   return item;
 }
 
+// Positions that are sealed now: all that is exact, but for the newest, which become T8; or the oldest of a full window.
+struct SealRange {
+  int32_t end, newest;
+  bool last;
+};
+SealRange RangeOf(const Sequence& sequence) {
+  if (sequence.decoding()) return {.end = sequence.entered, .newest = sequence.entered - kNewestTokens, .last = true};
+  const int32_t begin = sequence.entered - sequence.exact_tokens();
+  const int32_t end = begin + PrefillWorkspace::EarlyTokens(sequence.loan.workspace.window);
+  return {.end = end, .newest = end, .last = false};
+}
+
 // The next heads of a sequence, as many as are sealed between two of its steps.
-void SealNextHeads(const Sequence& sequence, const PlanLimits& limits, RetierItem item, std::vector<RetierItem>& retier) {
+void SealNextHeads(const Sequence& sequence, const PlanLimits& limits, std::vector<RetierItem>& retier) {
+  const SealRange range = RangeOf(sequence);
   const int32_t heads = sequence.pages.heads();
   const int32_t end = std::min(heads, sequence.next_to_seal + limits.workspace->SealHeadsPerStep(sequence.loan.workspace));
-  item.sequence = sequence.request.id;
-  item.tier = limits.mode.tier;
   for (int32_t head = sequence.next_to_seal; head < end; ++head) {
-    item.head = head;
-    item.pages = &sequence.pages.head(head);
-    retier.push_back(item);
+    RetierItem item = {.sequence = sequence.request.id, .pages = &sequence.pages.head(head), .head = head, .tier = limits.mode.tier,
+                       .end = range.end, .newest = range.newest, .last = range.last};
+    if (limits.mode.priced) {
+      const RateCurve& curve = sequence.curves[static_cast<size_t>(head)];
+      item.priced = true;
+      item.keeps_all = sequence.keeps_all;
+      item.price = sequence.prices[static_cast<size_t>(head)];
+      item.rungs = curve.CountsAt(item.price, std::max(0, range.newest - std::max(sequence.measured_to, kSinkTokens)));
+      if (item.keeps_all) item.rungs = KeepAll(item.rungs);
+    }
+    retier.push_back(std::move(item));
   }
 }
 
-// All that is exact, but for the newest tokens, which become T8.
-void SealLast(const Sequence& sequence, const PlanLimits& limits, std::vector<RetierItem>& retier) {
-  SealNextHeads(sequence, limits, {.end = sequence.entered, .newest = sequence.entered - kNewestTokens, .last = true}, retier);
-}
-
-// The oldest of a full window.
-void SealEarly(const Sequence& sequence, const PlanLimits& limits, std::vector<RetierItem>& retier) {
-  const int32_t begin = sequence.entered - sequence.exact_tokens();
-  const int32_t end = begin + PrefillWorkspace::EarlyTokens(sequence.loan.workspace.window);
-  SealNextHeads(sequence, limits, {.end = end, .newest = end}, retier);
+// The next heads whose tokens are looked at before any is sealed.
+void MeasureNextHeads(const Sequence& sequence, const PlanLimits& limits, std::vector<MeasureItem>& measure) {
+  const SealRange range = RangeOf(sequence);
+  const int32_t first = static_cast<int32_t>(sequence.curves.size());
+  // All heads the same tokens, though some decode meanwhile.
+  const int32_t newest = first == 0 ? range.newest : sequence.measured_to;
+  const int32_t tokens = range.last ? newest + kNewestTokens : range.end;
+  const int32_t end = std::min(sequence.pages.heads(), first + limits.workspace->MeasureHeadsPerStep(sequence.loan.workspace));
+  const int32_t kv_heads = sequence.pages.kv_heads();
+  for (int32_t head = first; head < end; ++head) {
+    measure.push_back({.kind = MeasureItem::Kind::kExact, .sequence = sequence.request.id, .pages = &sequence.pages.head(head), .head = head,
+                       .end = tokens, .newest = newest, .samples = sequence.pages.sampling().CountAfter(std::min(sequence.entered, sequence.prompt_size())),
+                       .residual = sequence.residual(head / kv_heads)});
+  }
 }
 
 // Heads with enough T8 tokens that newer ones have made old.
-void DemoteOld(const Sequence& sequence, kernels::Tier tier, std::vector<RetierItem>& retier) {
-  if (tier == kernels::Tier::kT8) return;
+void DemoteOld(const Sequence& sequence, const PlanLimits& limits, StepPlan& plan) {
+  if (!limits.mode.priced && limits.mode.tier == kernels::Tier::kT8) return;
   for (int32_t head = 0; head < sequence.pages.heads(); ++head) {
     const HeadPages& pages = sequence.pages.head(head);
-    if (!pages.sealed || pages.of(kernels::Tier::kT8).tokens < kWholeTokensMax) continue;
-    retier.push_back({.kind = RetierItem::Kind::kDemote, .sequence = sequence.request.id, .pages = &pages, .head = head, .tier = tier,
-                      .count = kDemoteTokens});
+    if (!pages.sealed || pages.of(kernels::Tier::kT8).tokens - pages.settled < kWholeTokensMax) continue;
+    if (limits.mode.priced) {
+      plan.measure.push_back({.kind = MeasureItem::Kind::kWhole, .sequence = sequence.request.id, .pages = &pages, .head = head,
+                              .price = sequence.price, .residual = 1});
+    } else {
+      plan.retier.push_back({.kind = RetierItem::Kind::kDemote, .sequence = sequence.request.id, .pages = &pages, .head = head,
+                             .tier = limits.mode.tier, .count = kDemoteTokens});
+    }
   }
+}
+
+absl::Duration ExpectPrecision(const StepPlan& plan, const StepCost& cost) {
+  return cost.ExpectRetier(TokensOf(plan.retier)) + cost.ExpectMeasure(TokensOf(plan.measure));
 }
 
 bool WindowIsFull(const Sequence& sequence) {
@@ -89,13 +122,18 @@ bool WindowIsFull(const Sequence& sequence) {
 void PlanSealing(std::span<const Sequence* const> sealing, const StepWork& decoding, const StepCost& cost, const PlanLimits& limits,
                  StepPlan& plan) {
   for (const Sequence* sequence : sealing) {
-    const size_t before = plan.retier.size();
-    sequence->decoding() ? SealLast(*sequence, limits, plan.retier) : SealEarly(*sequence, limits, plan.retier);
+    const size_t before = plan.retier.size(), measured = plan.measure.size();
+    if (limits.mode.priced && sequence->prices.empty()) {
+      MeasureNextHeads(*sequence, limits, plan.measure);
+    } else {
+      SealNextHeads(*sequence, limits, plan.retier);
+    }
     const bool first = sequence == sealing.front();
     StepWork work = WorkOf(plan);
     work += decoding;
-    if (!first && cost.ExpectRetier(TokensOf(plan.retier)) + cost.Expect(work) > limits.target) {
+    if (!first && ExpectPrecision(plan, cost) + cost.Expect(work) > limits.target) {
       plan.retier.resize(before);
+      plan.measure.resize(measured);
       plan.unmet.push_back(sequence->request.tenant);
       continue;
     }
@@ -126,11 +164,11 @@ StepPlan PlanStep(std::span<const Sequence* const> running, const StepCost& cost
     if (sequence->paused_since) continue;
     const bool coded = limits.mode.coded;
     if (sequence->decoding() && (!coded || sequence->sealed())) {
-      if (coded) DemoteOld(*sequence, limits.mode.tier, plan.retier);
+      if (coded) DemoteOld(*sequence, limits, plan);
       decoding += WorkOf(sequence->entered, 1);
       wishes.decoding.push_back(sequence);
     } else if (sequence->decoding() || (coded && WindowIsFull(*sequence))) {
-      sealing.push_back(sequence);
+      if (sequence->loan.room.secured()) sealing.push_back(sequence);  // others hold its pages still: it waits
     } else if (!coded) {
       wishes.prompts.push_back({.sequence = sequence, .room = sequence->prompt_left()});
     } else if (sequence->loan.workspace.granted()) {
@@ -139,7 +177,7 @@ StepPlan PlanStep(std::span<const Sequence* const> running, const StepCost& cost
   }
   PutInTurn(limits.share, sealing);
   PlanSealing(sealing, decoding, cost, limits, plan);
-  const absl::Duration retier = cost.ExpectRetier(TokensOf(plan.retier));
+  const absl::Duration retier = ExpectPrecision(plan, cost);
   wishes.work = WorkOf(plan);
   const SharedRows rows =
       ShareRows(std::move(wishes), cost, {.rows_max = limits.rows_max, .target = limits.target - retier, .share = limits.share});

@@ -9,6 +9,7 @@
 #include "engine/budget/loan.h"
 #include "engine/intake/submission.h"
 #include "engine/kv/page_table.h"
+#include "engine/kv/rate_curve.h"
 
 namespace spherical::engine {
 
@@ -23,6 +24,15 @@ struct Sequence {
   Submission request;
   PageTable pages;
   Loan loan;
+  // Mode `rdr`: curves of the heads measured so far, then the price at which each is sealed; both end with sealing. Coded curves likewise
+  // while its tenant is pressed.
+  std::vector<RateCurve> curves;
+  std::vector<int32_t> prices;
+  bool keeps_all = false;                       // its quota forbids dropping
+  int32_t price = 0;                            // at which new tokens are settled
+  int32_t measured_to = 0;                      // tokens from here on were the newest when the first head was measured
+  std::vector<double> energy;                   // [layers], StepItemOutput::energy summed
+  int64_t energy_rows = 0;
   int32_t next_to_seal = 0;                     // head; those before it are as far as sealing has come
   int32_t entered = 0;                          // tokens of prompt and output that went through the model
   std::vector<TokenId> output;                  // tokens chosen so far
@@ -37,6 +47,11 @@ struct Sequence {
   int32_t prompt_left() const { return prompt_size() - entered; }  // meaningful until it decodes
   bool decoding() const { return !output.empty(); }
   bool sealed() const { return pages.head(pages.heads() - 1).sealed; }  // coded modes: nothing is exact any more
+  // Mode `rdr`: what distortion is measured in.
+  float residual(int32_t layer) const {
+    const double mean = energy_rows == 0 ? 0 : energy[static_cast<size_t>(layer)] / static_cast<double>(energy_rows);
+    return mean > 0 ? static_cast<float>(mean) : 1.0f;
+  }
   // Exact tokens of the head that is sealed last.
   int32_t exact_tokens() const { return entered - pages.head(pages.heads() - 1).exact_begin; }
 };

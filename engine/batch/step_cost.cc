@@ -32,6 +32,18 @@ int64_t TokensOf(std::span<const RetierItem> items) {
   return tokens;
 }
 
+int64_t TokensOf(std::span<const MeasureItem> items) {
+  int64_t tokens = 0;
+  for (const MeasureItem& item : items) tokens += TokensOf(item);
+  return tokens;
+}
+
+void StepCost::ObserveMeasure(int64_t tokens, absl::Duration elapsed) {
+  const double measured = absl::ToDoubleSeconds(elapsed) / static_cast<double>(tokens);
+  if (tokens <= 0 || !(measured > 0) || !std::isfinite(measured)) return;
+  per_measure_token_ = kRetierMemory * per_measure_token_ + (1 - kRetierMemory) * measured;
+}
+
 void StepCost::ObserveRetier(int64_t tokens, absl::Duration elapsed) {
   const double measured = absl::ToDoubleSeconds(elapsed) / static_cast<double>(tokens);
   if (tokens <= 0 || !(measured > 0) || !std::isfinite(measured)) return;

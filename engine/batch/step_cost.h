@@ -27,6 +27,7 @@ StepWork WorkOf(int32_t position, int32_t rows);
 StepWork WorkOf(const StepPlan& plan);
 // Tokens that retier items code or move: the work of changing precision.
 int64_t TokensOf(std::span<const RetierItem> items);
+int64_t TokensOf(std::span<const MeasureItem> items);
 
 // How long a step takes on this machine: fixed + rows * per_row + pairs * per_pair, learned while serving from (work, elapsed).
 //
@@ -42,6 +43,9 @@ class StepCost {
   absl::Duration ExpectRetier(int64_t tokens) const { return absl::Seconds(per_retier_token_ * static_cast<double>(tokens)); }
   void ObserveRetier(int64_t tokens, absl::Duration elapsed);
 
+  absl::Duration ExpectMeasure(int64_t tokens) const { return absl::Seconds(per_measure_token_ * static_cast<double>(tokens)); }
+  void ObserveMeasure(int64_t tokens, absl::Duration elapsed);
+
   // The most rows, at most `rows_max`, that can enter at `position` for at most `time` more. The fixed part is not counted. May be 0.
   int32_t RowsWithin(absl::Duration time, int32_t position, int32_t rows_max) const;
 
@@ -51,7 +55,7 @@ class StepCost {
   Shares PartsOf(const StepWork& work) const;
 
   bool measured_ = false, retier_measured_ = false;
-  double per_retier_token_ = 1e-6;            // seconds
+  double per_retier_token_ = 1e-6, per_measure_token_ = 4e-6;  // seconds
   Shares parts_ = {5e-3, 5e-4, 1e-6};  // seconds; proportions of a small model on two cores
   std::array<Shares, 3> doubt_ = {{{0.8, 0, 0}, {0, 0.8, 0}, {0, 0, 0.8}}};  // covariance of log(parts_)
 };

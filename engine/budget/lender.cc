@@ -1,8 +1,10 @@
 #include "engine/budget/lender.h"
 
 #include <algorithm>
+#include <array>
 #include <utility>
 
+#include "engine/kv/head_notes.h"
 #include "kernels/base/check.h"
 #include "kernels/spherical/page_layout.h"
 
@@ -29,11 +31,16 @@ std::optional<Reservation> Lender::Reserve(TenantId tenant, PageCount pages) {
   return room;
 }
 
-bool Lender::GrantWorkspace(int32_t prompt_tokens, Loan& loan) {
+bool Lender::GrantWorkspace(int32_t prompt_tokens, Loan& loan, PageTable& table) {
   if (!shape_.mode.coded || loan.workspace.granted()) return true;
   std::optional<WorkspaceRoom> room = workspace_.Grant(prompt_tokens);
-  if (room) loan.workspace = *std::move(room);
-  return room.has_value();
+  if (!room) return false;
+  loan.workspace = *std::move(room);
+  const int32_t samples = workspace_.SamplePagesFor(prompt_tokens);
+  for (int32_t i = 0; i < table.heads(); ++i) {
+    for (int32_t page = 0; page < samples; ++page) table.head(i).samples.push_back(workspace_.Acquire(loan.workspace));
+  }
+  return true;
 }
 
 PageId Lender::Acquire(Loan& loan) {
@@ -58,7 +65,30 @@ void Lender::LendCoded(Tier tier, int32_t tokens, Loan& loan, HeadPages& pages) 
   while (list.size() < wanted) list.push_back(Acquire(loan));
 }
 
-void Lender::LendForRows(int32_t entered, int32_t rows, Loan& loan, PageTable& table) {
+PageCount Lender::Lacks(const HeadPages& pages, Tier tier, int32_t tokens) const {
+  const int64_t wanted = CeilDiv(tokens, kernels::TokensPerPage(tier, shape_.head_dim));
+  return PageCount(std::max<int64_t>(0, wanted - static_cast<int64_t>(pages.of(tier).pages.size())));
+}
+
+bool Lender::CanLend(const Loan& loan, PageCount pages) const {
+  if (pages == PageCount(0)) return true;
+  const TenantAccount& account = ledger_.account(loan.tenant);
+  if (!loan.room.secured() || account.held + pages > account.effective_limit()) return false;
+  const PageCount promised = loan.room.promised() - std::min(loan.room.promised(), loan.room.held());
+  return pages <= promised + pool_.spare();
+}
+
+bool Lender::LendForRows(int32_t entered, int32_t rows, Loan& loan, PageTable& table) {
+  PageCount lacks;
+  for (int32_t i = 0; i < table.heads(); ++i) {
+    const HeadPages& pages = table.head(i);
+    if (pages.sealed) {
+      lacks += Lacks(pages, Tier::kT8, pages.of(Tier::kT8).tokens + rows);
+    } else if (!shape_.mode.coded) {
+      lacks += PageCount(CeilDiv(entered + rows - pages.exact_begin, kExactTokensPerPage) - static_cast<int64_t>(pages.exact.size()));
+    }
+  }
+  if (!CanLend(loan, lacks)) return false;
   for (int32_t i = 0; i < table.heads(); ++i) {
     HeadPages& pages = table.head(i);
     if (pages.sealed) {
@@ -68,13 +98,49 @@ void Lender::LendForRows(int32_t entered, int32_t rows, Loan& loan, PageTable& t
     const size_t wanted = PagesFor(entered + rows - pages.exact_begin, kExactTokensPerPage);
     while (pages.exact.size() < wanted) pages.exact.push_back(AcquireExact(loan));
   }
+  return true;
 }
 
-void Lender::LendForRetier(const RetierItem& item, Loan& loan, HeadPages& pages) {
+bool Lender::LendForRetier(const RetierItem& item, Loan& loan, HeadPages& pages) {
   const TierCounts after = CountsAfter(item);
+  PageCount lacks;
+  for (int32_t tier = 0; tier < kernels::kTierCount; ++tier) lacks += Lacks(pages, static_cast<Tier>(tier), after[static_cast<size_t>(tier)]);
+  if (!CanLend(loan, lacks)) return false;
   for (int32_t tier = 0; tier < kernels::kTierCount; ++tier) {
     LendCoded(static_cast<Tier>(tier), after[static_cast<size_t>(tier)], loan, pages);
   }
+  return true;
+}
+
+bool Lender::LendForReprice(RetierItem& item, Loan& loan, HeadPages& pages) {
+  const TierCounts after = CountsAfter(item);
+  std::array<size_t, kernels::kTierCount> wanted;
+  int64_t more = 0;  // pages that lists grow by, less those that others leave
+  for (int32_t t = 0; t < kernels::kTierCount; ++t) {
+    const size_t tier = static_cast<size_t>(t);
+    wanted[tier] = PagesFor(after[tier], kernels::TokensPerPage(static_cast<Tier>(t), shape_.head_dim));
+    item.lists[tier] = pages.tiers[tier].pages;
+    more += static_cast<int64_t>(wanted[tier]) - static_cast<int64_t>(item.lists[tier].size());
+  }
+  if (more > 0 && (!item.whole_only || !CanLend(loan, PageCount(more)))) return false;
+  for (size_t tier = 0; tier < wanted.size(); ++tier) {
+    for (; item.lists[tier].size() > wanted[tier]; item.lists[tier].pop_back()) item.emptied.push_back(item.lists[tier].back());
+  }
+  for (size_t tier = 0; tier < wanted.size(); ++tier) {
+    while (item.lists[tier].size() < wanted[tier]) {
+      if (item.emptied.empty()) {
+        item.lists[tier].push_back(Acquire(loan));
+      } else {
+        item.lists[tier].push_back(item.emptied.back());
+        item.emptied.pop_back();
+      }
+    }
+  }
+  return true;
+}
+
+void Lender::LendForNotes(int32_t tokens, Loan& loan, HeadPages& pages) {
+  while (static_cast<int32_t>(pages.notes.size()) < NotePages(tokens, shape_.head_dim)) pages.notes.push_back(workspace_.Acquire(loan.workspace));
 }
 
 void Lender::TakeBackEmptied(int32_t sealed, Loan& loan, HeadPages& pages) {
@@ -87,6 +153,13 @@ void Lender::TakeBackEmptied(int32_t sealed, Loan& loan, HeadPages& pages) {
   const size_t emptied = pages.sealed ? pages.exact.size() : static_cast<size_t>(sealed / kExactTokensPerPage);
   for (size_t i = 0; i < emptied; ++i) ReleaseExact(pages.exact[i], loan);
   pages.exact.erase(pages.exact.begin(), pages.exact.begin() + static_cast<int64_t>(emptied));
+  if (sealed > 0) TakeBackAll(pages.notes, loan);
+  if (pages.sealed) TakeBackAll(pages.samples, loan);
+}
+
+void Lender::TakeBackAll(std::vector<PageId>& pages, Loan& loan) {
+  for (const PageId page : pages) workspace_.Release(page, loan.workspace);
+  pages.clear();
 }
 
 void Lender::TakeBackWorkspace(Loan& loan) {
@@ -97,6 +170,8 @@ void Lender::TakeBack(Loan loan, PageTable& table) {
   for (int32_t i = 0; i < table.heads(); ++i) {
     HeadPages& pages = table.head(i);
     for (const PageId page : pages.exact) ReleaseExact(page, loan);
+    TakeBackAll(pages.notes, loan);
+    TakeBackAll(pages.samples, loan);
     for (const HeadPages::Coded& coded : pages.tiers) {
       for (const PageId page : coded.pages) Release(page, loan);
     }
@@ -111,7 +186,7 @@ void Lender::CheckBudgets() const {
   ledger_.CheckInvariants();
   PageCount reserved, held;
   for (const TenantAccount& account : ledger_.accounts()) {
-    SPH_CHECK(account.held <= account.reserved);  // a limit may have been lowered below what was reserved
+    SPH_CHECK(account.held <= std::max(account.ceiling, account.effective_limit()));  // a limit may have been lowered below what is held
     reserved += account.reserved;
     held += account.held;
   }

@@ -4,6 +4,7 @@
 #include <optional>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "engine/budget/loan.h"
 #include "engine/budget/reservation_size.h"
@@ -29,12 +30,25 @@ class Lender {
   // Room for one sequence, or nullopt: the tenant's limit or the pool says not now.
   [[nodiscard]] std::optional<Reservation> Reserve(TenantId tenant, PageCount pages);
   // Room in the workspace for a prompt. True: granted, now or before. Always true in mode `exact`.
-  bool GrantWorkspace(int32_t prompt_tokens, Loan& loan);
+  bool GrantWorkspace(int32_t prompt_tokens, Loan& loan, PageTable& table);
 
-  // Lends until every head has a place for `rows` more tokens after the `entered` it holds.
-  void LendForRows(int32_t entered, int32_t rows, Loan& loan, PageTable& table);
-  // Lends what the item's head needs while it changes.
-  void LendForRetier(const RetierItem& item, Loan& loan, HeadPages& pages);
+  // Sets the promise's pages aside, as soon as others do not hold them any more.
+  bool Secure(Loan& loan) { return pool_.Secure(loan.room); }
+
+  // These lend all that is needed or, if the tenant's limit or the pool has no room for it now, nothing: then false. Only mode `rdr`, where
+  // more than was promised may be held, ever says so.
+  //
+  // Until every head has a place for `rows` more tokens after the `entered` it holds.
+  bool LendForRows(int32_t entered, int32_t rows, Loan& loan, PageTable& table);
+  // What the item's head needs while it changes.
+  bool LendForRetier(const RetierItem& item, Loan& loan, HeadPages& pages);
+  // Fills in the item's lists, from the head's own pages first. Of a head of which all is repriced only from them: it must not grow.
+  bool LendForReprice(RetierItem& item, Loan& loan, HeadPages& pages);
+  // Mode `rdr`: workspace pages for notes of so many tokens. Cannot fail: the room has them.
+  void LendForNotes(int32_t tokens, Loan& loan, HeadPages& pages);
+
+  // A page of a head that a recorded change has left over.
+  void TakeBackPage(PageId page, Loan& loan) { Release(page, loan); }
   // Takes back what a recorded change has emptied: `sealed` is how many exact tokens it coded.
   void TakeBackEmptied(int32_t sealed, Loan& loan, HeadPages& pages);
   // The last head is sealed: the workspace is for others.
@@ -50,6 +64,8 @@ class Lender {
   const TenantLedger& ledger() const { return ledger_; }
   ByteCount BytesOf(PageCount pages) const { return ByteCount(pages.value() * shape_.page_bytes.value()); }
 
+  // Once a tick, before CheckBudgets: who holds more than a limit that was lowered may never hold more than that again.
+  void LowerCeilings() { ledger_.LowerCeilings(); }
   // Stops the process if a budget is broken: every tenant within its effective limit, all together within the pool, guarantees and
   // reservations too (tenant_ledger.h), and the tenants' sums are the pool's. O(tenants): for every tick of every build.
   void CheckBudgets() const;
@@ -57,11 +73,15 @@ class Lender {
   void CheckInvariants() const;
 
  private:
+  // Pages of the pool that a list lacks for so many tokens.
+  PageCount Lacks(const HeadPages& pages, kernels::Tier tier, int32_t tokens) const;
+  bool CanLend(const Loan& loan, PageCount pages) const;
   void LendCoded(kernels::Tier tier, int32_t tokens, Loan& loan, HeadPages& pages);
   // A page of the pool, charged to the loan's tenant.
   PageId Acquire(Loan& loan);
   void Release(PageId page, Loan& loan);
   // An f16 page: of the pool in mode `exact`, else of the workspace.
+  void TakeBackAll(std::vector<PageId>& pages, Loan& loan);  // of the workspace
   PageId AcquireExact(Loan& loan);
   void ReleaseExact(PageId page, Loan& loan);
 

@@ -94,7 +94,7 @@ void TenantLedger::Reserve(TenantId tenant, PageCount pages) {
 void TenantLedger::Acquire(TenantId tenant, PageCount pages) {
   TenantAccount& account = At(tenant);
   account.held += pages;
-  SPH_CHECK(account.held <= account.reserved);
+  SPH_CHECK(account.held <= std::max(account.ceiling, account.effective_limit()));
 }
 
 void TenantLedger::Release(TenantId tenant, PageCount pages) {
@@ -109,8 +109,12 @@ void TenantLedger::Return(TenantId tenant, PageCount pages) {
   account.reserved -= pages;
   Count(account, 1);
   --account.running;
-  SPH_CHECK(account.held <= account.reserved && account.running >= 0);
+  SPH_CHECK(account.reserved >= PageCount(0) && account.running >= 0);
   if (!all_assured_) Assure();
+}
+
+void TenantLedger::LowerCeilings() {
+  for (TenantAccount& account : accounts_) account.ceiling = std::max(account.effective_limit(), std::min(account.ceiling, account.held));
 }
 
 void TenantLedger::CountRefusal(TenantId tenant, Refusal::Why why) {
@@ -122,7 +126,7 @@ void TenantLedger::CountRefusal(TenantId tenant, Refusal::Why why) {
 void TenantLedger::CheckInvariants() const {
   PageCount guaranteed, promised, in_force;
   for (const TenantAccount& account : accounts_) {
-    SPH_CHECK(account.held >= PageCount(0) && account.held <= account.effective_limit());
+    SPH_CHECK(account.held >= PageCount(0) && account.held <= std::max(account.ceiling, account.effective_limit()));
     SPH_CHECK(account.assured <= account.guarantee && account.running >= 0);
     guaranteed += account.guarantee;
     promised += std::max(account.guarantee, account.reserved);

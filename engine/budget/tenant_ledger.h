@@ -20,7 +20,8 @@ struct TenantAccount {
   PageCount limit{};      // of the quota, rounded down: nothing is admitted that would take `reserved` beyond it
   PageCount assured{};    // of the guarantee, what is in force: less only while what others reserved before it was raised is in the way
   PageCount reserved{};
-  PageCount held{};       // <= reserved
+  PageCount held{};       // <= ceiling
+  PageCount ceiling{};    // the effective limit; or what was held when that was lowered, and only less from then on
   int32_t running = 0;    // sequences admitted and not over
   int64_t admitted = 0;   // sequences, ever
   int64_t refused = 0;
@@ -59,6 +60,7 @@ class TenantLedger {
   void Acquire(TenantId tenant, PageCount pages);    // held += pages
   void Release(TenantId tenant, PageCount pages);    // held -= pages
   void Return(TenantId tenant, PageCount pages);     // one sequence is over: reserved -= what it had reserved
+  void LowerCeilings();   // once a tick
   void CountRefusal(TenantId tenant, Refusal::Why why);
   void CountTokens(TenantId tenant, int64_t tokens) { At(tenant).tokens += tokens; }
 

@@ -22,6 +22,7 @@ struct MeasureItem {
   int32_t head = 0;              // layer * kv_heads + kv head
   int32_t end = 0, newest = 0;   // kExact
   int32_t samples = 0;           // kExact: sampled positions that are there
+  int32_t price = -1;            // kCoded, kWhole: >= 0, the head is repriced at it then
   float residual = 1;            // mean squared norm of what enters the layer: what distortion is measured in
 };
 

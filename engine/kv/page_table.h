@@ -46,6 +46,7 @@ class PageTable {
       : kv_heads_(kv_heads), sampling_(sampling), heads_(static_cast<size_t>(layers) * kv_heads) {}
 
   int32_t heads() const { return static_cast<int32_t>(heads_.size()); }  // layers * kv heads
+  int32_t kv_heads() const { return kv_heads_; }
   int32_t index_of(int32_t layer, int32_t kv_head) const { return layer * kv_heads_ + kv_head; }
   const HeadPages& at(int32_t layer, int32_t kv_head) const { return heads_[index_of(layer, kv_head)]; }
   HeadPages& head(int32_t i) { return heads_[i]; }

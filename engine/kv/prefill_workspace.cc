@@ -20,11 +20,25 @@ int32_t HeadsPerStep(int32_t heads, int32_t head_dim, int64_t exact, int64_t coo
   return static_cast<int32_t>(std::clamp<int64_t>(coordinates / (std::max<int64_t>(exact, 1) * head_dim), 1, heads));
 }
 
+// In mode `rdr` measuring and sealing together end before more tokens have decoded than are protected anyway: so every token that leaves T8
+// at sealing was measured.
+constexpr int32_t kMeasureStepsMax = 24, kPricedSealStepsMax = 36;
+static_assert(kMeasureStepsMax + kPricedSealStepsMax + 2 <= 64);
+
+int32_t MeasureHeads(const PrefillWorkspace::Shape& shape, int64_t exact) {
+  return static_cast<int32_t>(std::max<int64_t>(HeadsPerStep(shape.heads, shape.head_dim, exact, kMeasureCoordinatesPerStep),
+                                                CeilDiv(shape.heads, kMeasureStepsMax)));
+}
+int32_t SealHeads(const PrefillWorkspace::Shape& shape, int64_t exact) {
+  const int32_t heads = HeadsPerStep(shape.heads, shape.head_dim, exact);
+  return shape.group == 0 ? heads : std::max(heads, static_cast<int32_t>(CeilDiv(shape.heads, kPricedSealStepsMax)));
+}
+
 // Tokens that decode while the heads of `exact` tokens are measured and sealed: one a step. A last step's row enters before commit sees the
 // head sealed.
 int64_t Slack(const PrefillWorkspace::Shape& shape, int64_t exact) {
-  int64_t steps = CeilDiv(shape.heads, HeadsPerStep(shape.heads, shape.head_dim, exact)) + 1;
-  if (shape.group > 0) steps += CeilDiv(shape.heads, HeadsPerStep(shape.heads, shape.head_dim, exact, kMeasureCoordinatesPerStep)) + 1;
+  int64_t steps = CeilDiv(shape.heads, SealHeads(shape, exact)) + 1;
+  if (shape.group > 0) steps += CeilDiv(shape.heads, MeasureHeads(shape, exact)) + 1;
   return RoundUp(steps, kPageTokens);
 }
 
@@ -43,10 +57,10 @@ PageCount PrefillWorkspace::PagesFor(int32_t heads, TokenCount tokens) {
 }
 
 int32_t PrefillWorkspace::SealHeadsPerStep(const WorkspaceRoom& room) const {
-  return HeadsPerStep(shape_.heads, shape_.head_dim, room.window);
+  return SealHeads(shape_, room.window);
 }
 int32_t PrefillWorkspace::MeasureHeadsPerStep(const WorkspaceRoom& room) const {
-  return HeadsPerStep(shape_.heads, shape_.head_dim, room.window, kMeasureCoordinatesPerStep);
+  return MeasureHeads(shape_, room.window);
 }
 
 int32_t PrefillWorkspace::SamplePagesFor(const Shape& shape, int32_t prompt_tokens) {

@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <vector>
 
 #include "kernels/spherical/ladder.h"
 
@@ -15,6 +16,7 @@ using RungCounts = std::array<int32_t, kernels::kRungs>;  // tokens on each rung
 struct RateCurve {
   std::array<std::array<int32_t, kernels::kPriceSteps>, kernels::kLadderTiers> below = {};  // [rung][price step]: lower than that rung
   int32_t tokens = 0;
+  std::vector<kernels::LadderSteps> newest;  // protected when this was measured, oldest first: they join as newer ones come
 
   void Add(const kernels::LadderSteps& token) {  // Finish once all are in
     ++tokens;
@@ -25,7 +27,8 @@ struct RateCurve {
       for (size_t step = 1; step < rung.size(); ++step) rung[step] += rung[step - 1];
     }
   }
-  RungCounts CountsAt(int32_t step) const {
+  // joined: of the newest, those that are protected no more.
+  RungCounts CountsAt(int32_t step, int32_t joined = 0) const {
     RungCounts counts = {};
     int32_t above = tokens;
     for (size_t r = 0; r < below.size(); ++r) {
@@ -33,6 +36,7 @@ struct RateCurve {
       above = below[r][static_cast<size_t>(step)];
     }
     counts.back() = above;
+    for (int32_t i = 0; i < joined; ++i) ++counts[static_cast<size_t>(newest[static_cast<size_t>(i)].RungAt(step))];
     return counts;
   }
 };

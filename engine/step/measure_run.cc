@@ -120,7 +120,12 @@ class ExactMeasure {
       const PageId notes = item_.pages->notes[static_cast<size_t>(at / NotesPerPage(d_))];
       NotesPage(arenas_.exact + notes * arenas_.exact_page_bytes, d_)
           .Write(at % NotesPerPage(d_), steps, kernels::UtilityByteOf(distortion[kLadderTiers]));
-      if (position >= kSinkTokens && position < item_.newest) curve.Add(steps);
+      if (position < kSinkTokens) continue;
+      if (position < item_.newest) {
+        curve.Add(steps);
+      } else {
+        curve.newest.push_back(steps);
+      }
     }
   }
 

@@ -30,7 +30,7 @@ TEST_CASE("a broken promise to the ledger stops the process") {
   TenantLedger ledger(PageCount(5), ByteCount(100));
   CHECK(ledger.account(kDefaultTenant).name == "default");
   CHECK_FALSE(LastWords([&] { ledger.Reserve(0, PageCount(6)); }).empty());
-  CHECK_FALSE(LastWords([&] { ledger.Acquire(0, PageCount(1)); }).empty());
+  CHECK_FALSE(LastWords([&] { ledger.Acquire(0, PageCount(6)); }).empty());
   CHECK_FALSE(LastWords([&] { ledger.Release(0, PageCount(1)); }).empty());
   CHECK_FALSE(LastWords([&] { ledger.Return(0, PageCount(1)); }).empty());
   CHECK_FALSE(LastWords([&] { ledger.account(1); }).empty());

@@ -1,6 +1,7 @@
 #include "tests/fakes/stepper.h"
 
 #include <algorithm>
+#include <array>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -57,10 +58,39 @@ TokenId& FakeStepper::ExactSlot(const HeadPages& pages, int32_t position) {
   return exact_.at(at);
 }
 
-TokenId& FakeStepper::CodedSlot(const HeadPages& pages, Tier tier, int32_t slot) {
+TokenId& FakeStepper::CodedSlot(const HeadPages& pages, Tier tier, int32_t slot) { return SlotIn(pages.of(tier).pages, tier, slot); }
+
+TokenId& FakeStepper::SlotIn(std::span<const PageId> list, Tier tier, int32_t slot) {
   const int32_t page_tokens = kernels::TokensPerPage(tier, shape_.head_dim);
-  const PageId page = pages.of(tier).pages.at(static_cast<size_t>(slot / page_tokens));
+  Expect(slot >= 0 && slot / page_tokens < static_cast<int32_t>(list.size()), "a slot beyond its list");
+  const PageId page = list[static_cast<size_t>(slot / page_tokens)];
   return coded_.at(static_cast<size_t>(page) * kCodedSlots + static_cast<size_t>(slot % page_tokens));
+}
+
+TokenId FakeStepper::Written(SequenceId sequence, int32_t position, TokenId token) const {
+  return shape_.mode.priced ? static_cast<TokenId>((sequence % 2039) << 20) | position : token;
+}
+
+kernels::LadderSteps FakeStepper::StepsOf(TokenId mark) {
+  const uint64_t hash = HashOf(std::span(&mark, 1), 7);
+  const int32_t last = 1 + static_cast<int32_t>(hash % (kernels::kPriceSteps - 1));
+  kernels::LadderSteps steps;
+  for (int32_t r = 0; r < kernels::kLadderTiers; ++r) steps.leaves[r] = static_cast<uint16_t>(std::max(1, last * (r + 1) / kernels::kLadderTiers));
+  return steps;
+}
+
+void FakeStepper::CheckMarks(const StepItem& item, const HeadPages& pages, std::span<const TokenId> read) const {
+  const int32_t end = item.position + static_cast<int32_t>(item.tokens.size());
+  std::set<int32_t> positions;
+  for (const TokenId mark : read) {
+    const int32_t position = mark & ((1 << 20) - 1);
+    Expect(mark == Written(item.sequence, position, 0) && position < end, "the pages hold another sequence's tokens");
+    Expect(positions.insert(position).second, "a token is there twice");
+  }
+  Expect(static_cast<int32_t>(read.size()) + pages.dropped == end, "tokens are missing that nobody dropped");
+  for (int32_t p = 0; p < end; ++p) {
+    if (p < kSinkTokens || p >= end - kNewestTokens) Expect(positions.contains(p), "a sink or one of the newest was dropped");
+  }
 }
 
 // The order of a sequence's tokens in the coded modes: sinks, the mode's tier, the rest of T8, exact ones.
@@ -69,14 +99,16 @@ void FakeStepper::WriteAndReadHead(const StepItem& item, const HeadPages& pages,
   const int32_t whole = pages.of(Tier::kT8).tokens + (pages.sealed ? rows : 0);
   for (int32_t i = 0; i < rows; ++i) {
     (pages.sealed ? CodedSlot(pages, Tier::kT8, pages.of(Tier::kT8).tokens + i) : ExactSlot(pages, item.position + i)) =
-        item.tokens[static_cast<size_t>(i)];
+        Written(item.sequence, item.position + i, item.tokens[static_cast<size_t>(i)]);
   }
   for (int32_t i = 0; i < std::min(whole, kSinkTokens); ++i) read.push_back(CodedSlot(pages, Tier::kT8, i));
-  const Tier tier = shape_.mode.tier;
-  for (int32_t i = 0; tier != Tier::kT8 && i < pages.of(tier).tokens; ++i) read.push_back(CodedSlot(pages, tier, i));
+  for (int32_t t = 1; t < kernels::kTierCount; ++t) {
+    const Tier tier = static_cast<Tier>(t);
+    for (int32_t i = 0; i < pages.of(tier).tokens; ++i) read.push_back(CodedSlot(pages, tier, i));
+  }
   for (int32_t i = kSinkTokens; i < whole; ++i) read.push_back(CodedSlot(pages, Tier::kT8, i));
   for (int32_t p = pages.exact_begin; !pages.sealed && p < end; ++p) read.push_back(ExactSlot(pages, p));
-  Expect(static_cast<int32_t>(read.size()) == end, "a head's tiers do not add up to its tokens");
+  Expect(static_cast<int32_t>(read.size()) + pages.dropped == end, "a head's tiers do not add up to its tokens");
   if (!pages.sealed) {
     const int64_t wanted = CeilDiv(end - pages.exact_begin, kSlots);
     Expect(static_cast<int64_t>(pages.exact.size()) == wanted, "a head has too many or too few f16 pages");
@@ -93,6 +125,10 @@ std::vector<TokenId> FakeStepper::WriteAndReadBack(const StepItem& item) {
   for (int32_t i = 0; i < item.pages->heads(); ++i) {
     std::vector<TokenId> read;
     WriteAndReadHead(item, item.pages->head(i), read);
+    if (shape_.mode.priced) {
+      CheckMarks(item, item.pages->head(i), read);
+      continue;
+    }
     Expect(i == 0 || read == history, "two heads of one sequence disagree");
     history = std::move(read);
   }
@@ -100,7 +136,56 @@ std::vector<TokenId> FakeStepper::WriteAndReadBack(const StepItem& item) {
 }
 
 absl::StatusOr<MeasureOutput> FakeStepper::Measure(std::span<const MeasureItem> items) {
-  return MeasureOutput{.curves = std::vector<RateCurve>(items.size()), .elapsed = absl::ZeroDuration()};
+  if (!next.ok()) return std::exchange(next, absl::OkStatus());
+  MeasureOutput output;
+  for (const MeasureItem& item : items) {
+    RateCurve curve;
+    const HeadPages& pages = *item.pages;
+    if (item.kind == MeasureItem::Kind::kExact) {
+      Expect(static_cast<int32_t>(pages.notes.size()) > 0 && item.samples <= kSampledPositions, "nowhere to write notes");
+      for (int32_t p = pages.exact_begin; p < item.end; ++p) {
+        const kernels::LadderSteps steps = StepsOf(ExactSlot(pages, p));
+        if (p >= kSinkTokens && p < item.newest) curve.Add(steps);
+        if (p >= kSinkTokens && p >= item.newest) curve.newest.push_back(steps);
+      }
+    } else {
+      for (int32_t t = 0; t < (item.kind == MeasureItem::Kind::kWhole ? 1 : kernels::kLadderTiers); ++t) {
+        const Tier tier = static_cast<Tier>(t);
+        const int32_t begin = t == 0 ? kSinkTokens : 0, tokens = t == 0 ? pages.settled : pages.of(tier).tokens;
+        for (int32_t i = begin; i < begin + tokens; ++i) {
+          kernels::LadderSteps steps = StepsOf(CodedSlot(pages, tier, i));
+          for (int32_t r = 0; r < t; ++r) steps.leaves[r] = 0;
+          curve.Add(steps);
+        }
+      }
+    }
+    curve.Finish();
+    output.curves.push_back(std::move(curve));
+  }
+  return output;
+}
+
+// By taking everything out and putting it back: the order of lists but T8's is free.
+void FakeStepper::Reprice(const RetierItem& item) {
+  const HeadPages& pages = *item.pages;
+  std::array<std::vector<TokenId>, kernels::kTierCount> lists;
+  const int32_t whole = pages.of(Tier::kT8).tokens;
+  for (int32_t t = 0; t < kernels::kTierCount; ++t) {
+    const Tier tier = static_cast<Tier>(t);
+    for (int32_t i = 0; i < pages.of(tier).tokens; ++i) {
+      const TokenId mark = CodedSlot(pages, tier, i);
+      const bool moves = t == 0 ? i >= kSinkTokens && i < kSinkTokens + pages.settled : !item.whole_only && t < kernels::kLadderTiers;
+      const int32_t rung = moves ? std::max(t, RungOf(item, StepsOf(mark))) : t;
+      if (rung < kernels::kLadderTiers || !moves) lists[static_cast<size_t>(rung)].push_back(mark);
+    }
+  }
+  for (size_t t = 0; t < lists.size(); ++t) {
+    Expect(static_cast<int32_t>(lists[t].size()) == CountsAfter(item)[t], "a head was repriced otherwise than it was measured");
+    for (size_t i = 0; i < lists[t].size(); ++i) {
+      SlotIn(item.lists[t], static_cast<Tier>(t), static_cast<int32_t>(i)) = lists[t][i];
+    }
+  }
+  Expect(whole >= kSinkTokens, "a sealed head without sinks was repriced");
 }
 
 absl::StatusOr<absl::Duration> FakeStepper::Retier(std::span<const RetierItem> items) {
@@ -114,8 +199,16 @@ absl::StatusOr<absl::Duration> FakeStepper::Retier(std::span<const RetierItem> i
     if (item.kind == RetierItem::Kind::kSeal) {
       Expect(item.last || item.end % kSlots == 0, "an early seal ends inside a page");
       for (int32_t p = pages.exact_begin; p < item.end; ++p) {
+        if (item.priced && p >= kSinkTokens && p < item.newest) {
+          const int32_t rung = RungOf(item, StepsOf(ExactSlot(pages, p)));
+          if (rung < kernels::kLadderTiers) append(static_cast<Tier>(rung), ExactSlot(pages, p));
+          continue;
+        }
         append(p < kSinkTokens || p >= item.newest ? Tier::kT8 : item.tier, ExactSlot(pages, p));
       }
+    } else if (item.kind == RetierItem::Kind::kReprice) {
+      Reprice(item);
+      filled = CountsAfter(item);
     } else {
       for (int32_t i = 0; i < item.count; ++i) append(item.tier, CodedSlot(pages, Tier::kT8, kSinkTokens + i));
       for (int32_t i = kSinkTokens + item.count; i < pages.of(Tier::kT8).tokens; ++i) {
@@ -139,10 +232,11 @@ absl::StatusOr<StepOutput> FakeStepper::Run(const StepPlan& plan) {
   for (const StepItem& item : plan.items) {
     (item.output_index > 0 ? what.decoding : what.chunks) += 1;
     what.order.push_back(item.sequence);
-    const std::vector<TokenId> history = WriteAndReadBack(item);
+    std::vector<TokenId> history = WriteAndReadBack(item);
     std::vector<TokenId> expected(item.prompt.begin(), item.prompt.end());
     expected.insert(expected.end(), item.output.begin(), item.output.end());
-    expected.resize(history.size());
+    expected.resize(static_cast<size_t>(item.position) + item.tokens.size());
+    if (shape_.mode.priced) history = expected;  // its marks were looked at
     Expect(history == expected, "the pages hold another sequence's tokens");
 
     StepItemOutput out;

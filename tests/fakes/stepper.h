@@ -17,6 +17,8 @@ namespace spherical::engine {
 // A machine of host memory whose "keys" are the tokens themselves: it writes each token into the sequence's pages, in every list, reads the
 // whole history back and derives the next token from it. A page lent twice, a wrong position or a wrong chunk throws or changes tokens.
 // In the coded modes tokens move from f16 pages to the tiers' lists as retier items say, and must still be the same history in order.
+// In mode `rdr` what it writes are marks, of sequence and position: who is dropped or moved is a function of the mark, and what is left must
+// be the sequence's own, each once, sinks and newest among them.
 // For engine tests that check tokens. Not thread-safe: one engine.
 class FakeStepper : public Stepper {
  public:
@@ -54,6 +56,12 @@ class FakeStepper : public Stepper {
   // The slot of one token in a head's pages.
   TokenId& ExactSlot(const HeadPages& pages, int32_t position);
   TokenId& CodedSlot(const HeadPages& pages, kernels::Tier tier, int32_t slot);
+  TokenId& SlotIn(std::span<const PageId> list, kernels::Tier tier, int32_t slot);
+  // What stands for a token in the pages.
+  TokenId Written(SequenceId sequence, int32_t position, TokenId token) const;
+  static kernels::LadderSteps StepsOf(TokenId mark);
+  void CheckMarks(const StepItem& item, const HeadPages& pages, std::span<const TokenId> read) const;
+  void Reprice(const RetierItem& item);
   std::vector<TokenId> WriteAndReadBack(const StepItem& item);
   void WriteAndReadHead(const StepItem& item, const HeadPages& pages, std::vector<TokenId>& read);
 

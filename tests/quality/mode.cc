@@ -64,8 +64,8 @@ absl::StatusOr<Mode> ParseMode(std::string_view name, int32_t head_dim) {
 std::string KnownModes() {
   std::string names;
   for (const auto& [name, mode] : AllModes()) names += name + " ";
-  names += "rdr:RATE";
-  for (const engine::UtilityEstimator& estimator : engine::UtilityEstimators()) names += fmt::format(" rdr:RATE:{}", estimator.name);
+  names += "rdr:2.5";  // or any rate
+  for (const engine::UtilityEstimator& estimator : engine::UtilityEstimators()) names += fmt::format(" rdr:2.5:{}", estimator.name);
   return names;
 }
 

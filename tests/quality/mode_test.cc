@@ -16,7 +16,7 @@ TEST_CASE("Every known mode is a mode, and they are not the same") {
     INFO(name);
     CHECK(ParseMode(name, 64).ok());
   }
-  CHECK(count == 16);
+  CHECK(count == 20);
 }
 
 TEST_CASE("A mode's name says what is done") {
@@ -27,8 +27,14 @@ TEST_CASE("A mode's name says what is done") {
   CHECK((blocks.kind == Mode::Kind::kBlocks && blocks.format == BlockFormat::kQ4_0 && blocks.rotated));
 }
 
+TEST_CASE("A rate is part of a mode's name, and so is an estimator of utilities") {
+  const Mode mode = *ParseMode("rdr:1.5", 64);
+  CHECK((mode.kind == Mode::Kind::kPriced && mode.rate == 1.5 && mode.estimator == &engine::BestUtilityEstimator()));
+  CHECK(ParseMode("rdr:3:alone", 64)->estimator->name == "alone");
+}
+
 TEST_CASE("An unknown mode is answered with those that are known") {
-  for (const char* name : {"uniform:T5", "uniform", "exact ", "", "Q4_0", "q4_0:twisted"}) {
+  for (const char* name : {"uniform:T5", "uniform", "exact ", "", "Q4_0", "q4_0:twisted", "rdr", "rdr:", "rdr:0", "rdr:-1", "rdr:nan", "rdr:17", "rdr:2:oracle", "rdr:2:alone:x"}) {
     const auto mode = ParseMode(name, 64);
     REQUIRE(mode.status().code() == absl::StatusCode::kInvalidArgument);
     const std::string message(mode.status().message());

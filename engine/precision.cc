@@ -1,0 +1,376 @@
+#include "engine/precision.h"
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+#include "engine/budget/budget_shares.h"
+#include "engine/budget/pricing.h"
+#include "kernels/base/check.h"
+#include "kernels/spherical/page_layout.h"
+
+namespace spherical::engine {
+namespace {
+
+using kernels::Tier;
+
+// Coded tokens that pressing looks at in one tick: a few milliseconds of one core; and while somebody waits for the pages.
+constexpr int64_t kPressTokens = 1 << 16, kUrgentPressTokens = 1 << 19;
+// A tenant that is pressed is pressed a little below its budget, so that tokens do not crawl down rung by rung with every page.
+constexpr int64_t kSlackShare = 64;
+// Of the pool: so many pages at most are kept free for the rows of the next tick.
+constexpr int64_t kHeadroomShare = 16;
+
+PageCount PagesAt(const RungCounts& counts, int32_t head_dim) {
+  int64_t pages = 0;
+  for (int32_t r = 1; r < kernels::kLadderTiers; ++r) {
+    pages += CeilDiv(counts[static_cast<size_t>(r)], kernels::TokensPerPage(static_cast<Tier>(r), head_dim));
+  }
+  return PageCount(pages);
+}
+
+// Pages of T8 with `counts[0]` settled tokens besides the protected and the new ones.
+PageCount WholePages(int64_t settled, int64_t rest, int32_t head_dim) {
+  return PageCount(CeilDiv(settled + rest, kernels::TokensPerPage(Tier::kT8, head_dim)));
+}
+
+int64_t CodedTokens(const HeadPages& head) {
+  int64_t tokens = 0;
+  for (const HeadPages::Coded& tier : head.tiers) tokens += tier.tokens;
+  return tokens;
+}
+
+}  // namespace
+
+Precision::Tenant& Precision::At(TenantId tenant) {
+  if (tenants_.size() <= static_cast<size_t>(tenant)) tenants_.resize(static_cast<size_t>(tenant) + 1);
+  return tenants_[static_cast<size_t>(tenant)];
+}
+
+PageCount Precision::budget(TenantId tenant) const {
+  return static_cast<size_t>(tenant) < tenants_.size() ? tenants_[static_cast<size_t>(tenant)].budget : PageCount(0);
+}
+int32_t Precision::price(TenantId tenant) const {
+  return static_cast<size_t>(tenant) < tenants_.size() ? tenants_[static_cast<size_t>(tenant)].job.price : 0;
+}
+absl::Duration Precision::TakeElapsed() { return std::exchange(elapsed_, absl::ZeroDuration()); }
+
+// ---- Budgets ------------------------------------------------------------------------------------------------------------------------
+
+// What it could use: at its ceiling until it is sealed; afterwards it only shrinks, but for what is new.
+PageCount Precision::WantedBy(const Sequence& sequence) const {
+  const KvShape& shape = lender_.shape();
+  const PageCount promised = sequence.loan.room.promised();
+  if (!shape.mode.priced) return promised;
+  if (sequence.decoding() && sequence.sealed()) return std::max(promised, sequence.loan.room.held() + PageCount(shape.heads()));
+  if (shape.mode.rate > 0) return promised;
+  const double ceiling = lender_.ledger().account(sequence.loan.tenant).quota.rate_ceiling_bits;
+  const int64_t tokens = std::max(sequence.entered, sequence.prompt_size()) + kNewestTokens;
+  return std::max(promised, ReservedPages(shape, TokenCount(tokens), std::min(ceiling, 9.0)));
+}
+
+void Precision::Prepare(std::span<Sequence* const> live) {
+  live_.assign(live.begin(), live.end());
+  for (Sequence* sequence : live) lender_.Secure(sequence->loan);
+  if (!lender_.shape().mode.priced) return;
+  const auto& accounts = lender_.ledger().accounts();
+  std::vector<BudgetNeed> needs;
+  for (const TenantAccount& account : accounts) {
+    needs.push_back({.reserved = account.reserved, .guarantee = account.guarantee, .limit = account.effective_limit(), .wanted = account.reserved,
+                     .weight = account.quota.weight});
+  }
+  for (const Sequence* sequence : live) {
+    BudgetNeed& need = needs[static_cast<size_t>(sequence->loan.tenant)];
+    need.wanted += WantedBy(*sequence) - sequence->loan.room.promised();
+  }
+  const PageCount pool = lender_.pool().pages();
+  const PageCount headroom = std::min(PageCount(static_cast<int64_t>(live.size()) * lender_.shape().heads()),
+                                      PageCount(pool.value() / kHeadroomShare));
+  const std::vector<PageCount> budgets = ShareBudgets(needs, pool - std::min(headroom, pool - lender_.pool().reserved()));
+  for (size_t i = 0; i < budgets.size(); ++i) At(static_cast<TenantId>(i)).budget = budgets[i];
+}
+
+// Of its tenant's budget, what a sequence that is not sealed yet may count on: as its tokens are to those of all.
+PageCount Precision::ShareOf(const Sequence& sequence, std::span<Sequence* const> live) const {
+  const auto tokens_of = [](const Sequence& s) { return std::max<int64_t>(s.entered, s.prompt_size()); };
+  int64_t all = 0;
+  for (const Sequence* other : live) all += other->loan.tenant == sequence.loan.tenant ? tokens_of(*other) : 0;
+  const PageCount part(budget(sequence.loan.tenant).value() * tokens_of(sequence) / std::max<int64_t>(all, 1));
+  return std::max(sequence.loan.room.promised(), std::min(WantedBy(sequence), part));
+}
+
+// What the tenant's sealed sequences may hold together.
+PageCount Precision::TargetOf(TenantId tenant, std::span<Sequence* const> live) const {
+  PageCount target = budget(tenant);
+  for (const Sequence* sequence : live) {
+    if (sequence->loan.tenant == tenant && !(sequence->decoding() && sequence->sealed())) target -= ShareOf(*sequence, live);
+  }
+  return target;
+}
+
+// ---- Pressing -----------------------------------------------------------------------------------------------------------------------
+
+void Precision::Press(std::span<Sequence* const> live, StepPlan& plan) {
+  if (!lender_.shape().mode.priced) return;
+  for (TenantId tenant = 0; tenant < static_cast<TenantId>(tenants_.size()); ++tenant) Press(tenant, live, plan);
+}
+
+void Precision::Press(TenantId tenant, std::span<Sequence* const> live, StepPlan& plan) {
+  Tenant& state = At(tenant);
+  Job& job = state.job;
+  std::vector<Sequence*> mine;   // that hold more than they were promised: all that can be taken
+  PageCount held;
+  for (Sequence* sequence : live) {
+    if (sequence->loan.tenant != tenant || !sequence->decoding() || !sequence->sealed()) continue;
+    held += std::max(sequence->loan.room.held(), sequence->loan.room.promised());
+    if (sequence->loan.room.borrowed() > PageCount(0)) mine.push_back(sequence);
+  }
+  PageCount target = TargetOf(tenant, live);
+  if (state.starved) target = std::min(target, held - PageCount(lender_.shape().heads()));
+  if (!job.active && (held <= target || mine.empty())) return;
+  if (mine.empty() || (held <= target && job.price == 0)) {
+    for (Sequence* sequence : live) {
+      if (sequence->loan.tenant == tenant && sequence->sealed()) sequence->curves.clear();
+    }
+    job = Job();
+    state.starved = false;
+    return;
+  }
+  job.active = true;
+  int64_t work = state.starved || std::any_of(live.begin(), live.end(), [](const Sequence* s) { return !s->loan.room.secured(); })
+                     ? kUrgentPressTokens
+                     : kPressTokens;
+  const auto measure = [&](Sequence& sequence, int32_t head, int32_t price) {
+    plan.measure.push_back({.kind = MeasureItem::Kind::kCoded, .sequence = sequence.request.id, .pages = &sequence.pages.head(head),
+                            .head = head, .price = price, .residual = 1});
+    work -= CodedTokens(sequence.pages.head(head));
+  };
+  if (job.price == 0) {
+    bool complete = true;
+    for (Sequence* sequence : mine) {
+      for (int32_t head = static_cast<int32_t>(sequence->curves.size()); head < sequence->pages.heads(); ++head) {
+        complete = false;
+        if (work <= 0) return;
+        measure(*sequence, head, -1);
+      }
+    }
+    if (!complete) return;
+    target -= PageCount(target.value() / kSlackShare);
+    job.price = FindPrice(tenant, live, target);
+    job.done.clear();
+    job.sequence = 0;
+  }
+  // Head after head; within one tick no head twice.
+  for (Sequence* sequence : mine) {
+    const SequenceId id = sequence->request.id;
+    if (std::find(job.done.begin(), job.done.end(), id) != job.done.end()) continue;
+    int32_t head = job.sequence == id ? job.head : 0;
+    for (; head < sequence->pages.heads() && work > 0; ++head) measure(*sequence, head, job.price);
+    sequence->price = std::max(sequence->price, job.price);
+    job.sequence = id;
+    job.head = head;
+    if (head < sequence->pages.heads()) return;
+    job.done.push_back(id);
+    if (work <= 0) return;
+  }
+  // A whole round is done: the next finds its own price.
+  for (Sequence* sequence : mine) sequence->curves.clear();
+  job = Job();
+  state.starved = false;
+}
+
+// The least price at which the tenant's sealed sequences hold the target: each of them as much as it was promised at least.
+int32_t Precision::FindPrice(TenantId tenant, std::span<Sequence* const> live, PageCount target) const {
+  const int32_t head_dim = lender_.shape().head_dim;
+  const auto pages_at = [&](int32_t step) {
+    PageCount sum;
+    for (const Sequence* sequence : live) {
+      if (sequence->loan.tenant != tenant || !sequence->decoding() || !sequence->sealed()) continue;
+      const Reservation& room = sequence->loan.room;
+      if (sequence->curves.empty()) {
+        sum += std::max(room.held(), room.promised());
+        continue;
+      }
+      PageCount pages;
+      for (int32_t head = 0; head < sequence->pages.heads(); ++head) {
+        const HeadPages& held = sequence->pages.head(head);
+        RungCounts counts = sequence->curves[static_cast<size_t>(head)].CountsAt(step);
+        if (sequence->keeps_all) counts = KeepAll(counts);
+        pages += PagesAt(counts, head_dim) + WholePages(counts[0], held.of(Tier::kT8).tokens - held.settled, head_dim);
+      }
+      sum += std::max(pages, room.promised());
+    }
+    return sum.value();
+  };
+  return std::max(1, LeastStep(pages_at, target.value()));
+}
+
+// ---- Prices at sealing ----------------------------------------------------------------------------------------------------------------
+
+// All heads are measured: what they may take is what the ceiling allows, and what there is.
+void Precision::DecidePrices(Sequence& sequence, std::span<Sequence* const> live) {
+  const KvShape& shape = lender_.shape();
+  const TenantAccount& account = lender_.ledger().account(sequence.loan.tenant);
+  const bool last = sequence.decoding();
+  const int32_t tokens = last ? sequence.entered : sequence.measured_to;   // that are coded then
+  sequence.keeps_all = !account.quota.allow_drop;
+
+  // By rate, in fractions of pages: of all tokens so far, less what is coded already and what is protected.
+  const double bits = shape.mode.rate > 0 ? shape.mode.rate : std::min(account.quota.rate_ceiling_bits, 16.0);
+  const int64_t element_bytes = static_cast<int64_t>(bits / 8 * 2 * shape.head_dim * tokens) * shape.heads();
+  int64_t fixed = 0;
+  PageCount fixed_pages;
+  const int32_t newest = last ? std::min(kNewestTokens, std::max(0, tokens - kSinkTokens)) : 0;
+  for (int32_t i = 0; i < shape.heads(); ++i) {
+    const HeadPages& head = sequence.pages.head(i);
+    for (int32_t t = 0; t < kernels::kTierCount; ++t) {
+      fixed += int64_t{head.tiers[static_cast<size_t>(t)].tokens} * kernels::TokenBytes(static_cast<Tier>(t), shape.head_dim);
+    }
+    const int32_t sinks = head.exact_begin == 0 ? std::min(kSinkTokens, tokens) : 0;
+    fixed += int64_t{sinks + newest} * kernels::TokenBytes(Tier::kT8, shape.head_dim);
+  }
+  sequence.prices = PricesFor(sequence.curves, shape.head_dim, sequence.keeps_all, element_bytes - fixed);
+
+  // By pages: its share of the budget and what others leave of the pool; of a prompt that is not complete, the part that is coded then.
+  PageCount most = sequence.loan.room.promised();
+  if (shape.mode.rate == 0) {
+    PageCount others = PageCount(0);
+    for (const Sequence* other : live) {
+      if (other == &sequence || other->loan.tenant != sequence.loan.tenant) continue;
+      others += other->decoding() && other->sealed() ? std::max(other->loan.room.held(), other->loan.room.promised()) : ShareOf(*other, live);
+    }
+    const PageCount left = budget(sequence.loan.tenant) - others;
+    most = std::max(most, std::min(left, most + lender_.pool().spare()));
+  }
+  const int64_t whole_prompt = std::max<int64_t>(sequence.prompt_size(), tokens);
+  const PageCount growth = last ? PageCount(shape.heads()) : PageCount(0);   // the next rows'
+  const PageCount allowed(std::max<int64_t>(0, (most - std::min(most, growth)).value() * tokens / whole_prompt));
+  const auto pages_at = [&](int32_t step) {
+    int64_t pages = 0;
+    for (int32_t i = 0; i < shape.heads(); ++i) {
+      const HeadPages& head = sequence.pages.head(i);
+      RungCounts counts = sequence.curves[static_cast<size_t>(i)].CountsAt(step);
+      if (sequence.keeps_all) counts = KeepAll(counts);
+      const int32_t whole = head.of(Tier::kT8).tokens + (head.exact_begin == 0 ? kSinkTokens : 0) + newest;
+      for (int32_t r = 1; r < kernels::kLadderTiers; ++r) counts[static_cast<size_t>(r)] += head.tiers[static_cast<size_t>(r)].tokens;
+      pages += (PagesAt(counts, shape.head_dim) + WholePages(counts[0], whole, shape.head_dim)).value();
+    }
+    return pages;
+  };
+  const int32_t by_pages = LeastStep(pages_at, allowed.value());
+  for (int32_t& price : sequence.prices) price = std::max(price, by_pages);
+  sequence.price = *std::max_element(sequence.prices.begin(), sequence.prices.end());
+}
+
+// ---- The change -----------------------------------------------------------------------------------------------------------------------
+
+absl::Status Precision::Change(StepPlan& plan, Find find) {
+  if (absl::Status measured = Measure(plan, find); !measured.ok()) return measured;
+  LendFor(plan, find);
+  if (plan.retier.empty()) return absl::OkStatus();
+  const absl::StatusOr<absl::Duration> took = stepper_.Retier(plan.retier);
+  if (!took.ok()) return took.status();
+  cost_.ObserveRetier(TokensOf(plan.retier), *took);
+  elapsed_ += *took;
+  for (const RetierItem& item : plan.retier) Record(item, find);
+  return absl::OkStatus();
+}
+
+absl::Status Precision::Measure(StepPlan& plan, Find find) {
+  if (plan.measure.empty()) return absl::OkStatus();
+  for (const MeasureItem& item : plan.measure) {
+    Sequence& sequence = find(item.sequence);
+    HeadPages& head = sequence.pages.head(item.head);
+    if (item.kind == MeasureItem::Kind::kExact) {
+      lender_.LendForNotes(item.end - head.exact_begin, sequence.loan, head);
+      if (sequence.curves.empty()) sequence.measured_to = item.newest;
+    } else if (item.kind == MeasureItem::Kind::kWhole) {
+      head.settled += kDemoteTokens;  // they are old now: where they stand is decided like everyone's
+    }
+  }
+  absl::StatusOr<MeasureOutput> measured = stepper_.Measure(plan.measure);
+  if (!measured.ok()) return measured.status();
+  cost_.ObserveMeasure(TokensOf(plan.measure), measured->elapsed);
+  elapsed_ += measured->elapsed;
+  for (size_t i = 0; i < plan.measure.size(); ++i) {
+    const MeasureItem& item = plan.measure[i];
+    Sequence& sequence = find(item.sequence);
+    RateCurve& curve = measured->curves[i];
+    if (item.price < 0) {
+      SPH_CHECK(static_cast<int32_t>(sequence.curves.size()) == item.head);
+      sequence.curves.push_back(std::move(curve));
+      if (item.kind == MeasureItem::Kind::kExact && item.head + 1 == sequence.pages.heads()) DecidePrices(sequence, live_);
+      continue;
+    }
+    RungCounts counts = curve.CountsAt(item.price);
+    if (sequence.keeps_all) counts = KeepAll(counts);
+    plan.retier.push_back({.kind = RetierItem::Kind::kReprice, .sequence = item.sequence, .pages = item.pages, .head = item.head, .priced = true,
+                           .keeps_all = sequence.keeps_all, .price = item.price, .rungs = counts,
+                           .whole_only = item.kind == MeasureItem::Kind::kWhole});
+  }
+  return absl::OkStatus();
+}
+
+// Pages for the items. A head that finds none waits, and with it the others of its sequence that would be sealed.
+void Precision::LendFor(StepPlan& plan, Find find) {
+  std::set<SequenceId> wait;
+  std::vector<RetierItem> run;
+  for (RetierItem& item : plan.retier) {
+    Sequence& sequence = find(item.sequence);
+    HeadPages& head = sequence.pages.head(item.head);
+    const bool seals = item.kind == RetierItem::Kind::kSeal;
+    if (seals && wait.count(item.sequence) > 0) continue;
+    const bool lent = item.kind == RetierItem::Kind::kReprice ? lender_.LendForReprice(item, sequence.loan, head)
+                                                              : lender_.LendForRetier(item, sequence.loan, head);
+    if (!lent) {
+      At(sequence.loan.tenant).starved = true;
+      if (seals) wait.insert(item.sequence);
+      continue;
+    }
+    run.push_back(std::move(item));
+  }
+  plan.retier = std::move(run);
+  // A row whose sequence could not seal in its turn would outgrow the workspace.
+  std::erase_if(plan.items, [&](const StepItem& item) { return wait.count(item.sequence) > 0; });
+}
+
+void Precision::Record(const RetierItem& item, Find find) {
+  Sequence& sequence = find(item.sequence);
+  HeadPages& pages = sequence.pages.head(item.head);
+  const bool seals = item.kind == RetierItem::Kind::kSeal;
+  const int32_t sealed = seals ? TokensOf(item) : 0;
+  const int32_t dropped_before = pages.dropped;
+  const TierCounts after = CountsAfter(item);
+  int64_t moved = item.kind == RetierItem::Kind::kDemote ? item.count : 0;
+  for (size_t tier = 0; tier < after.size() && item.kind == RetierItem::Kind::kReprice; ++tier) {
+    moved += std::max(0, pages.tiers[tier].tokens - after[tier]);
+  }
+  RecordRetier(item, pages);
+  for (const PageId page : item.emptied) lender_.TakeBackPage(page, sequence.loan);
+  lender_.TakeBackEmptied(sealed, sequence.loan, pages);
+  counts_.sealed += sealed;
+  counts_.demoted += moved;
+  counts_.dropped += pages.dropped - dropped_before;
+  const size_t tenant = static_cast<size_t>(sequence.loan.tenant);
+  if (counts_.demoted_of.size() <= tenant) counts_.demoted_of.resize(tenant + 1);
+  counts_.demoted_of[tenant] += moved;
+  sequence.held_peak = std::max(sequence.held_peak, sequence.loan.room.held());
+  if (!seals) return;
+  sequence.next_to_seal = item.head + 1 == sequence.pages.heads() ? 0 : item.head + 1;
+  if (sequence.next_to_seal == 0) {
+    sequence.curves.clear();
+    sequence.prices.clear();
+  }
+  if (sequence.sealed()) lender_.TakeBackWorkspace(sequence.loan);
+}
+
+void Precision::FitRows(StepPlan& plan, Find find) {
+  std::erase_if(plan.items, [&](const StepItem& item) {
+    Sequence& sequence = find(item.sequence);
+    if (lender_.LendForRows(item.position, static_cast<int32_t>(item.tokens.size()), sequence.loan, sequence.pages)) return false;
+    At(sequence.loan.tenant).starved = true;
+    return true;
+  });
+}
+
+}  // namespace spherical::engine

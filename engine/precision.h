@@ -1,0 +1,86 @@
+// Precision: the part of a tick that decides, changes and records how precisely keys and values are kept, between the plan and its step.
+// The engine thread only; a part of the engine (engine.h), apart because it is a story of its own:
+//
+//   Prepare   promises are secured, tenants' budgets shared out .......................... every tick, before the plan
+//   Press     heads of tenants that hold more than their budget are put into the plan ..... mode `rdr`
+//   Change    heads are measured; prices are found; pages lent, precision changed, recorded, emptied pages taken back
+//   FitRows   rows that find no page wait for a tick: they are taken out of the plan
+#ifndef SPHERICAL_ENGINE_PRECISION_H_
+#define SPHERICAL_ENGINE_PRECISION_H_
+
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
+#include "absl/time/time.h"
+#include "engine/batch/sequence.h"
+#include "engine/batch/step_cost.h"
+#include "engine/batch/step_plan.h"
+#include "engine/budget/lender.h"
+#include "engine/step/stepper.h"
+
+namespace spherical::engine {
+
+class Precision {
+ public:
+  using Find = absl::FunctionRef<Sequence&(SequenceId)>;
+
+  Precision(Lender& lender, Stepper& stepper, StepCost& cost) : lender_(lender), stepper_(stepper), cost_(cost) {}
+
+  void Prepare(std::span<Sequence* const> live);
+  void Press(std::span<Sequence* const> live, StepPlan& plan);
+  // An error: the device is lost.
+  absl::Status Change(StepPlan& plan, Find find);
+  void FitRows(StepPlan& plan, Find find);
+
+  // What a tenant may hold now; the price it is pressed by, a step of kernels/spherical/ladder.h, 0 while it is not. [TenantId]
+  PageCount budget(TenantId tenant) const;
+  int32_t price(TenantId tenant) const;
+
+  struct Counts {
+    int64_t sealed = 0, demoted = 0, dropped = 0;  // tokens of one head each, ever
+    std::vector<int64_t> demoted_of;               // [TenantId], drops included
+  };
+  const Counts& counts() const { return counts_; }
+  absl::Duration TakeElapsed();  // that Change took since this was asked last
+
+ private:
+  // Pressing one tenant: first curves of all that may shrink, then one price, then head after head.
+  struct Job {
+    bool active = false;
+    int32_t price = 0;                    // 0: not found yet
+    SequenceId sequence = 0;              // being repriced: heads from `head` on are left
+    int32_t head = 0;
+    std::vector<SequenceId> done;
+  };
+  struct Tenant {
+    PageCount budget;
+    bool starved = false;                 // a row or a seal found no page
+    Job job;
+  };
+
+  Tenant& At(TenantId tenant);
+  PageCount WantedBy(const Sequence& sequence) const;
+  PageCount ShareOf(const Sequence& sequence, std::span<Sequence* const> live) const;
+  PageCount TargetOf(TenantId tenant, std::span<Sequence* const> live) const;
+  void Press(TenantId tenant, std::span<Sequence* const> live, StepPlan& plan);
+  int32_t FindPrice(TenantId tenant, std::span<Sequence* const> live, PageCount target) const;
+  void DecidePrices(Sequence& sequence, std::span<Sequence* const> live);
+  absl::Status Measure(StepPlan& plan, Find find);
+  void LendFor(StepPlan& plan, Find find);
+  void Record(const RetierItem& item, Find find);
+
+  Lender& lender_;
+  Stepper& stepper_;
+  StepCost& cost_;
+  std::vector<Tenant> tenants_;           // [TenantId]
+  std::vector<Sequence*> live_;           // of this tick
+  Counts counts_;
+  absl::Duration elapsed_;
+};
+
+}  // namespace spherical::engine
+
+#endif  // SPHERICAL_ENGINE_PRECISION_H_
