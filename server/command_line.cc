@@ -1,37 +1,20 @@
 #include "server/command_line.h"
 
 #include <CLI/CLI.hpp>
-#include <cerrno>
-#include <cstring>
-#include <fstream>
-#include <iterator>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "server/text_file.h"
 #include "server/version.h"
 
 namespace spherical::server {
 namespace {
 
-constexpr int64_t kConfigFileBytesMax = 1 << 20;
-
-absl::StatusOr<std::string> ReadConfigFile(const std::string& path) {
-  std::ifstream file(path, std::ios::binary);
-  if (!file) return absl::NotFoundError(absl::StrCat("--config: cannot open ", path, ": ", std::strerror(errno)));
-  std::string text(static_cast<size_t>(kConfigFileBytesMax) + 1, '\0');
-  file.read(text.data(), static_cast<std::streamsize>(text.size()));
-  text.resize(static_cast<size_t>(file.gcount()));
-  if (file.bad()) return absl::NotFoundError(absl::StrCat("--config: cannot read ", path));
-  if (static_cast<int64_t>(text.size()) > kConfigFileBytesMax) {
-    return absl::InvalidArgumentError(absl::StrCat("--config: ", path, " is longer than ", kConfigFileBytesMax, " bytes"));
-  }
-  return text;
-}
-
 // The word that stands for the value in the help.
 const char* ValueWord(const Setting& setting) {
   if (setting.name == "model") return "FILE";
   if (setting.name == "grpc.listen") return "HOST:PORT";
+  if (setting.name == "quotas") return "FILE";
   if (setting.name == "kv.geometry") return "auto|plain|FILE";
   if (std::holds_alternative<Setting::Bytes>(setting.type)) return "BYTES";
   if (std::holds_alternative<Setting::Integer>(setting.type)) return "N";
@@ -89,7 +72,7 @@ absl::StatusOr<CommandLine> ParseCommandLine(int argc, const char* const* argv) 
   }
 
   if (config_option->count() > 0) {
-    const auto text = ReadConfigFile(config_file);
+    const auto text = ReadTextFile("--config", config_file);
     if (!text.ok()) return text.status();
     if (absl::Status status = SetFromJson(*text, config_file, line.config); !status.ok()) return status;
   }

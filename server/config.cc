@@ -11,7 +11,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "engine/kv/kv_mode.h"
-#include <nlohmann/json.hpp>
+#include "server/json_text.h"
 
 namespace spherical::server {
 namespace {
@@ -51,6 +51,10 @@ const std::vector<Setting>& Table() {
       {"limits.running", "most requests in the batch", Setting::Integer{&Config::limits_running, 1, 256}},
       {"limits.waiting", "most requests that wait for memory; beyond, they are refused",
        Setting::Integer{&Config::limits_waiting, 0, 1 << 20}},
+      {"quotas", "what each tenant may hold: a JSON file that is read again whenever it changes; left out: one tenant, with the whole pool",
+       Setting::Text{&Config::quotas, "a path to a file of quotas"}},
+      {"tenant.trusted_metadata", "on: a call's tenant is what its metadata says, which a gateway must have set; off: always default",
+       Setting::Choice{&Config::tenant_trusted_metadata, {"off", "on"}}},
       {"stream.buffer", "events that wait for a slow reader before its request pauses",
        Setting::Integer{&Config::stream_buffer, 2, 65'536}},
       {"stream.stall_timeout_ms", "a reader that takes nothing for so long is cancelled",
@@ -61,23 +65,6 @@ const std::vector<Setting>& Table() {
       {"log.level", "the least that is logged", Setting::Choice{&Config::log_level, {"debug", "info", "warning", "error"}}},
   };
   return *table;
-}
-
-const char* TypeName(const Json& value) {
-  if (value.is_number_integer()) return "an integer";
-  if (value.is_number()) return "a number";
-  if (value.is_string()) return "a string";
-  if (value.is_boolean()) return "a boolean";
-  if (value.is_object()) return "an object";
-  if (value.is_array()) return "an array";
-  return "null";
-}
-
-// Long values are cut: messages are for people.
-std::string Shown(const Json& value) {
-  std::string text = value.dump(-1, ' ', false, Json::error_handler_t::replace);
-  if (text.size() > 60) text = text.substr(0, 57) + "...";
-  return absl::StrCat(TypeName(value), " ", text);
 }
 
 absl::Status Unexpected(absl::string_view where, const Setting& setting, absl::string_view got) {
@@ -120,8 +107,6 @@ bool SetFromValue(const Setting& setting, const Json& value, Config& config) {
   return bytes.ok() && SetNumber(setting, *bytes, config);
 }
 
-std::string EscapePointer(absl::string_view key) { return absl::StrReplaceAll(key, {{"~", "~0"}, {"/", "~1"}}); }
-
 // Names that may stand in a section ("" is the top), for the message about one that may not.
 std::string KnownIn(absl::string_view section) {
   std::set<absl::string_view> known;
@@ -157,41 +142,6 @@ absl::Status SetSection(const Json& object, absl::string_view file, absl::string
   }
   return absl::OkStatus();
 }
-
-// JSON allows a key twice and parsers keep either; an operator who wrote it twice meant one of them, and we cannot know which.
-class DuplicateFinder {
- public:
-  bool operator()(int, Json::parse_event_t event, Json& parsed) {
-    switch (event) {
-      case Json::parse_event_t::object_start:
-        open_.emplace_back();
-        break;
-      case Json::parse_event_t::object_end:
-        open_.pop_back();
-        break;
-      case Json::parse_event_t::key: {
-        Object& object = open_.back();
-        object.last = parsed.get<std::string>();
-        if (!object.keys.insert(object.last).second && found_.empty()) {
-          for (const Object& outer : open_) absl::StrAppend(&found_, "/", EscapePointer(outer.last));
-        }
-        break;
-      }
-      default:
-        break;
-    }
-    return true;
-  }
-  const std::string& found() const { return found_; }  // a JSON pointer; empty: none
-
- private:
-  struct Object {
-    std::set<std::string> keys;
-    std::string last;
-  };
-  std::vector<Object> open_;
-  std::string found_;
-};
 
 }  // namespace
 
@@ -237,21 +187,9 @@ absl::Status SetFromFlag(const Setting& setting, absl::string_view text, Config&
 }
 
 absl::Status SetFromJson(absl::string_view text, absl::string_view file, Config& config) {
-  DuplicateFinder duplicates;
-  Json root;
-  try {
-    root = Json::parse(text.begin(), text.end(), std::ref(duplicates));
-  } catch (const Json::exception& error) {
-    // "[json.exception.parse_error.101] parse error at line 3, column 5: ...": the part in brackets is not for people.
-    absl::string_view what = error.what();
-    if (const size_t end = what.find("] "); end != absl::string_view::npos) what.remove_prefix(end + 2);
-    return absl::InvalidArgumentError(absl::StrCat(file, ": not JSON: ", what));
-  }
-  if (!root.is_object()) return absl::InvalidArgumentError(absl::StrCat(file, ": expected an object; got ", Shown(root)));
-  if (!duplicates.found().empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(file, ": ", duplicates.found(), ": given twice; expected once"));
-  }
-  return SetSection(root, file, "", "", config);
+  const auto root = ParseJsonObject(text, file);
+  if (!root.ok()) return root.status();
+  return SetSection(*root, file, "", "", config);
 }
 
 absl::Status Validate(const Config& config) {

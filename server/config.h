@@ -30,6 +30,8 @@ struct Config {
   int64_t target_step_ms = 100;
   int64_t limits_running = 64;
   int64_t limits_waiting = 256;
+  std::string quotas;
+  std::string tenant_trusted_metadata = "off";
   int64_t stream_buffer = 64;
   int64_t stream_stall_timeout_ms = 30'000;
   int64_t drain_grace_ms = 30'000;

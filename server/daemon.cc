@@ -40,10 +40,15 @@ absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const Config& config, Opti
   const auto address = ParseAddress(config.grpc_listen);
   if (!address.ok()) return address.status();
   if (absl::Status fits = CheckFits(kPoolSetting, ByteCount(config.kv_pool_bytes), ReadMachineMemory()); !fits.ok()) return fits;
-  std::unique_ptr<Daemon> daemon(new Daemon(config, std::move(options)));
+  auto tenants = TenantBook::Open(config);
+  if (!tenants.ok()) return tenants.status();
+  std::unique_ptr<Daemon> daemon(new Daemon(config, std::move(options), *std::move(tenants)));
   auto listener = Listen(*address, {&daemon->health_, &daemon->inference_, &daemon->admin_});
   if (!listener.ok()) return listener.status();
   daemon->listener_ = *std::move(listener);
+  if (!config.quotas.empty()) {
+    daemon->quota_watch_ = std::make_unique<QuotaWatch>(config.quotas, [book = daemon->tenants_.get()] { book->Reload(); });
+  }
   const Address& got = daemon->address();
   Log(LogLevel::kInfo, absl::StrCat("listening on ", got.host, ":", got.port), {{"address", got.host}, {"port", int64_t{got.port}}});
   daemon->life_ = std::thread([d = daemon.get()] {
@@ -54,11 +59,15 @@ absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const Config& config, Opti
   return daemon;
 }
 
-Daemon::Daemon(const Config& config, Options options)
+Daemon::Daemon(const Config& config, Options options, std::unique_ptr<TenantBook> tenants)
     : config_(config),
       options_(std::move(options)),
-      inference_(intake_, clock_, {.stream_buffer = static_cast<int32_t>(config.stream_buffer), .seed = options_.seed}),
-      admin_([this] { return Stats(); }, clock_) {
+      tenants_(std::move(tenants)),
+      inference_(intake_, clock_, *tenants_,
+                 {.stream_buffer = static_cast<int32_t>(config.stream_buffer),
+                  .seed = options_.seed,
+                  .trusted_metadata = config.tenant_trusted_metadata == "on"}),
+      admin_([this] { return Stats(); }, clock_, *tenants_) {
   last_stats_.started = clock_.Now();
 }
 
@@ -86,6 +95,12 @@ absl::Status Daemon::Live() {
     return stop_loading_.load() ? absl::OkStatus() : model.status();
   }
   LogLoaded(*model, config_, threads, clock_.Now() - start);
+  auto quotas = tenants_->Attach(intake_, model->options.kv.page_bytes);
+  if (!quotas.ok()) {
+    CloseDoor();
+    return quotas.status();
+  }
+  model->options.quotas = *std::move(quotas);
 
   absl::Status end;
   {
@@ -131,7 +146,9 @@ void Daemon::CloseDoor() {
     engine::MutexLock lock(mutex_);
     return std::max(deadline_, clock_.Now() + kFarewell);
   }();
+  quota_watch_.reset();  // joins: a last reload is done or will not be
   health_.EndWatches();
+  admin_.EndWatches();
   listener_.server->Shutdown(absl::ToChronoTime(farewell));
   listener_.server->Wait();
   Log(LogLevel::kInfo, "stopped");

@@ -4,7 +4,7 @@
 //   load -> engine.Run() -> everything drained -> close the door ...... the life thread, which is the engine's thread
 //   Stop    not ready, no new work, what runs may finish in the grace . any thread; again: no more grace
 //
-// Everything that can be wrong with config, address or model ends in a Status; main prints it and exits with 1.
+// Everything that can be wrong with config, quotas, address or model ends in a Status; main prints it and exits with 1.
 #ifndef SPHERICAL_SERVER_DAEMON_H_
 #define SPHERICAL_SERVER_DAEMON_H_
 
@@ -25,6 +25,8 @@
 #include "server/inference_service.h"
 #include "server/listener.h"
 #include "server/model_loader.h"
+#include "server/quota_watch.h"
+#include "server/tenant_book.h"
 
 namespace spherical::server {
 
@@ -49,7 +51,7 @@ class Daemon {
   absl::Status Wait();
 
  private:
-  Daemon(const Config& config, Options options);
+  Daemon(const Config& config, Options options, std::unique_ptr<TenantBook> tenants);
 
   absl::Status Live() ABSL_LOCKS_EXCLUDED(mutex_);
   bool OpenDoor(engine::Engine& engine, const ServedModel& model) ABSL_LOCKS_EXCLUDED(mutex_);  // false: asked to stop meanwhile
@@ -60,6 +62,7 @@ class Daemon {
   const Options options_;
   engine::Clock& clock_ = engine::SystemClock();
   engine::IntakeQueue intake_;
+  const std::unique_ptr<TenantBook> tenants_;
   HealthService health_;
   InferenceService inference_;
   AdminService admin_;
@@ -73,6 +76,7 @@ class Daemon {
   std::atomic<bool> ended_{false};
 
   Listener listener_;  // its server dies before what it calls
+  std::unique_ptr<QuotaWatch> quota_watch_;  // nullptr: no quota file
   absl::Status end_;   // written by the life thread, read after it
   std::thread life_;
 };

@@ -58,20 +58,26 @@ absl::Time DeadlineOf(const grpc::CallbackServerContext& context) {
 
 }  // namespace
 
-InferenceService::InferenceService(engine::IntakeQueue& intake, const engine::Clock& clock, Options options)
-    : intake_(intake), clock_(clock), options_(options) {}
+InferenceService::InferenceService(engine::IntakeQueue& intake, const engine::Clock& clock, const TenantBook& tenants, Options options)
+    : intake_(intake), clock_(clock), options_(options), tenants_(tenants, options.trusted_metadata) {}
 
 grpc::ServerWriteReactor<grpc::ByteBuffer>* InferenceService::Generate(grpc::CallbackServerContext* context,
                                                                        const grpc::ByteBuffer* request) {
   const absl::Time arrived = clock_.Now();
   const auto model = Ready(model_);
   if (!model.ok()) return EndAtOnce(ToGrpc(model.status()));
+  const auto tenant = tenants_.TenantOf(context->client_metadata());
+  if (!tenant.ok()) return EndAtOnce(ToGrpc(tenant.status()));
   v1::GenerateRequest wire;
   if (absl::Status status = Parse(*request, wire); !status.ok()) return EndAtOnce(ToGrpc(status));
   const engine::SequenceId id = engine::NextSequenceId();
-  auto submission = FromWire(wire, **model, options_.seed + id * kGoldenRatio);
+  auto submission = FromWire(wire, **model,
+                             {.seed = options_.seed + id * kGoldenRatio,
+                              .max_tokens = tenant->default_max_tokens,
+                              .priority = tenant->priority});
   if (!submission.ok()) return EndAtOnce(ToGrpc(submission.status()));
   submission->id = id;
+  submission->tenant = tenant->id;
   submission->arrived = arrived;
   submission->deadline = DeadlineOf(*context);
   return GenerateCall::Start(*std::move(submission), intake_, options_.stream_buffer);

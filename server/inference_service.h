@@ -9,6 +9,7 @@
 #include "engine/intake/intake_queue.h"
 #include "proto/spherical.grpc.pb.h"
 #include "server/served_model.h"
+#include "server/tenant_metadata.h"
 
 namespace spherical::server {
 
@@ -25,9 +26,10 @@ class InferenceService final
   struct Options {
     int32_t stream_buffer = 64;  // events that wait for a slow reader
     uint64_t seed = 0;           // where the seeds of requests that bring none come from
+    bool trusted_metadata = false;  // a call's metadata says whose it is
   };
-  // Both outlive the service and every call.
-  InferenceService(engine::IntakeQueue& intake, const engine::Clock& clock, Options options);
+  // All outlive the service and every call.
+  InferenceService(engine::IntakeQueue& intake, const engine::Clock& clock, const TenantBook& tenants, Options options);
 
   // The model is there: requests are taken from now on. `model` outlives every call.
   void Serve(const ServedModel& model) { model_.store(&model); }
@@ -44,6 +46,7 @@ class InferenceService final
   engine::IntakeQueue& intake_;
   const engine::Clock& clock_;
   const Options options_;
+  TenantMetadata tenants_;
   std::atomic<const ServedModel*> model_{nullptr};
 };
 

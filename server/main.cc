@@ -11,6 +11,7 @@
 #include "server/listener.h"
 #include "server/log.h"
 #include "server/machine_memory.h"
+#include "server/tenant_book.h"
 
 namespace {
 
@@ -30,6 +31,8 @@ int CheckConfig(const spherical::server::Config& config) {
   memory.available = memory.total;
   const absl::Status fits = CheckFits(spherical::server::kPoolSetting, ByteCount(config.kv_pool_bytes), memory);
   if (!fits.ok()) return Complain(fits);
+  const auto tenants = spherical::server::TenantBook::Open(config);
+  if (!tenants.ok()) return Complain(tenants.status());
   std::puts("sphericald: the config is good");
   return 0;
 }

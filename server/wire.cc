@@ -6,7 +6,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "proto/rpc_status.pb.h"
-#include "server/version.h"
 
 namespace spherical::server {
 namespace {
@@ -129,13 +128,14 @@ absl::StatusOr<std::vector<std::string>> StopOf(const v1::GenerateRequest& reque
   return std::vector<std::string>(request.stop().begin(), request.stop().end());
 }
 
-absl::StatusOr<int32_t> MaxTokensOf(const v1::GenerateRequest& request, int64_t prompt_tokens, const ServedModel& model) {
+absl::StatusOr<int32_t> MaxTokensOf(const v1::GenerateRequest& request, int64_t prompt_tokens, const ServedModel& model,
+                                    int32_t otherwise) {
   const int64_t room = model.context_max - prompt_tokens;
   if (room < 1) {
     return Bad("prompt", absl::StrCat(prompt_tokens, " tokens; the context holds ", model.context_max,
                                       ", one of them for the answer; shorten it to at most ", model.context_max - 1));
   }
-  if (!request.has_max_tokens()) return static_cast<int32_t>(std::min<int64_t>(kDefaultMaxTokens, room));
+  if (!request.has_max_tokens()) return static_cast<int32_t>(std::min<int64_t>(otherwise, room));
   if (request.max_tokens() < 1 || request.max_tokens() > room) {
     return Bad("max_tokens", absl::StrCat(request.max_tokens(), " is not in [1, ", room, "]: the context holds ", model.context_max,
                                           " tokens, the prompt takes ", prompt_tokens));
@@ -147,11 +147,6 @@ absl::StatusOr<int32_t> LogprobsOf(absl::string_view field, bool given, int32_t 
   if (!given) return -1;
   if (absl::Status status = CheckIn(field, count, {0, engine::kTopLogprobsMax}); !status.ok()) return status;
   return count;
-}
-
-void SetDuration(absl::Duration from, google::protobuf::Duration* to) {
-  to->set_seconds(absl::IDivDuration(from, absl::Seconds(1), &from));
-  to->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(from)));
 }
 
 void SetLogprobs(const engine::SampledToken& from, v1::TokenLogprobs* to) {
@@ -173,6 +168,17 @@ void SetUsage(const engine::Usage& from, v1::Usage* to) {
   SetDuration(from.queue_time, to->mutable_queue_time());
   SetDuration(from.time_to_first_token, to->mutable_time_to_first_token());
   SetDuration(from.total_time, to->mutable_total_time());
+}
+
+grpc::StatusCode CodeOf(engine::Refusal::Why why) {
+  switch (why) {
+    case engine::Refusal::Why::kDraining: return grpc::StatusCode::UNAVAILABLE;
+    case engine::Refusal::Why::kClosed: return grpc::StatusCode::PERMISSION_DENIED;
+    case engine::Refusal::Why::kNeverFits:
+    case engine::Refusal::Why::kQueueFull:
+    case engine::Refusal::Why::kTokenRate: break;
+  }
+  return grpc::StatusCode::RESOURCE_EXHAUSTED;
 }
 
 // One per kind of event.
@@ -238,10 +244,10 @@ absl::Status CheckModelName(absl::string_view asked, const ServedModel& model) {
   return Bad("model", absl::StrCat("\"", asked, "\" is unknown; this server has \"", model.name, "\""));
 }
 
-absl::StatusOr<engine::Submission> FromWire(const v1::GenerateRequest& request, const ServedModel& model, uint64_t drawn_seed) {
+absl::StatusOr<engine::Submission> FromWire(const v1::GenerateRequest& request, const ServedModel& model, const RequestDefaults& defaults) {
   if (absl::Status status = CheckModelName(request.model(), model); !status.ok()) return status;
   // What is cheap to check comes before the prompt is tokenised.
-  auto sampling = SamplingOf(request.sampling(), model.tokenizer->vocabulary(), drawn_seed);
+  auto sampling = SamplingOf(request.sampling(), model.tokenizer->vocabulary(), defaults.seed);
   if (!sampling.ok()) return sampling.status();
   auto stop = StopOf(request);
   if (!stop.ok()) return stop.status();
@@ -249,12 +255,15 @@ absl::StatusOr<engine::Submission> FromWire(const v1::GenerateRequest& request, 
   if (!logprobs.ok()) return logprobs.status();
   const auto prompt_logprobs = LogprobsOf("prompt_logprobs", request.has_prompt_logprobs(), request.prompt_logprobs());
   if (!prompt_logprobs.ok()) return prompt_logprobs.status();
+  const int32_t priority = request.has_priority() ? request.priority() : defaults.priority;
+  if (absl::Status status = CheckIn("priority", priority, {-kPriorityMax, kPriorityMax}); !status.ok()) return status;
   auto prompt = PromptOf(request, model);
   if (!prompt.ok()) return prompt.status();
-  const auto max_tokens = MaxTokensOf(request, static_cast<int64_t>(prompt->size()), model);
+  const auto max_tokens = MaxTokensOf(request, static_cast<int64_t>(prompt->size()), model, defaults.max_tokens);
   if (!max_tokens.ok()) return max_tokens.status();
 
   engine::Submission submission;
+  submission.priority = priority;
   submission.prompt = *std::move(prompt);
   submission.max_new_tokens = *max_tokens;
   submission.sampling = *std::move(sampling);
@@ -320,41 +329,9 @@ v1::ModelInfo ToWire(const ServedModel& model) {
   return info;
 }
 
-v1::Stats ToWire(const engine::EngineStats& stats, absl::Time now) {
-  v1::Stats wire;
-  wire.set_version(kVersion);
-  SetDuration(now - stats.started, wire.mutable_uptime());
-  wire.set_steps(stats.steps);
-  wire.set_running(stats.running);
-  wire.set_waiting(stats.waiting);
-  wire.set_paused(stats.paused);
-  wire.set_admitted(stats.admitted);
-  wire.set_finished(stats.finished);
-  wire.set_cancelled(stats.cancelled);
-  wire.set_refused(stats.refused);
-  wire.set_failed(stats.failed);
-  wire.set_prompt_tokens(stats.prompt_tokens);
-  wire.set_generated_tokens(stats.generated_tokens);
-  wire.set_pool_bytes(stats.pool.value());
-  wire.set_pool_reserved_bytes(stats.pool_reserved.value());
-  wire.set_pool_held_bytes(stats.pool_held.value());
-  wire.set_pool_held_peak_bytes(stats.pool_held_peak.value());
-  wire.set_workspace_bytes(stats.workspace.value());
-  wire.set_workspace_held_bytes(stats.workspace_held.value());
-  wire.set_sealed_tokens(stats.sealed_tokens);
-  wire.set_demoted_tokens(stats.demoted_tokens);
-  SetDuration(stats.step_mean, wire.mutable_step_mean());
-  SetDuration(stats.step_longest, wire.mutable_step_longest());
-  for (const engine::TenantStats& tenant : stats.tenants) {
-    v1::TenantStats* to = wire.add_tenants();
-    to->set_name(tenant.name);
-    to->set_limit_bytes(tenant.limit.value());
-    to->set_reserved_bytes(tenant.reserved.value());
-    to->set_held_bytes(tenant.held.value());
-    to->set_admitted(tenant.admitted);
-    to->set_refused(tenant.refused);
-  }
-  return wire;
+void SetDuration(absl::Duration from, google::protobuf::Duration* to) {
+  to->set_seconds(absl::IDivDuration(from, absl::Seconds(1), &from));
+  to->set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(from)));
 }
 
 grpc::Status ToGrpc(const absl::Status& status) {
@@ -363,8 +340,7 @@ grpc::Status ToGrpc(const absl::Status& status) {
 }
 
 grpc::Status Explain(const engine::Refusal& refusal) {
-  const bool draining = refusal.why == engine::Refusal::Why::kDraining;
-  const auto code = draining ? grpc::StatusCode::UNAVAILABLE : grpc::StatusCode::RESOURCE_EXHAUSTED;
+  const grpc::StatusCode code = CodeOf(refusal.why);
   if (refusal.retry_after <= absl::ZeroDuration()) return grpc::Status(code, refusal.detail);
 
   google::rpc::RetryInfo retry;

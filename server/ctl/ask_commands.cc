@@ -45,9 +45,15 @@ Json StatsToJson(const v1::Stats& stats) {
   Json tenants = Json::array();
   for (const v1::TenantStats& tenant : stats.tenants()) {
     tenants.push_back({{"name", tenant.name()},
+                       {"guarantee_bytes", tenant.guarantee_bytes()},
                        {"limit_bytes", tenant.limit_bytes()},
+                       {"budget_bytes", tenant.budget_bytes()},
                        {"reserved_bytes", tenant.reserved_bytes()},
                        {"held_bytes", tenant.held_bytes()},
+                       {"running", tenant.running()},
+                       {"waiting", tenant.waiting()},
+                       {"tokens", tenant.tokens()},
+                       {"rate_bits", tenant.rate_bits()},
                        {"admitted", tenant.admitted()},
                        {"refused", tenant.refused()}});
   }
@@ -74,6 +80,9 @@ Json StatsToJson(const v1::Stats& stats) {
           {"demoted_tokens", stats.demoted_tokens()},
           {"step_mean_ms", Seconds(stats.step_mean()) * 1e3},
           {"step_longest_ms", Seconds(stats.step_longest()) * 1e3},
+          {"quota_reloads", stats.quota_reloads()},
+          {"quota_reload_failures", stats.quota_reload_failures()},
+          {"quota_error", stats.quota_error()},
           {"tenants", std::move(tenants)}};
 }
 

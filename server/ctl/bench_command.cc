@@ -24,6 +24,7 @@ struct Flags {
   int32_t prompt_tokens = 128;
   int32_t output_tokens = 64;
   uint64_t seed = 1;
+  CallFlags call;
   bool json = false;
 };
 
@@ -86,7 +87,7 @@ Measured Load(const Flags& flags, int32_t vocabulary, Client& client) {
     threads.emplace_back([&] {
       for (int64_t number = next++; number < flags.requests; number = next++) {
         const Generation generation =
-            Generate(client, RequestNumber(number, flags, vocabulary), std::nullopt, [](const std::string&) {});
+            Generate(client, RequestNumber(number, flags, vocabulary), flags.call, [](const std::string&) {});
         if (generation.status.error_code() == grpc::StatusCode::CANCELLED) next = flags.requests;  // Ctrl-C: no more
         engine::MutexLock lock(mutex);
         Add(generation, all);
@@ -154,6 +155,7 @@ Command AddBench(CLI::App& app) {
   app.add_option("--requests", flags->requests, "requests in all")->capture_default_str()->check(many);
   app.add_option("--prompt-tokens", flags->prompt_tokens, "length of each prompt")->capture_default_str()->check(many);
   app.add_option("--output-tokens", flags->output_tokens, "length of each answer")->capture_default_str()->check(many);
+  app.add_option("--tenant", flags->call.tenant, "on whose quota; a server that does not trust metadata takes no notice");
   app.add_option("--seed", flags->seed, "of the prompts")->capture_default_str();
   app.add_flag("--json", flags->json, "one JSON object");
   return [flags](Client& client) { return Run(*flags, client); };

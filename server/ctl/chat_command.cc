@@ -22,7 +22,7 @@ int Turn(const Flags& flags, const std::string& message, v1::GenerateRequest& re
   v1::ChatMessage* const user = request.mutable_chat()->add_messages();
   user->set_role("user");
   user->set_content(message);
-  const Generation generation = Generate(client, request, flags.generation.timeout_s, [](const std::string& text) {
+  const Generation generation = Generate(client, request, flags.generation.call, [](const std::string& text) {
     std::fwrite(text.data(), 1, text.size(), stdout);
     std::fflush(stdout);
   });

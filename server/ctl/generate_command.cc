@@ -35,7 +35,7 @@ int Run(const Flags& flags, Client& client) {
   if (flags.logprobs) request.set_logprobs(*flags.logprobs);
   if (flags.prompt_logprobs) request.set_prompt_logprobs(*flags.prompt_logprobs);
 
-  const Generation generation = Generate(client, request, flags.generation.timeout_s, [&](const std::string& text) {
+  const Generation generation = Generate(client, request, flags.generation.call, [&](const std::string& text) {
     if (flags.json) return;
     std::fwrite(text.data(), 1, text.size(), stdout);
     std::fflush(stdout);

@@ -31,7 +31,7 @@ Json LogprobsToJson(const std::vector<v1::TokenLogprobs>& tokens) {
 }  // namespace
 
 void GenerationFlags::AddTo(CLI::App& app) {
-  app.add_option("--max-tokens", max_tokens, "most tokens to generate; default 512, or what the context has left");
+  app.add_option("--max-tokens", max_tokens, "most tokens to generate; default the tenant's (512), or what the context has left");
   app.add_option("--temperature", temperature, "0 is greedy; default 1");
   app.add_option("--top-k", top_k, "draw among the so many likeliest; 0: all");
   app.add_option("--top-p", top_p, "draw among the likeliest that make up this share");
@@ -43,7 +43,8 @@ void GenerationFlags::AddTo(CLI::App& app) {
   app.add_option("--stop", stop, "end before this text; may be repeated")->allow_extra_args(false);
   app.add_option("--logit-bias", logit_bias, "ID:BIAS, added to a token's logit; may be repeated")->allow_extra_args(false);
   app.add_flag("--ignore-eos", ignore_eos, "go on past the end of the answer");
-  app.add_option("--timeout", timeout_s, "seconds until the call is given up");
+  app.add_option("--timeout", call.timeout_s, "seconds until the call is given up");
+  app.add_option("--tenant", call.tenant, "on whose quota; a server that does not trust metadata takes no notice");
 }
 
 bool GenerationFlags::Fill(v1::GenerateRequest& request) const {
@@ -83,10 +84,11 @@ double Generation::tokens_per_s() const {
   return seconds > 0 ? tokens / seconds : 0;
 }
 
-Generation Generate(Client& client, const v1::GenerateRequest& request, std::optional<double> timeout_s,
+Generation Generate(Client& client, const v1::GenerateRequest& request, const CallFlags& flags,
                     const std::function<void(const std::string&)>& on_text) {
   Generation out;
-  Call call(timeout_s);
+  Call call(flags.timeout_s);
+  if (!flags.tenant.empty()) call.context()->AddMetadata("x-spherical-tenant", flags.tenant);
   out.started = absl::Now();
   const auto reader = client.inference().Generate(call.context(), request);
   const auto add_text = [&](const std::string& text) {

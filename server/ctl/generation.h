@@ -13,6 +13,12 @@
 
 namespace spherical::ctl {
 
+// Whose a call is, and how long it may take.
+struct CallFlags {
+  std::optional<double> timeout_s = {};
+  std::string tenant = {};  // empty: the server's default
+};
+
 // The flags that say how to generate: the same for generate and chat.
 struct GenerationFlags {
   std::optional<int32_t> max_tokens, top_k;
@@ -21,7 +27,7 @@ struct GenerationFlags {
   std::vector<std::string> stop;
   std::vector<std::string> logit_bias;  // "ID:BIAS"
   bool ignore_eos = false;
-  std::optional<double> timeout_s;
+  CallFlags call;
 
   void AddTo(CLI::App& app);
   // False, with a message on stderr: a flag's text makes no sense.
@@ -45,7 +51,7 @@ struct Generation {
 };
 
 // Runs the call to its end. `on_text` sees the text as it comes.
-Generation Generate(Client& client, const v1::GenerateRequest& request, std::optional<double> timeout_s,
+Generation Generate(Client& client, const v1::GenerateRequest& request, const CallFlags& flags,
                     const std::function<void(const std::string&)>& on_text);
 
 // The object that `generate --json` prints.

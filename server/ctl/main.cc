@@ -1,4 +1,5 @@
-// sphericalctl: asks a running sphericald, or makes its geometries. Exit codes: 0 done, 1 the server said no or it failed, 2 wrong use.
+// sphericalctl: asks a running sphericald, makes its geometries, checks its quotas.
+// Exit codes: 0 done, 1 the server said no or it failed, 2 wrong use.
 #include <string>
 #include <utility>
 #include <vector>
@@ -24,6 +25,9 @@ int main(int argc, char** argv) {
   add("chat", "answer a message, or talk", AddChat);
   add("tokenize", "turn text into tokens", AddTokenize);
   add("stats", "what the server does and holds now", AddStats);
+  add("tenants", "who may hold what, and does", AddTenants);
+  add("quota", "check a quota file, or override it while the server runs", AddQuota);
+  add("top", "who holds the pool, live; Ctrl-C ends", AddTop);
   add("health", "whether requests are taken; exit code 0 if so", AddHealth);
   add("bench", "load the server and measure it", AddBench);
   add("calibrate", "make a model's geometries; needs no server", AddCalibrate);

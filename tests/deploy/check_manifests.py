@@ -52,7 +52,8 @@ class Rendering:
         [self.container] = self.pod["containers"]
         self.service, self.budget, self.account = map(self._only, ("Service", "PodDisruptionBudget", "ServiceAccount"))
         self.claims = {document["metadata"]["name"] for document in documents if document["kind"] == "PersistentVolumeClaim"}
-        self.config_map = self._only("ConfigMap")
+        [self.config_map] = [document for document in documents if "config.json" in document.get("data", {})]
+        [self.quota_map] = [document for document in documents if "quotas.json" in document.get("data", {})]
         self.config = json.loads(self.config_map["data"]["config.json"])
 
     def _only(self, kind):
@@ -161,6 +162,7 @@ def _volumes(r):
         yield f"--config: {path or 'not given'}: no config map is mounted there"
     elif volume.get("configMap", {}).get("name") != r.config_map["metadata"]["name"]:
         yield f"--config: the volume shows {volume}, not the config map {r.config_map['metadata']['name']}"
+    yield from _quotas(r)
     for path, read_only in (("/models", True), ("/cache", False)):
         mount, volume = r.mount(path)
         if not mount:
@@ -173,6 +175,23 @@ def _volumes(r):
             yield f"{path}: claims {claim}, which is not among {sorted(r.claims)}"
     if not r.config.get("model", "").startswith("/models/"):
         yield f"model: {r.config.get('model')}, but the models are in /models"
+
+
+def _quotas(r):
+    """A map that changes under the running server: mounted whole, under a name that stays."""
+    folder, _, name = r.config.get("quotas", "").rpartition("/")
+    mount, volume = r.mount(folder)
+    if not mount:
+        yield f"quotas: {r.config.get('quotas')}: nothing is mounted in its folder"
+        return
+    if volume.get("configMap", {}).get("name") != r.quota_map["metadata"]["name"]:
+        yield f"quotas: the volume shows {volume}, not the config map {r.quota_map['metadata']['name']}"
+    if "subPath" in mount:
+        yield "quotas: a subPath never sees a change of its config map; mount the folder"
+    if re.search(r"-[0-9a-z]{10}$", r.quota_map["metadata"]["name"]):
+        yield "quotas: the map's name carries a hash, so a change would be a rollout; disableNameSuffixHash"
+    if name not in r.quota_map["data"]:
+        yield f"quotas: {name} is not in the config map"
 
 
 def _selection(r):

@@ -15,6 +15,8 @@ sys.path.insert(0, "tests/clients")
 import sphericald
 
 MANIFESTS = "deploy/kubernetes"
+# The config names the place where the cluster mounts it.
+QUOTAS = os.path.join(MANIFESTS, "base", "quotas.json")
 FOLDERS = ("base", "overlays/large")
 
 
@@ -65,6 +67,10 @@ class ManifestsTest(unittest.TestCase):
         names = {check_manifests.Rendering(rendered(folder)).config_map["metadata"]["name"] for folder in FOLDERS}
         self.assertEqual(len(names), 2, names)
 
+    def test_other_quotas_are_not_another_name(self):
+        for folder in FOLDERS:
+            self.assertEqual(check_manifests.Rendering(rendered(folder)).quota_map["metadata"]["name"], "spherical-quotas")
+
 
 class ServerTest(unittest.TestCase):
     """The manifests and the program of this build."""
@@ -75,7 +81,7 @@ class ServerTest(unittest.TestCase):
     def test_the_configs_are_good(self):
         for folder in FOLDERS:
             # The pool is checked against the memory of this machine, which need not be the node's.
-            run = self.run_server("--config", config_of(folder), "--check-config", "--kv-pool-bytes", "64MiB")
+            run = self.run_server("--config", config_of(folder), "--check-config", "--kv-pool-bytes", "64MiB", "--quotas", QUOTAS)
             self.assertEqual(run.returncode, 0, run.stderr)
 
     def test_a_config_with_an_unknown_key_is_not(self):
@@ -96,7 +102,8 @@ class ServerTest(unittest.TestCase):
 
     def test_the_server_answers_every_probe(self):
         served = check_manifests.Rendering(rendered("base"))
-        with sphericald.Daemon("--config", config_of("base")) as daemon:  # flags go over the file: loopback, a smaller pool
+        # Flags go over the file: loopback, a smaller pool.
+        with sphericald.Daemon("--config", config_of("base"), "--quotas", QUOTAS) as daemon:
             for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
                 self.assertEqual(daemon.status(served.container[probe]["grpc"]["service"]), 1, probe)
             daemon.terminate()
@@ -153,6 +160,12 @@ class PlantedTest(unittest.TestCase):
                 (deployment, "claimName: spherical-cache", "claimName: spherical-cash", "/cache: claims spherical-cash"),
                 (deployment, "name: spherical-config", "name: spherical-conf", "not the config map"),
                 (deployment, "mountPath: /etc/spherical", "mountPath: /etc/spheric", "no config map is mounted"),
+                (config, "/etc/spherical-quotas/", "/etc/quotas/", "nothing is mounted in its folder"),
+                (config, "/quotas.json", "/quota.json", "quota.json is not in the config map"),
+                (deployment, "name: spherical-quotas", "name: spherical-quota", "not the config map spherical-quotas"),
+                (deployment, "mountPath: /etc/spherical-quotas", "mountPath: /etc/spherical-quotas\n              subPath: quotas.json",
+                 "a subPath never sees a change"),
+                ("base/kustomization.yaml", "      disableNameSuffixHash: true", "      disableNameSuffixHash: false", "carries a hash"),
                 ("base/service.yaml", "targetPort: grpc", "targetPort: http", "Service: leads to"),
                 ("base/service.yaml", "selector:\n    app.kubernetes.io/name: spherical", "selector:\n    app.kubernetes.io/name: spheric",
                  "Service: selects"),

@@ -10,6 +10,7 @@ import os
 
 import yaml
 
+_KEEPS_ITS_NAME = "disableNameSuffixHash"  # set on a config map while it is assembled
 _KNOWN = {"apiVersion", "kind", "resources", "configMapGenerator", "images", "patches"}
 
 
@@ -29,7 +30,7 @@ def render(folder):
     documents = _assemble(folder)
     renamed = {}
     for document in documents:
-        if document["kind"] == "ConfigMap":
+        if document["kind"] == "ConfigMap" and not document.pop(_KEEPS_ITS_NAME, False):
             name = document["metadata"]["name"]
             renamed[name] = f"{name}-{_content_hash(document)}"
             document["metadata"]["name"] = renamed[name]
@@ -70,7 +71,7 @@ def _assemble(folder):
 
 
 def _generate(folder, generator, documents):
-    if set(generator) - {"name", "files", "behavior"}:
+    if set(generator) - {"name", "files", "behavior", "options"} or set(generator.get("options", {})) - {_KEEPS_ITS_NAME}:
         raise ValueError(f"{folder}: a config map is made of files here, not of {generator}")
     data = {}
     for name in generator["files"]:
@@ -80,6 +81,8 @@ def _generate(folder, generator, documents):
     there = [document for document in documents if key(document) == key(made)]
     if bool(there) != (generator.get("behavior") == "replace"):
         raise ValueError(f"{folder}: config map {generator['name']}: there is {'one already' if there else 'none to replace'}")
+    if generator.get("options", {}).get(_KEEPS_ITS_NAME):
+        made[_KEEPS_ITS_NAME] = True
     if there:
         there[0]["data"] = data
     else:

@@ -155,8 +155,9 @@ say "user $user, entry $entrypoint, ${environment[*]}, $(du -sh "$root" | cut -f
 [[ ! -e "$root/usr/bin/g++" && ! -e "$root/src" ]] || die "the run stage has the compiler or the sources in it"
 
 # The volumes: the model alone, without a geometry beside it, so that the first start calibrates; an empty cache; the base's config.
-mkdir -p "$scratch/models" "$scratch/cache" "$scratch/config" "$root/etc/spherical"
+mkdir -p "$scratch/models" "$scratch/cache" "$scratch/config" "$scratch/quotas" "$root/etc/spherical" "$root/etc/spherical-quotas"
 cp "$manifests/base/config.json" "$scratch/config/"
+cp "$manifests/base/quotas.json" "$scratch/quotas/"
 cp "$model" "$scratch/models/"
 chown "$user" "$scratch/cache"
 chmod 755 "$scratch"  # mktemp's own would keep the image's user out
@@ -183,9 +184,10 @@ start() {  # start LOG: as a container engine would, except that it shares this 
     mount -t tmpfs -o size=64k,mode=755 dev "$root/dev"
     touch "$root/dev/null" && mount --bind /dev/null "$root/dev/null"
     mount --bind "$volumes/config" "$root/etc/spherical"
+    mount --bind "$volumes/quotas" "$root/etc/spherical-quotas"
     mount --bind "$volumes/models" "$root/models"
     mount --bind "$volumes/cache" "$root/cache"
-    for path in "" /etc/spherical /models; do mount -o remount,bind,ro "$root$path"; done
+    for path in "" /etc/spherical /etc/spherical-quotas /models; do mount -o remount,bind,ro "$root$path"; done
     exec chroot "$root" /usr/bin/setpriv --reuid "${user%:*}" --regid "${user#*:}" --clear-groups --no-new-privs --bounding-set=-all \
       --inh-caps=-all /usr/bin/env -i "$@"' \
     _ "$root" "$scratch" "$user" "${environment[@]}" "$entrypoint" --config /etc/spherical/config.json --grpc-listen 127.0.0.1:0 \

@@ -239,6 +239,56 @@ TEST_CASE("A workspace too small for one chunk of a prompt, a head dim without k
   }
 }
 
+std::string Quotas(const std::string& tenants) {
+  return testing::WriteTestFile("quotas.json", R"({"version": 1, "tenants": {)" + tenants + "}}");
+}
+
+TEST_CASE("Bad quotas end it before it listens; a limit of less than a page, once the model is known") {
+  Config config = TinyConfig();
+  config.quotas = Quotas(R"("default": {"guarantee_bytes": "17MiB"})");
+  const auto daemon = Daemon::Start(config, {});
+  REQUIRE_FALSE(daemon.ok());
+  CHECK(std::string(daemon.status().message()).find(config.quotas + ": /tenants/default/guarantee_bytes: the guarantee, 17825792") == 0);
+  config.quotas = Quotas(R"("default": {"limit_bytes": 4000})");
+  CHECK(EndOf(config).find(config.quotas + ": /tenants/default/limit_bytes: 4000 bytes hold no page of 4736 bytes") == 0);
+}
+
+TEST_CASE("Quotas that change while it runs reach the engine, with the tenant they are for") {
+  Config config = TinyConfig();
+  config.quotas = Quotas(R"("default": {}, "acme": {"limit_bytes": "50%"})");
+  config.tenant_trusted_metadata = "on";
+  Running running(config);
+  running.WaitUntilReady();
+  CHECK(running.Stats().tenants_size() == 2);
+  CHECK(running.Stats().tenants(1).limit_bytes() <= 8 << 20);
+  Quotas(R"("default": {}, "acme": {"limit_bytes": 1000000}, "zoo": {})");
+  const absl::Time deadline = absl::Now() + absl::Seconds(30);
+  while (running.Stats().tenants_size() < 3 && absl::Now() < deadline) std::this_thread::yield();
+  REQUIRE(running.Stats().tenants_size() == 3);
+  CHECK(running.Stats().tenants(1).limit_bytes() == 1'000'000 / 4736 * 4736);
+  CHECK(running.Stats().quota_reloads() == 1);
+  grpc::ClientContext call;
+  call.AddMetadata("x-spherical-tenant", "zoo");
+  const auto reader = running.Generate(call, 5);
+  CHECK(CountTokens(*reader) == 5);
+  CHECK(reader->Finish().ok());
+  CHECK(running.Stats().tenants(2).admitted() == 1);
+}
+
+TEST_CASE("A watch of the statistics ends with the daemon") {
+  Running running(TinyConfig());
+  grpc::ClientContext context;
+  v1::WatchStatsRequest request;
+  request.mutable_interval()->set_seconds(60);
+  const auto reader = running.admin->WatchStats(&context, request);
+  v1::Stats stats;
+  REQUIRE(reader->Read(&stats));
+  running.daemon->Stop();
+  CHECK(running.daemon->Wait().ok());
+  CHECK_FALSE(reader->Read(&stats));
+  CHECK(reader->Finish().error_code() == grpc::StatusCode::UNAVAILABLE);
+}
+
 TEST_CASE("Every mode serves, short and beyond what stays T8") {
   for (const char* mode : {"exact", "uniform:T8", "uniform:T4", "uniform:T3", "uniform:T2", "uniform:T1"}) {
     INFO(mode);

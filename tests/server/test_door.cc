@@ -1,6 +1,9 @@
 #include "tests/server/test_door.h"
 
+#include <atomic>
 #include <catch2/catch.hpp>
+#include <cstdlib>
+#include <fstream>
 
 #include "absl/time/clock.h"
 #include "server/wire.h"
@@ -21,14 +24,33 @@ engine::EngineOptions EngineOptionsFor(const TestDoor::Options& options) {
   return made;
 }
 
+std::unique_ptr<TenantBook> BookFor(const TestDoor::Options& options) {
+  Config config;
+  config.quotas = options.quotas;
+  config.tenant_trusted_metadata = options.trusted_metadata ? "on" : "off";
+  config.kv_pool_bytes = options.pool_pages * kShape.page_bytes.value();
+  auto book = TenantBook::Open(config);
+  REQUIRE(book.ok());
+  return *std::move(book);
+}
+
+engine::EngineOptions WithQuotas(engine::EngineOptions made, TenantBook& book, engine::IntakeQueue& intake) {
+  auto quotas = book.Attach(intake, made.kv.page_bytes);
+  REQUIRE(quotas.ok());
+  made.quotas = *std::move(quotas);
+  return made;
+}
+
 }  // namespace
 
 TestDoor::TestDoor(Options options)
-    : fake(kShape, PageCount(options.pool_pages)),
+    : tenants(BookFor(options)),
+      fake(kShape, PageCount(options.pool_pages)),
       held(fake),
-      engine(EngineOptionsFor(options), tokenizer, held, intake, engine::SystemClock()),
-      inference(intake, engine::SystemClock(), {.stream_buffer = options.stream_buffer, .seed = 1}),
-      admin([this] { return engine.Stats(); }, engine::SystemClock()) {
+      engine(WithQuotas(EngineOptionsFor(options), *tenants, intake), tokenizer, held, intake, engine::SystemClock()),
+      inference(intake, engine::SystemClock(), *tenants,
+                {.stream_buffer = options.stream_buffer, .seed = 1, .trusted_metadata = options.trusted_metadata}),
+      admin([this] { return engine.Stats(); }, engine::SystemClock(), *tenants) {
   model.name = "bytes";
   model.context_max = options.context;
   model.tokenizer = std::make_unique<engine::ByteTokenizer>();
@@ -52,6 +74,7 @@ TestDoor::~TestDoor() {
   engine.Drain(absl::InfinitePast());
   engine_thread_.join();
   health.EndWatches();
+  admin.EndWatches();
   listener.server->Shutdown(absl::ToChronoTime(absl::Now() + absl::Seconds(5)));
   listener.server->Wait();
 }
@@ -66,7 +89,7 @@ bool TestDoor::Eventually(const std::function<bool(const engine::EngineStats&)>&
 }
 
 std::string TestDoor::TextFor(const v1::GenerateRequest& request) const {
-  const auto submission = FromWire(request, model, 0);
+  const auto submission = FromWire(request, model, {});
   if (!submission.ok()) return "not a good request";  // no REQUIRE: Catch2 may be asked on the test's own thread only
   const std::vector<engine::TokenId> tokens = engine::FakeStepper::TokensFor(*submission);
   return std::string(tokens.begin(), tokens.end());
@@ -94,6 +117,22 @@ Answer Receive(grpc::ClientReader<v1::GenerateResponse>& reader) {
 
 Answer Generate(TestDoor& door, const v1::GenerateRequest& request) {
   grpc::ClientContext context;
+  const auto reader = door.stub->Generate(&context, request);
+  return Receive(*reader);
+}
+
+TestDoor::Options With(const std::string& tenants, bool trusted) {
+  static std::atomic<int> number{0};
+  TestDoor::Options options;
+  options.quotas = std::string(std::getenv("TEST_TMPDIR")) + "/quotas" + std::to_string(number++) + ".json";
+  options.trusted_metadata = trusted;
+  std::ofstream(options.quotas) << R"({"version": 1, "tenants": {)" << tenants << "}}";
+  return options;
+}
+
+Answer GenerateAs(TestDoor& door, const std::vector<std::pair<std::string, std::string>>& metadata, const v1::GenerateRequest& request) {
+  grpc::ClientContext context;
+  for (const auto& [key, value] : metadata) context.AddMetadata(key, value);
   const auto reader = door.stub->Generate(&context, request);
   return Receive(*reader);
 }

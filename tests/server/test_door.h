@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "engine/engine.h"
@@ -15,6 +16,7 @@
 #include "server/health_service.h"
 #include "server/inference_service.h"
 #include "server/listener.h"
+#include "server/tenant_book.h"
 #include "tests/fakes/byte_tokenizer.h"
 #include "tests/fakes/stepper.h"
 
@@ -33,6 +35,8 @@ class TestDoor {
     absl::Duration stall_timeout = absl::Seconds(60);
     bool serve = true;              // the model is there from the start
     bool hold = false;              // the first step waits for held.Release()
+    std::string quotas = {};        // a quota file; empty: none
+    bool trusted_metadata = false;
   };
   explicit TestDoor(Options options);
   TestDoor() : TestDoor(Options()) {}
@@ -47,6 +51,7 @@ class TestDoor {
   void Drain(absl::Time deadline) { engine.Drain(deadline); }
 
   engine::IntakeQueue intake;
+  const std::unique_ptr<TenantBook> tenants;
   engine::ByteTokenizer tokenizer;
   engine::FakeStepper fake;
   engine::HeldStepper held;
@@ -78,6 +83,12 @@ struct Answer {
 };
 Answer Receive(grpc::ClientReader<v1::GenerateResponse>& reader);
 Answer Generate(TestDoor& door, const v1::GenerateRequest& request);
+
+// A door that trusts metadata (or not), with a quota file of these tenants: the inside of the object.
+TestDoor::Options With(const std::string& tenants, bool trusted = true);
+// A call with this metadata.
+Answer GenerateAs(TestDoor& door, const std::vector<std::pair<std::string, std::string>>& metadata,
+                  const v1::GenerateRequest& request = Ask("hello", 3));
 
 }  // namespace spherical::server
 

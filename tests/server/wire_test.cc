@@ -43,7 +43,7 @@ v1::GenerateRequest Text(const std::string& text) {
 
 // The complaint, which must be INVALID_ARGUMENT; empty if there is none.
 std::string Complaint(const v1::GenerateRequest& request, const ServedModel& model = Model()) {
-  const auto submission = FromWire(request, model, 1);
+  const auto submission = FromWire(request, model, {.seed = 1});
   if (submission.ok()) return "";
   CHECK(submission.status().code() == absl::StatusCode::kInvalidArgument);
   return std::string(submission.status().message());
@@ -56,7 +56,7 @@ std::string SamplingComplaint(const v1::Sampling& sampling) {
 }
 
 TEST_CASE("A plain request gets the neutral defaults") {
-  const auto submission = FromWire(Text("hi"), Model(), 77);
+  const auto submission = FromWire(Text("hi"), Model(), {.seed = 77});
   REQUIRE(submission.ok());
   CHECK(submission->prompt == std::vector<engine::TokenId>{'h', 'i'});
   CHECK(submission->max_new_tokens == kContext - 2);  // less than 512 is left
@@ -74,7 +74,7 @@ TEST_CASE("A plain request gets the neutral defaults") {
 TEST_CASE("max_tokens left out is 512 where the context has room") {
   ServedModel model = Model();
   model.context_max = 8192;
-  CHECK(FromWire(Text("hi"), model, 1)->max_new_tokens == kDefaultMaxTokens);
+  CHECK(FromWire(Text("hi"), model, {.seed = 1})->max_new_tokens == kDefaultMaxTokens);
 }
 
 TEST_CASE("Every field arrives where it belongs") {
@@ -97,7 +97,7 @@ TEST_CASE("Every field arrives where it belongs") {
   (*sampling->mutable_logit_bias())[200] = -100;
   (*sampling->mutable_logit_bias())[3] = 2.5f;
 
-  const auto submission = FromWire(request, Model(), 1);
+  const auto submission = FromWire(request, Model(), {.seed = 1});
   REQUIRE(submission.ok());
   CHECK(submission->max_new_tokens == 5);
   CHECK(submission->stop == std::vector<std::string>{"x"});
@@ -194,7 +194,7 @@ TEST_CASE("A prompt must be there, be tokens, and leave room for an answer") {
   ids.mutable_token_ids()->set_ids(1, -1);
   CHECK(Complaint(ids) == "token_ids.ids[1]: -1 is not in the vocabulary [0, 257)");
   ids.mutable_token_ids()->set_ids(1, 256);
-  CHECK(FromWire(ids, Model(), 1)->prompt == std::vector<engine::TokenId>{5, 256});
+  CHECK(FromWire(ids, Model(), {.seed = 1})->prompt == std::vector<engine::TokenId>{5, 256});
 }
 
 TEST_CASE("max_tokens is at least 1 and at most what the context has left") {
@@ -239,7 +239,7 @@ TEST_CASE("Chat becomes the template's text, or says why not") {
 
   ServedModel model = Model();
   model.chat = ChatMl();
-  const auto submission = FromWire(request, model, 1);
+  const auto submission = FromWire(request, model, {.seed = 1});
   REQUIRE(submission.ok());
   const std::string text(submission->prompt.begin(), submission->prompt.end());
   CHECK(text.find("<|im_start|>user\nhi<|im_end|>") != std::string::npos);
@@ -297,7 +297,7 @@ TEST_CASE("Whatever a request says, it is refused with a reason or becomes a sub
   for (int seed = 0; seed < kRequests; ++seed) {
     std::mt19937_64 random(static_cast<uint64_t>(seed));
     const v1::GenerateRequest request = AnyRequest(random);
-    const auto submission = FromWire(request, model, 1);
+    const auto submission = FromWire(request, model, {.seed = 1});
     INFO("seed " << seed << "\n" << request.DebugString());
     if (!submission.ok()) {
       REQUIRE(submission.status().code() == absl::StatusCode::kInvalidArgument);
@@ -431,19 +431,38 @@ TEST_CASE("Statuses keep their code and message") {
   CHECK(ToGrpc(absl::InvalidArgumentError("x: bad")).error_message() == "x: bad");
 }
 
-TEST_CASE("Statistics and model arrive whole") {
-  engine::EngineStats stats;
-  stats.started = absl::UnixEpoch();
-  stats.running = 2;
-  stats.pool_held = ByteCount(7);
-  stats.tenants.emplace_back();
-  stats.tenants[0].limit = ByteCount(9);
-  const v1::Stats wire = ToWire(stats, absl::UnixEpoch() + absl::Seconds(3));
-  CHECK(wire.uptime().seconds() == 3);
-  CHECK(wire.running() == 2);
-  CHECK(wire.pool_held_bytes() == 7);
-  CHECK(wire.tenants(0).limit_bytes() == 9);
-  CHECK_FALSE(wire.version().empty());
+TEST_CASE("A tenant that used up its tokens may come back, a closed one may not") {
+  const grpc::Status rate =
+      Explain({.why = engine::Refusal::Why::kTokenRate, .detail = "used up", .retry_after = absl::Seconds(3)});
+  CHECK(rate.error_code() == grpc::StatusCode::RESOURCE_EXHAUSTED);
+  google::rpc::Status details;
+  REQUIRE(details.ParseFromString(rate.error_details()));
+  google::rpc::RetryInfo retry;
+  REQUIRE(details.details(0).UnpackTo(&retry));
+  CHECK(retry.retry_delay().seconds() == 3);
+  const grpc::Status closed = Explain({.why = engine::Refusal::Why::kClosed, .detail = "gone"});
+  CHECK(closed.error_code() == grpc::StatusCode::PERMISSION_DENIED);
+  CHECK(closed.error_details().empty());
+}
+
+TEST_CASE("What a request leaves out is its tenant's") {
+  const RequestDefaults tenant = {.max_tokens = 7, .priority = -3};
+  CHECK(FromWire(Text("hi"), Model(), tenant)->max_new_tokens == 7);
+  CHECK(FromWire(Text("hi"), Model(), tenant)->priority == -3);
+  v1::GenerateRequest request = Text("hi");
+  request.set_max_tokens(9);
+  request.set_priority(100);
+  CHECK(FromWire(request, Model(), tenant)->max_new_tokens == 9);
+  CHECK(FromWire(request, Model(), tenant)->priority == 100);
+  request.set_priority(0);
+  CHECK(FromWire(request, Model(), tenant)->priority == 0);
+  for (const int32_t bad : {101, -101, 5000}) {
+    request.set_priority(bad);
+    CHECK(Complaint(request) == "priority: " + std::to_string(bad) + " is not in [-100, 100]");
+  }
+}
+
+TEST_CASE("The model arrives whole") {
   CHECK(ToWire(Model()).vocabulary() == 257);
   CHECK(ToWire(Model()).chat_template().empty());
 }
