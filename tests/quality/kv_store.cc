@@ -159,6 +159,7 @@ KvStore::Handle KvStore::SealPriced(const Kv& kv, const engine::MeasureContext& 
                      .newest = kv.tokens - engine::kNewestTokens,
                      .last = true,
                      .priced = true,
+                     .noted = kv.tokens,
                      .price = prices[static_cast<size_t>(i)],
                      .rungs = curves[static_cast<size_t>(i)].CountsAt(prices[static_cast<size_t>(i)])});
   }
