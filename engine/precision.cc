@@ -185,9 +185,14 @@ void Precision::Press(TenantId tenant, std::span<Sequence* const> live, StepPlan
     job.done.clear();
     job.sequence = 0;
   }
-  // Head after head; within one tick no head twice.
+  // Head after head; within one tick no head twice, so those whose new tokens are settled in this one wait.
+  std::set<SequenceId> settles;
+  for (const MeasureItem& item : plan.measure) {
+    if (item.kind == MeasureItem::Kind::kWhole) settles.insert(item.sequence);
+  }
   for (Sequence* sequence : mine) {
     const SequenceId id = sequence->request.id;
+    if (settles.contains(id)) return;
     if (std::find(job.done.begin(), job.done.end(), id) != job.done.end()) continue;
     int32_t head = job.sequence == id ? job.head : 0;
     for (; head < sequence->pages.heads() && work > 0; ++head) measure(*sequence, head, job.price);
