@@ -90,10 +90,15 @@ class NoPlace(Exception):
     pass
 
 
+def kind_of(activations, geometry, modes):
+    """Which of README.md's places a result belongs to."""
+    return f"{'rdr' if any(mode.startswith('rdr:') for mode in modes) else activations} {geometry}"
+
+
 def put_into_readme(result, drawing):
     """The table between the marks of this kind of result, the plot beside README.md."""
     settings = result["settings"]
-    kind = f"{settings['activations']} {settings['geometry']}"
+    kind = kind_of(settings["activations"], settings["geometry"], [row["mode"] for row in result["rows"]])
     README.write_text(place(README.read_text(), kind, markdown(result)))
     README.with_name(f"{kind.replace(' ', '_')}.svg").write_text(drawing)
 
