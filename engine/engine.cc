@@ -153,6 +153,10 @@ EngineStats Engine::Stats() const {
   return state_->snapshot;
 }
 
+void Engine::Inspect(absl::FunctionRef<void(const Sequence&)> visit) const {
+  for (const std::unique_ptr<Live>& l : state_->live) visit(l->sequence);
+}
+
 Engine::Engine(EngineOptions options, const Tokenizer& tokenizer, Stepper& stepper, IntakeQueue& intake, const Clock& clock)
     : state_(std::make_unique<State>(std::move(options), tokenizer, stepper, intake, clock)) {}
 
@@ -386,6 +390,7 @@ void Engine::State::Publish() {
     stats.tenants.push_back({.name = account.name,
                              .guarantee = lender.BytesOf(account.guarantee),
                              .limit = lender.BytesOf(account.limit),
+                             .budget = lender.BytesOf(precision.budget(static_cast<TenantId>(stats.tenants.size()))),
                              .reserved = lender.BytesOf(account.reserved),
                              .held = lender.BytesOf(account.held),
                              .weight = account.quota.weight,

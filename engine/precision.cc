@@ -141,9 +141,19 @@ void Precision::Press(TenantId tenant, std::span<Sequence* const> live, StepPlan
                      ? kUrgentPressTokens
                      : kPressTokens;
   const auto measure = [&](Sequence& sequence, int32_t head, int32_t price) {
-    plan.measure.push_back({.kind = MeasureItem::Kind::kCoded, .sequence = sequence.request.id, .pages = &sequence.pages.head(head),
-                            .head = head, .price = price, .residual = 1});
-    work -= CodedTokens(sequence.pages.head(head));
+    const HeadPages* const pages = &sequence.pages.head(head);
+    work -= CodedTokens(*pages);
+    MeasureItem item = {.kind = MeasureItem::Kind::kCoded, .sequence = sequence.request.id, .pages = pages,
+                        .head = head, .price = price, .residual = 1};
+    // What has become old in it is settled and pressed in one: two changes of a head in one tick would each undo the other.
+    const auto old = std::find_if(plan.measure.begin(), plan.measure.end(),
+                                  [&](const MeasureItem& m) { return m.kind == MeasureItem::Kind::kWhole && m.pages == pages; });
+    if (price >= 0 && old != plan.measure.end()) {
+      item.settles = old->settles;
+      *old = item;
+    } else {
+      plan.measure.push_back(item);
+    }
   };
   if (job.price == 0) {
     bool complete = true;
@@ -285,8 +295,8 @@ absl::Status Precision::Measure(StepPlan& plan, Find find) {
     if (item.kind == MeasureItem::Kind::kExact) {
       lender_.LendForNotes(item.end - head.exact_begin, sequence.loan, head);
       if (sequence.curves.empty()) sequence.measured_to = item.newest;
-    } else if (item.kind == MeasureItem::Kind::kWhole) {
-      head.settled += kDemoteTokens;  // they are old now: where they stand is decided like everyone's
+    } else {
+      head.settled += item.settles;  // they are old now: where they stand is decided like everyone's
     }
   }
   absl::StatusOr<MeasureOutput> measured = stepper_.Measure(plan.measure);
@@ -375,6 +385,7 @@ void Precision::FitRows(StepPlan& plan, Find find) {
     At(sequence.loan.tenant).starved = true;
     return true;
   });
+  plan.rows = static_cast<int32_t>(WorkOf(plan).rows);
 }
 
 }  // namespace spherical::engine
