@@ -259,6 +259,7 @@ void Engine::State::Start(Submission request, Reservation room) {
   Sequence sequence{.request = std::move(request),
                     .pages = PageTable(options.kv.layers, options.kv.kv_heads, sampling),
                     .loan = {.tenant = tenant, .room = std::move(room), .workspace = {}},
+                    .keeps_all = KeepsAll(options.kv, lender.ledger().account(tenant).quota),
                     .output = {},
                     .prompt_scores = {},
                     .paused_since = {},

@@ -22,6 +22,9 @@ void Expect(bool right, const Words&... words) {
   if (!right) throw std::logic_error(absl::StrCat(words...));
 }
 
+// What sealing a head lends at most beyond what its tokens fill.
+constexpr int64_t kSealPagesMax = 8;
+
 int64_t PagesOf(ByteCount bytes, const KvShape& shape) { return bytes.value() / shape.page_bytes.value(); }
 
 bool Decoded(const Sequence& sequence) { return sequence.decoding() && sequence.sealed(); }
@@ -178,12 +181,14 @@ void Checker::CheckRunning(const Sequence& sequence, Guest& guest, const Moment&
   guest.admitted = guest.running = true;
   guest.held = room.held();
   guest.paused_since = sequence.paused_since;
-  int32_t least = INT32_MAX;
+  guest.lacks = PageCount(sequence.lacks_pages && !Decoded(sequence) ? kSealPagesMax : 0);
   for (int32_t i = 0; i < sequence.pages.heads(); ++i) {
     const HeadPages& head = sequence.pages.head(i);
-    least = std::min(least, head.exact_begin);
     if (!head.sealed) continue;
     const int32_t whole = head.of(kernels::Tier::kT8).tokens;
+    const int64_t wanted = CeilDiv(whole + 1, kernels::TokensPerPage(kernels::Tier::kT8, options_.kv.head_dim));
+    const int64_t there = static_cast<int64_t>(head.of(kernels::Tier::kT8).pages.size());
+    if (sequence.lacks_pages) guest.lacks += PageCount(std::max<int64_t>(0, wanted - there));
     Expect(whole - head.settled >= std::min(sequence.entered, kSinkTokens + kNewestTokens), "too few protected tokens in ", id);
   }
 }
@@ -216,7 +221,8 @@ void Checker::CheckPressing(Guests& guests, const WatchedStepper& stepper) {
     const auto found = guests.find(one.sequence);
     Expect(found != guests.end(), "a sequence was pressed that nobody knows");
     const Guest& guest = *found->second;
-    Expect(guest.held > guest.promised, "sequence ", one.sequence, " was pressed at ", guest.held.value(), " pages, and ",
+    const bool for_itself = guest.lacks > PageCount(0);  // its own next row, or its seal, has no other place to go
+    Expect(guest.held > guest.promised || (for_itself && guest.held + guest.lacks > guest.promised), "sequence ", one.sequence, " was pressed at ", guest.held.value(), " pages, and ",
            guest.promised.value(), " were promised to it");
     Expect(one.after <= one.before, "a head of sequence ", one.sequence, " grew from ", one.before, " to ", one.after, " pages by pressing");
     seen_.repriced += one.after < one.before;

@@ -38,7 +38,8 @@ struct Guest {
   // As the checker saw it after the last tick.
   bool admitted = false, running = false;
   std::optional<absl::Time> paused_since;
-  PageCount held, promised;
+  PageCount held, promised, lacks;      // lacks: for its next row, which found no page
+  bool unsealed = false;
   int64_t progress = -1;
   int32_t standing = 0, unsecured = 0;  // ticks without progress, and without its promise
 };

@@ -48,14 +48,15 @@ std::vector<Quota> Simulation::Quotas(testing::Random& random, const EngineOptio
     const int64_t most = pool / static_cast<int64_t>(tenants);
     const int64_t guarantee = random.Below(3) == 0 ? 0 : static_cast<int64_t>(random.Below(static_cast<uint64_t>(most)));
     const int64_t limit = random.Below(3) == 0 ? pool : guarantee + static_cast<int64_t>(random.Below(static_cast<uint64_t>(pool - guarantee)));
-    const double floor = 0.5 + 0.25 * static_cast<double>(random.Below(10));
+    const bool allow_drop = random.Below(4) != 0;
+    const double floor = (allow_drop ? 0.5 : 2.75) + 0.25 * static_cast<double>(random.Below(10));  // the door sees to the latter
     quotas.push_back({.tenant = i == 0 ? "default" : std::string(1, static_cast<char>('a' + i)),
                       .guarantee = ByteCount(guarantee * page + static_cast<int64_t>(random.Below(static_cast<uint64_t>(page)))),
                       .limit = ByteCount((limit + 1) * page),
                       .weight = 0.25 + static_cast<double>(random.Below(8)),
                       .rate_floor_bits = floor,
                       .rate_ceiling_bits = floor + static_cast<double>(random.Below(16)),
-                      .allow_drop = random.Below(4) != 0,
+                      .allow_drop = allow_drop,
                       .max_running = random.Below(3) == 0 ? 1 + static_cast<int32_t>(random.Below(6)) : 0,
                       .max_queued = static_cast<int32_t>(random.Below(8)),
                       .tokens_per_minute = random.Below(4) == 0 ? 300 + static_cast<int64_t>(random.Below(20000)) : 0,
