@@ -23,7 +23,7 @@ namespace spherical::engine {
 
 class Simulation {
  public:
-  explicit Simulation(uint64_t seed);
+  explicit Simulation(uint64_t seed, KvMode mode = {.coded = true, .priced = true});
 
   void Run(int64_t ticks);
 
@@ -44,7 +44,7 @@ class Simulation {
     bool draining = false;
   };
 
-  static EngineOptions Options(testing::Random& random);
+  static EngineOptions Options(testing::Random& random, const KvMode& mode);
   static std::vector<Quota> Quotas(testing::Random& random, const EngineOptions& options, size_t tenants);
 
   uint64_t Below(uint64_t n) { return random_.Below(n); }
