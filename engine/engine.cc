@@ -1,6 +1,8 @@
 #include "engine/engine.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 #include <atomic>
 #include <iterator>
 #include <map>
@@ -387,20 +389,35 @@ void Engine::State::Publish() {
   stats.workspace = ByteCount(workspace.pages().value() * workspace.page_bytes().value());
   stats.workspace_held = ByteCount(workspace.held().value() * workspace.page_bytes().value());
   stats.tenants.clear();
+  std::vector<const Sequence*> sequences;
+  for (const std::unique_ptr<Live>& l : live) sequences.push_back(&l->sequence);
+  const auto budget_of = [&](TenantId tenant) {
+    return options.kv.mode.priced ? precision.budget(tenant) : lender.ledger().account(tenant).limit;
+  };
   for (const TenantAccount& account : lender.ledger().accounts()) {
+    const TenantId tenant = static_cast<TenantId>(stats.tenants.size());
+    const Precision::Held held = precision.HeldBy(tenant, sequences);
+    const int32_t price = precision.price(tenant);
     stats.tenants.push_back({.name = account.name,
                              .guarantee = lender.BytesOf(account.guarantee),
                              .limit = lender.BytesOf(account.limit),
-                             .budget = lender.BytesOf(precision.budget(static_cast<TenantId>(stats.tenants.size()))),
+                             .budget = lender.BytesOf(budget_of(tenant)),
                              .reserved = lender.BytesOf(account.reserved),
                              .held = lender.BytesOf(account.held),
                              .weight = account.quota.weight,
                              .running = account.running,
-                             .waiting = admission.waiting(static_cast<TenantId>(stats.tenants.size())),
+                             .waiting = admission.waiting(tenant),
                              .admitted = account.admitted,
                              .refused = account.refused,
                              .refused_by = account.refused_by,
-                             .tokens = account.tokens});
+                             .tokens = account.tokens,
+                             .tier_tokens = held.tiers,
+                             .exact_tokens = held.exact,
+                             .dropped_tokens = held.dropped,
+                             .rate_bits = held.rate_bits,
+                             .price_log2 = price > 0 ? std::log2(kernels::PriceOf(price)) : -std::numeric_limits<double>::infinity(),
+                             .distortion = held.distortion,
+                             .demoted_tokens = precision.demoted_of(tenant)});
   }
   MutexLock lock(snapshot_mutex);
   snapshot = stats;

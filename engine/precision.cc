@@ -47,6 +47,10 @@ int64_t CodedTokens(const HeadPages& head) {
 
 }  // namespace
 
+Precision::Precision(Lender& lender, Stepper& stepper, StepCost& cost) : lender_(lender), stepper_(stepper), cost_(cost) {
+  kernels::RungBytes(lender.shape().head_dim, rung_bytes_.data());
+}
+
 Precision::Tenant& Precision::At(TenantId tenant) {
   if (tenants_.size() <= static_cast<size_t>(tenant)) tenants_.resize(static_cast<size_t>(tenant) + 1);
   return tenants_[static_cast<size_t>(tenant)];
@@ -111,6 +115,27 @@ PageCount Precision::TargetOf(TenantId tenant, std::span<Sequence* const> live) 
     if (sequence->loan.tenant == tenant && !(sequence->decoding() && sequence->sealed())) target -= ShareOf(*sequence, live);
   }
   return target;
+}
+
+Precision::Held Precision::HeldBy(TenantId tenant, std::span<const Sequence* const> live) const {
+  Held held;
+  const KvShape& shape = lender_.shape();
+  double bits = 0, elements = 0;
+  for (const Sequence* sequence : live) {
+    if (sequence->loan.tenant != tenant || sequence->entered == 0) continue;
+    for (int32_t i = 0; i < sequence->pages.heads(); ++i) {
+      const HeadPages& head = sequence->pages.head(i);
+      for (size_t tier = 0; tier < held.tiers.size(); ++tier) held.tiers[tier] += head.tiers[tier].tokens;
+      held.exact += head.sealed ? 0 : sequence->entered - head.exact_begin;
+      held.dropped += head.dropped;
+    }
+    const double own = static_cast<double>(sequence->entered) * shape.heads();
+    bits += RateBits(sequence->pages, shape.head_dim, sequence->entered) * own;
+    elements += own;
+    held.distortion += sequence->distortion;
+  }
+  held.rate_bits = elements > 0 ? bits / elements : 0;
+  return held;
 }
 
 // ---- Pressing -----------------------------------------------------------------------------------------------------------------------
@@ -317,6 +342,10 @@ void Precision::DecidePrices(Sequence& sequence, std::span<Sequence* const> live
   };
   const int32_t by_pages = LeastStep(pages_at, allowed.value());
   for (int32_t& price : sequence.prices) price = std::max(price, by_pages);
+  for (int32_t i = 0; i < shape.heads(); ++i) {
+    const size_t at = static_cast<size_t>(i);
+    sequence.distortion += sequence.curves[at].DistortionAt(sequence.prices[at], rung_bytes_.data());
+  }
   sequence.price = *std::max_element(sequence.prices.begin(), sequence.prices.end());
 }
 
@@ -360,6 +389,7 @@ absl::Status Precision::Measure(StepPlan& plan, Find find) {
       if (item.kind == MeasureItem::Kind::kExact && item.head + 1 == sequence.pages.heads()) DecidePrices(sequence, live_);
       continue;
     }
+    sequence.distortion += curve.DistortionAt(item.price, rung_bytes_.data());
     RungCounts counts = curve.CountsAt(item.price);
     if (sequence.keeps_all) counts = KeepAll(counts);
     plan.retier.push_back({.kind = RetierItem::Kind::kReprice, .sequence = item.sequence, .pages = item.pages, .head = item.head,

@@ -9,6 +9,7 @@
 #ifndef SPHERICAL_ENGINE_PRECISION_H_
 #define SPHERICAL_ENGINE_PRECISION_H_
 
+#include <array>
 #include <cstdint>
 #include <span>
 #include <vector>
@@ -21,6 +22,7 @@
 #include "engine/batch/step_plan.h"
 #include "engine/budget/lender.h"
 #include "engine/step/stepper.h"
+#include "kernels/spherical/page_layout.h"
 
 namespace spherical::engine {
 
@@ -28,13 +30,22 @@ class Precision {
  public:
   using Find = absl::FunctionRef<Sequence&(SequenceId)>;
 
-  Precision(Lender& lender, Stepper& stepper, StepCost& cost) : lender_(lender), stepper_(stepper), cost_(cost) {}
+  Precision(Lender& lender, Stepper& stepper, StepCost& cost);
 
   void Prepare(std::span<Sequence* const> live);
   void Press(std::span<Sequence* const> live, StepPlan& plan);
   // An error: the device is lost.
   absl::Status Change(StepPlan& plan, Find find);
   void FitRows(StepPlan& plan, Find find);
+
+  // Adds up what a tenant's sequences hold. `live`: all.
+  struct Held {
+    std::array<int64_t, kernels::kTierCount> tiers = {};  // tokens of one head each
+    int64_t exact = 0, dropped = 0;
+    double rate_bits = 0;                                  // of all its tokens; 0: it has none
+    double distortion = 0;                                 // RateCurve::DistortionAt of them, summed
+  };
+  Held HeldBy(TenantId tenant, std::span<const Sequence* const> live) const;
 
   // What a tenant may hold now; the price it is pressed by, a step of kernels/spherical/ladder.h, 0 while it is not. [TenantId]
   PageCount budget(TenantId tenant) const;
@@ -45,6 +56,9 @@ class Precision {
     std::vector<int64_t> demoted_of;               // [TenantId], drops included
   };
   const Counts& counts() const { return counts_; }
+  int64_t demoted_of(TenantId tenant) const {
+    return static_cast<size_t>(tenant) < counts_.demoted_of.size() ? counts_.demoted_of[static_cast<size_t>(tenant)] : 0;
+  }
   absl::Duration TakeElapsed();  // that Change took since this was asked last
 
  private:
@@ -79,6 +93,7 @@ class Precision {
   Lender& lender_;
   Stepper& stepper_;
   StepCost& cost_;
+  std::array<float, kernels::kRungs> rung_bytes_;
   std::vector<Tenant> tenants_;           // [TenantId]
   std::vector<Sequence*> live_;           // of this tick
   Counts counts_;

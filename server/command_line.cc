@@ -27,7 +27,7 @@ std::string HelpFor(const Setting& setting) {
   if (const auto* choice = std::get_if<Setting::Choice>(&setting.type); choice != nullptr) {
     absl::StrAppend(&text, " (");
     for (size_t i = 0; i < choice->values.size(); ++i) absl::StrAppend(&text, i > 0 ? ", " : "", choice->values[i]);
-    absl::StrAppend(&text, ")");
+    absl::StrAppend(&text, choice->takes != nullptr ? ", or " : "", choice->others, ")");
   }
   if (!value.empty()) absl::StrAppend(&text, "; default ", value);
   return text;

@@ -28,6 +28,8 @@ std::vector<absl::string_view> KvModeNames() {
   return names;
 }
 
+bool IsKvMode(absl::string_view name) { return engine::FindKvMode({name.data(), name.size()}).has_value(); }
+
 const std::vector<Setting>& Table() {
   static const std::vector<Setting>* const table = new std::vector<Setting>{
       {"model", "the model to serve; its name is the file's, without .gguf", Setting::Text{&Config::model, "a path to a GGUF file"}},
@@ -37,8 +39,8 @@ const std::vector<Setting>& Table() {
       {"threads", "threads that compute; 0: as many as this process may use", Setting::Integer{&Config::threads, 0, 1024}},
       {"activations", "int8: products of int8; f32: weights are dequantised, slower, for measuring quality",
        Setting::Choice{&Config::activations, {"int8", "f32"}}},
-      {"kv.mode", "how keys and values are kept; exact: as f16; uniform:T: as radii and angle codes of tier T",
-       Setting::Choice{&Config::kv_mode, KvModeNames()}},
+      {"kv.mode", "how keys and values are kept; exact: as f16; uniform:T: as codes of tier T; rdr: as precisely as budgets allow",
+       Setting::Choice{&Config::kv_mode, KvModeNames(), IsKvMode, "rdr:RATE with RATE from 0.5 to 8 bits"}},
       {"kv.geometry", "how keys are coded; auto: calibrated at the first start, then kept; plain: rotation only; or a file",
        Setting::Text{&Config::kv_geometry, "auto, plain or a path to a file of geometries"}},
       {"kv.pool_bytes", "memory for keys and values, taken at start", Setting::Bytes{&Config::kv_pool_bytes, kMiB, 64 * kTiB}},
@@ -78,7 +80,8 @@ bool SetText(const Setting& setting, absl::string_view value, Config& config) {
     return true;
   }
   if (const auto* choice = std::get_if<Setting::Choice>(&setting.type)) {
-    if (std::find(choice->values.begin(), choice->values.end(), value) == choice->values.end()) return false;
+    const bool listed = std::find(choice->values.begin(), choice->values.end(), value) != choice->values.end();
+    if (!listed && (choice->takes == nullptr || !choice->takes(value))) return false;
     config.*choice->field = std::string(value);
     return true;
   }
@@ -156,7 +159,7 @@ std::string ExpectedBy(const Setting& setting) {
     std::string operator()(const Setting::Text& text) const { return text.what; }
     std::string operator()(const Setting::Choice& choice) const {
       if (choice.values.size() == 1) return absl::StrCat("\"", choice.values[0], "\", the only one this build has");
-      return absl::StrCat("one of \"", absl::StrJoin(choice.values, "\", \""), "\"");
+      return absl::StrCat("one of \"", absl::StrJoin(choice.values, "\", \""), "\"", choice.takes != nullptr ? ", or " : "", choice.others);
     }
     std::string operator()(const Setting::Integer& integer) const {
       return absl::StrCat("an integer in [", integer.min, ", ", integer.max, "]");

@@ -22,7 +22,7 @@ struct Config {
   std::string device = "cpu";
   int64_t threads = 0;
   std::string activations = "int8";
-  std::string kv_mode = "uniform:T4";
+  std::string kv_mode = "rdr";
   std::string kv_geometry = "auto";
   int64_t kv_pool_bytes = int64_t{1} << 30;
   int64_t kv_prefill_workspace_bytes = 0;
@@ -42,7 +42,12 @@ struct Config {
 // One thing that can be set.
 struct Setting {
   struct Text { std::string Config::*field; const char* what; };  // `what` it stands for in messages: "a path to a GGUF file"
-  struct Choice { std::string Config::*field; std::vector<absl::string_view> values; };
+  struct Choice {
+    std::string Config::*field;
+    std::vector<absl::string_view> values;
+    bool (*takes)(absl::string_view value) = nullptr;  // others that are right too, and how they are called in messages
+    const char* others = "";
+  };
   struct Integer { int64_t Config::*field; int64_t min, max; };
   struct Bytes { int64_t Config::*field; int64_t min, max; };
 

@@ -70,6 +70,7 @@ void SealNextHeads(const Sequence& sequence, const PlanLimits& limits, std::vect
       const RateCurve& curve = sequence.curves[static_cast<size_t>(head)];
       item.priced = true;
       item.keeps_all = sequence.keeps_all;
+      item.noted = range.last ? sequence.measured_to + kNewestTokens : range.end;
       item.price = sequence.prices[static_cast<size_t>(head)];
       item.rungs = curve.CountsAt(item.price, std::max(0, range.newest - std::max(sequence.measured_to, kSinkTokens)));
       if (item.keeps_all) item.rungs = KeepAll(item.rungs);

@@ -26,16 +26,17 @@ struct Sequence {
   Loan loan;
   // Mode `rdr`: curves of the heads measured so far, then the price at which each is sealed; both end with sealing. Coded curves likewise
   // while its tenant is pressed.
-  std::vector<RateCurve> curves;
-  std::vector<int32_t> prices;
+  std::vector<RateCurve> curves = {};
+  std::vector<int32_t> prices = {};
   bool keeps_all = false;                       // its quota forbade dropping when it was admitted: its promise is as large as that takes
   bool lacks_pages = false;                     // its last rows, or its last seal, found no page
   int32_t unsealed_price = 0;                   // at which it was pressed before it was sealed
   int32_t price = 0;                            // at which new tokens are settled
   int32_t measured_to = 0;                      // tokens from here on were the newest when the first head was measured
-  std::vector<double> energy;                   // [layers], StepItemOutput::energy summed
+  std::vector<double> energy = {};                 // [layers], StepItemOutput::energy summed
   int64_t energy_rows = 0;
-  std::vector<float> residuals;                 // [layers], of them once it is sealed
+  double distortion = 0;                        // what its demoted and dropped tokens cost, as estimated when that was decided
+  std::vector<float> residuals = {};               // [layers], of them once it is sealed
   int32_t next_to_seal = 0;                     // head; those before it are as far as sealing has come
   int32_t entered = 0;                          // tokens of prompt and output that went through the model
   std::vector<TokenId> output;                  // tokens chosen so far

@@ -27,6 +27,21 @@ struct RateCurve {
       for (size_t step = 1; step < rung.size(); ++step) rung[step] += rung[step - 1];
     }
   }
+  // About what the tokens that are below their first rung at that price gave up: for each rung left, the bytes saved times the price at
+  // which it was left. bytes [kRungs] as in ladder.h.
+  double DistortionAt(int32_t step, const float* bytes) const {
+    double sum = 0;
+    for (size_t r = 0; r < below.size(); ++r) {
+      const double saved = bytes[r] - bytes[r + 1];
+      int32_t before = 0;
+      for (int32_t s = 0; s <= step; ++s) {
+        const int32_t left = below[r][static_cast<size_t>(s)];
+        sum += saved * static_cast<double>(kernels::PriceOf(s)) * (left - before);
+        before = left;
+      }
+    }
+    return sum;
+  }
   // joined: of the newest, those that are protected no more.
   RungCounts CountsAt(int32_t step, int32_t joined = 0) const {
     RungCounts counts = {};

@@ -36,6 +36,7 @@ struct RetierItem {
   int32_t end = 0, newest = 0;                    // kSeal
   bool last = false;                              // kSeal
   bool priced = false, keeps_all = false;         // kSeal, kReprice (always priced). keeps_all: what would be dropped goes to T2 instead
+  int32_t noted = 0;                              // priced kSeal: positions from here on came after measuring, and have no note
   int32_t price = 0;                              // priced: a step of kernels/spherical/ladder.h
   RungCounts rungs = {};                          // priced: where the tokens of the head's curve go, worked out from it
   bool whole_only = false;                        // kReprice

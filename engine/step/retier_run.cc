@@ -181,7 +181,7 @@ class HeadRetier {
       uint8_t* const utilities = page + kernels::LayoutOf(tier, d).utilities + slot % page_tokens;
       for (int32_t i = 0; i < rows; ++i) {
         const int32_t note = position + row + i - item_.pages->exact_begin;
-        utilities[i] = item_.priced ? NotesOf(note).UtilityOf(note % NotesPerPage(d)) : 0;
+        utilities[i] = item_.priced && position + row + i < item_.noted ? NotesOf(note).UtilityOf(note % NotesPerPage(d)) : 0;
       }
       row += rows;
       slot += rows;

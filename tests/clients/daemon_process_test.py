@@ -56,7 +56,7 @@ class CommandLineTest(unittest.TestCase):
     def test_bad_flags(self):
         for flags, message in (
                 (["--device", "cuda"], '--device: expected "cpu", the only one this build has; got "cuda"'),
-                (["--kv-mode", "rdr"], '--kv-mode: expected one of "exact", "uniform:T8", '),
+                (["--kv-mode", "rdr:0.1"], '--kv-mode: expected one of "exact", "uniform:T8", '),
                 (["--grpc-listen", "nowhere"], "expected HOST:PORT"),
                 (["--config", "/nonexistent.json"], "/nonexistent.json"),
                 (["--kv-geometry", ""], "(--kv-geometry): expected auto, plain or a path"),

@@ -87,7 +87,7 @@ TEST_CASE("A daemon loads its model, answers, and stops when told") {
   CHECK(info.architecture() == "llama");
   CHECK(info.context_max() == 512);
   CHECK(info.chat_template() == "chatml");
-  CHECK(info.kv_mode() == "uniform:T4");
+  CHECK(info.kv_mode() == "rdr");
   CHECK(info.kv_bytes_per_token() > 0);
   CHECK(info.weight_bytes() > 0);
 
@@ -290,7 +290,7 @@ TEST_CASE("A watch of the statistics ends with the daemon") {
 }
 
 TEST_CASE("Every mode serves, short and beyond what stays T8") {
-  for (const char* mode : {"exact", "uniform:T8", "uniform:T4", "uniform:T3", "uniform:T2", "uniform:T1"}) {
+  for (const char* mode : {"exact", "uniform:T8", "uniform:T4", "uniform:T3", "uniform:T2", "uniform:T1", "rdr", "rdr:2.5"}) {
     INFO(mode);
     Config config = TinyConfig();
     config.kv_mode = mode;
