@@ -30,11 +30,11 @@ EngineOptions Simulation::Options(testing::Random& random, const KvMode& mode) {
   const int32_t chunk = 64 + static_cast<int32_t>(random.Below(400));
   options.workspace_tokens = random.Below(3) == 0 ? PrefillWorkspace::ForContext(workspace, kContext)
                                                   : PrefillWorkspace::Least(workspace, kContext, chunk);
-  options.running_max = 6 + static_cast<int32_t>(random.Below(12));
+  options.running_max = 8 + static_cast<int32_t>(random.Below(12));
   options.waiting_max = 2 + static_cast<int32_t>(random.Below(8));
   options.target_step = absl::Milliseconds(2 + random.Below(60));
   options.stall_timeout = absl::Milliseconds(200 + random.Below(1000));
-  options.quotas = Quotas(random, options, 2 + random.Below(4));
+  options.quotas = Quotas(random, options, 3 + random.Below(3));
   return options;
 }
 
@@ -61,6 +61,12 @@ std::vector<Quota> Simulation::Quotas(testing::Random& random, const EngineOptio
                       .priority = 0,
                       .open = random.Below(20) != 0});
     quotas.back().limit = std::min(quotas.back().limit, ByteCount(pool * page));
+    if (i > 1) continue;
+    // Two that only the pool bounds, so that there always is somebody to fill it.
+    quotas.back().limit = ByteCount(pool * page);
+    quotas.back().max_running = 0;
+    quotas.back().tokens_per_minute = 0;
+    quotas.back().open = true;
   }
   return quotas;
 }
@@ -118,7 +124,7 @@ void Simulation::Forget() {
 void Simulation::Disturb() {
   Life& life = *lives_.back();
   if (tick_ >= phase_ends_) ChangePhase();
-  if (OneIn(150)) ChangeQuotas();
+  if (OneIn(100)) ChangeQuotas();
   Answer();
   if (OneIn(2) && (guests_.size() < crowd_ || (life.draining && OneIn(4)))) {
     for (uint64_t n = 1 + Below(OneIn(8) ? 12 : 2); n > 0; --n) Arrive();
@@ -139,8 +145,8 @@ void Simulation::Disturb() {
 
 void Simulation::ChangePhase() {
   phase_ends_ = tick_ + 50 + static_cast<int64_t>(Below(400));
-  crowd_ = OneIn(8) ? Below(4) : 8 + Below(28);
-  favourite_ = OneIn(2) ? static_cast<int32_t>(Below(options_.quotas.size())) : -1;
+  crowd_ = OneIn(8) ? Below(4) : 12 + Below(28);
+  favourite_ = static_cast<int32_t>(OneIn(4) ? Below(options_.quotas.size()) : Below(2));
   fake_.per_row = absl::Microseconds(Below(60));
   fake_.per_pair = absl::Nanoseconds(Below(100));
   fake_.per_retier = absl::Nanoseconds(Below(2000));
@@ -186,7 +192,7 @@ void Simulation::Arrive() {
   Submission request = Ask(std::string(1 + Below(static_cast<uint64_t>(most)), static_cast<char>('a' + Below(26))), 1);
   request.max_new_tokens = static_cast<int32_t>(
       std::min<uint64_t>(1 + Below(OneIn(4) ? 250 : 60), static_cast<uint64_t>(kContext) - request.prompt.size()));
-  request.tenant = favourite_ >= 0 && OneIn(2) ? favourite_ : static_cast<TenantId>(Below(options_.quotas.size()));
+  request.tenant = OneIn(2) ? favourite_ : static_cast<TenantId>(Below(options_.quotas.size()));
   request.priority = static_cast<int32_t>(Below(3));
   request.sampling.seed = random_.Next();
   request.arrived = clock_.Now();

@@ -71,7 +71,7 @@ class Simulation {
   // What the present phase is like.
   int64_t phase_ends_ = 0;
   size_t crowd_ = 0;            // requests that are there at once
-  int32_t favourite_ = -1;      // a tenant that half of the requests come from
+  TenantId favourite_ = 0;      // a tenant that half of the requests come from
 };
 
 }  // namespace spherical::engine
