@@ -85,7 +85,7 @@ void Precision::Prepare(std::span<Sequence* const> live) {
   const auto& accounts = lender_.ledger().accounts();
   std::vector<BudgetNeed> needs;
   for (const TenantAccount& account : accounts) {
-    needs.push_back({.reserved = account.reserved, .guarantee = account.guarantee, .limit = account.effective_limit(),
+    needs.push_back({.reserved = account.reserved, .guarantee = account.assured, .limit = account.effective_limit(),
                      .wanted = account.reserved, .weight = account.quota.weight});
   }
   for (const Sequence* sequence : live) {
@@ -153,10 +153,17 @@ void Precision::PressUnsealed(std::span<Sequence* const> live, StepPlan& plan) {
   for (Sequence* sequence : live) {
     if (sequence->decoding() && sequence->sealed()) continue;
     const Reservation& room = sequence->loan.room;
-    const bool stuck = sequence->lacks_pages && room.held() + PageCount(kSealPagesMax) > room.promised();
-    if (!stuck && !(owing && room.borrowed() > PageCount(0))) continue;
+    const bool stuck = sequence->lacks_pages && room.held() + PageCount(kSealPagesMax) > room.promised() &&
+                       sequence->unsealed_price < kernels::kPriceSteps - 1;
+    if (room.held() == PageCount(0) || !(stuck || (owing && room.borrowed() > PageCount(0)))) continue;
     sequence->unsealed_price = std::min(std::max(sequence->unsealed_price, sequence->price) + kPriceRise, kernels::kPriceSteps - 1);
     for (int32_t& price : sequence->prices) price = std::max(price, sequence->unsealed_price);
+    if (stuck) {  // the seal that would not find its pages waits for the next tick, and with it the row after it
+      const auto is_its = [&](const auto& item) { return item.sequence == sequence->request.id; };
+      std::erase_if(plan.retier, is_its);
+      std::erase_if(plan.items, is_its);
+      sequence->lacks_pages = false;
+    }
     for (int32_t head = 0; head < sequence->pages.heads(); ++head) {
       const HeadPages* const pages = &sequence->pages.head(head);
       const bool changes = std::any_of(plan.retier.begin(), plan.retier.end(), [&](const RetierItem& item) { return item.pages == pages; });

@@ -19,24 +19,22 @@ constexpr int32_t kContext = 1200;
 // ---- Set-up -------------------------------------------------------------------------------------------------------------------------
 
 // Small: a tick takes tens of microseconds, and a few sequences fill the pool.
-EngineOptions Simulation::Options(testing::Random& random) {
+EngineOptions Simulation::Options(testing::Random& random, const KvMode& mode) {
   EngineOptions options;
   const int32_t layers = 1 + static_cast<int32_t>(random.Below(2)), kv_heads = 1 + static_cast<int32_t>(random.Below(2));
-  KvMode mode{.coded = true, .priced = true};
-  if (random.Below(16) == 0) mode.rate = 1 + static_cast<double>(random.Below(4));
   options.kv = MakeKvShape(layers, kv_heads, 64, mode, 1 + static_cast<int32_t>(random.Below(3)));
-  options.pool_pages = PageCount(options.kv.heads() * static_cast<int64_t>(40 + random.Below(100)));
+  options.pool_pages = PageCount(options.kv.heads() * static_cast<int64_t>(40 + random.Below(50)));
   options.context_max = kContext;
   // From so little that most prompts are sealed early to more than anyone needs.
   const PrefillWorkspace::Shape workspace = WorkspaceShape(options.kv);
   const int32_t chunk = 64 + static_cast<int32_t>(random.Below(400));
   options.workspace_tokens = random.Below(3) == 0 ? PrefillWorkspace::ForContext(workspace, kContext)
                                                   : PrefillWorkspace::Least(workspace, kContext, chunk);
-  options.running_max = 2 + static_cast<int32_t>(random.Below(14));
+  options.running_max = 8 + static_cast<int32_t>(random.Below(12));
   options.waiting_max = 2 + static_cast<int32_t>(random.Below(8));
   options.target_step = absl::Milliseconds(2 + random.Below(60));
   options.stall_timeout = absl::Milliseconds(200 + random.Below(1000));
-  options.quotas = Quotas(random, options, 2 + random.Below(4));
+  options.quotas = Quotas(random, options, 3 + random.Below(3));
   return options;
 }
 
@@ -49,20 +47,26 @@ std::vector<Quota> Simulation::Quotas(testing::Random& random, const EngineOptio
     const int64_t guarantee = random.Below(3) == 0 ? 0 : static_cast<int64_t>(random.Below(static_cast<uint64_t>(most)));
     const int64_t limit = random.Below(3) == 0 ? pool : guarantee + static_cast<int64_t>(random.Below(static_cast<uint64_t>(pool - guarantee)));
     const bool allow_drop = random.Below(4) != 0;
-    const double floor = (allow_drop ? 0.5 : 2.75) + 0.25 * static_cast<double>(random.Below(10));  // the door sees to the latter
+    const double floor = (allow_drop ? 0.5 : 2.75) + 0.25 * static_cast<double>(random.Below(8));  // the door sees to the latter
     quotas.push_back({.tenant = i == 0 ? "default" : std::string(1, static_cast<char>('a' + i)),
                       .guarantee = ByteCount(guarantee * page + static_cast<int64_t>(random.Below(static_cast<uint64_t>(page)))),
                       .limit = ByteCount((limit + 1) * page),
                       .weight = 0.25 + static_cast<double>(random.Below(8)),
                       .rate_floor_bits = floor,
-                      .rate_ceiling_bits = floor + static_cast<double>(random.Below(16)),
+                      .rate_ceiling_bits = floor + (i < 2 ? 4 : 0) + static_cast<double>(random.Below(12)),
                       .allow_drop = allow_drop,
                       .max_running = random.Below(3) == 0 ? 1 + static_cast<int32_t>(random.Below(6)) : 0,
                       .max_queued = static_cast<int32_t>(random.Below(8)),
-                      .tokens_per_minute = random.Below(4) == 0 ? 300 + static_cast<int64_t>(random.Below(20000)) : 0,
+                      .tokens_per_minute = i + 1 == tenants || random.Below(6) == 0 ? 100 + static_cast<int64_t>(random.Below(2000)) : 0,
                       .priority = 0,
-                      .open = random.Below(10) != 0});
+                      .open = random.Below(20) != 0});
     quotas.back().limit = std::min(quotas.back().limit, ByteCount(pool * page));
+    if (i > 1) continue;
+    // Two that only the pool bounds, so that there always is somebody to fill it.
+    quotas.back().limit = ByteCount(pool * page);
+    quotas.back().max_running = 0;
+    quotas.back().tokens_per_minute = 0;
+    quotas.back().open = true;
   }
   return quotas;
 }
@@ -70,8 +74,8 @@ std::vector<Quota> Simulation::Quotas(testing::Random& random, const EngineOptio
 Simulation::Life::Life(const EngineOptions& options, const FakeClock& clock, FakeStepper& inner)
     : stepper(inner), engine(options, tokenizer, stepper, intake, clock) {}
 
-Simulation::Simulation(uint64_t seed)
-    : random_(seed), options_(Options(random_)), fake_(options_.kv, options_.pool_pages, &clock_), checker_(options_) {
+Simulation::Simulation(uint64_t seed, KvMode mode)
+    : random_(seed), options_(Options(random_, mode)), fake_(options_.kv, options_.pool_pages, &clock_), checker_(options_) {
   Begin();
 }
 
@@ -120,9 +124,9 @@ void Simulation::Forget() {
 void Simulation::Disturb() {
   Life& life = *lives_.back();
   if (tick_ >= phase_ends_) ChangePhase();
-  if (OneIn(150)) ChangeQuotas();
+  if (OneIn(100)) ChangeQuotas();
   Answer();
-  if (guests_.size() < crowd_ && OneIn(2)) {
+  if (OneIn(2) && (guests_.size() < crowd_ || (life.draining && OneIn(4)))) {
     for (uint64_t n = 1 + Below(OneIn(8) ? 12 : 2); n > 0; --n) Arrive();
   }
   if (OneIn(400) && !guests_.empty()) {
@@ -131,7 +135,7 @@ void Simulation::Disturb() {
     fake_.poisoned.insert(guest->first);
   }
   if (OneIn(7000)) fake_.next = absl::InternalError("unplugged");
-  if (!life.draining && OneIn(2500)) {
+  if (!life.draining && OneIn(1500)) {
     life.draining = true;
     life.drain_deadline = OneIn(4) ? absl::InfiniteFuture() : clock_.Now() + absl::Milliseconds(Below(2000));
     life.engine.Drain(life.drain_deadline);
@@ -141,8 +145,8 @@ void Simulation::Disturb() {
 
 void Simulation::ChangePhase() {
   phase_ends_ = tick_ + 50 + static_cast<int64_t>(Below(400));
-  crowd_ = OneIn(5) ? Below(4) : 4 + Below(28);
-  favourite_ = OneIn(2) ? static_cast<int32_t>(Below(options_.quotas.size())) : -1;
+  crowd_ = OneIn(8) ? Below(4) : 12 + Below(28);
+  favourite_ = static_cast<int32_t>(OneIn(4) ? Below(options_.quotas.size()) : Below(2));
   fake_.per_row = absl::Microseconds(Below(60));
   fake_.per_pair = absl::Nanoseconds(Below(100));
   fake_.per_retier = absl::Nanoseconds(Below(2000));
@@ -154,7 +158,7 @@ void Simulation::ChangeQuotas() {
   Quota& one = quotas[Below(quotas.size())];
   const ByteCount page = options_.kv.page_bytes;
   const auto within_limit = [](Quota& quota) { quota.guarantee = std::min(quota.guarantee, quota.limit); };
-  switch (Below(7)) {
+  switch (Below(11)) {
     case 0: quotas = Quotas(random_, options_, quotas.size()); break;
     case 1: one.limit = ByteCount(one.limit.value() / 2); break;
     case 2:  // as good as nothing
@@ -172,7 +176,7 @@ void Simulation::ChangeQuotas() {
       for (Quota& quota : quotas) quota.limit = ByteCount(quota.limit.value() / 2);
       break;
     default:
-      one.limit = ByteCount(options_.pool_pages.value() * page.value());
+      for (Quota& quota : quotas) quota.limit = ByteCount(options_.pool_pages.value() * page.value());
       one.weight = 0.25 + static_cast<double>(Below(8));
       one.open = true;
   }
@@ -184,11 +188,11 @@ void Simulation::ChangeQuotas() {
 
 void Simulation::Arrive() {
   const uint64_t kind = Below(20);
-  const int32_t most = kind == 0 ? kContext - 1 : kind < 4 ? 900 : kind < 10 ? 300 : 60;
+  const int32_t most = kind == 0 ? kContext - 1 : kind < 6 ? 900 : kind < 12 ? 300 : 60;
   Submission request = Ask(std::string(1 + Below(static_cast<uint64_t>(most)), static_cast<char>('a' + Below(26))), 1);
   request.max_new_tokens = static_cast<int32_t>(
       std::min<uint64_t>(1 + Below(OneIn(4) ? 250 : 60), static_cast<uint64_t>(kContext) - request.prompt.size()));
-  request.tenant = favourite_ >= 0 && OneIn(2) ? favourite_ : static_cast<TenantId>(Below(options_.quotas.size()));
+  request.tenant = OneIn(2) ? favourite_ : static_cast<TenantId>(Below(options_.quotas.size()));
   request.priority = static_cast<int32_t>(Below(3));
   request.sampling.seed = random_.Next();
   request.arrived = clock_.Now();

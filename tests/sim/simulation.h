@@ -23,7 +23,7 @@ namespace spherical::engine {
 
 class Simulation {
  public:
-  explicit Simulation(uint64_t seed);
+  explicit Simulation(uint64_t seed, KvMode mode = {.coded = true, .priced = true});
 
   void Run(int64_t ticks);
 
@@ -44,7 +44,7 @@ class Simulation {
     bool draining = false;
   };
 
-  static EngineOptions Options(testing::Random& random);
+  static EngineOptions Options(testing::Random& random, const KvMode& mode);
   static std::vector<Quota> Quotas(testing::Random& random, const EngineOptions& options, size_t tenants);
 
   uint64_t Below(uint64_t n) { return random_.Below(n); }
@@ -71,7 +71,7 @@ class Simulation {
   // What the present phase is like.
   int64_t phase_ends_ = 0;
   size_t crowd_ = 0;            // requests that are there at once
-  int32_t favourite_ = -1;      // a tenant that half of the requests come from
+  TenantId favourite_ = 0;      // a tenant that half of the requests come from
 };
 
 }  // namespace spherical::engine
