@@ -164,6 +164,8 @@ KvStore::Handle KvStore::SealPriced(const Kv& kv, const engine::MeasureContext& 
                      .rungs = curves[static_cast<size_t>(i)].CountsAt(prices[static_cast<size_t>(i)])});
   }
   result = SealAs(kv, context.geometry, items, std::move(result));
+  result->price = *std::ranges::max_element(prices);
+  for (const double energy : kv.energy) result->residuals.push_back(static_cast<float>(energy / static_cast<double>(kv.energy_rows)));
   for (int32_t i = 0; i < kv.pages.heads(); ++i) {
     HeadPages& head = result->pages.head(i);
     for (const PageId page : head.notes) exact_.pool->Release(page, exact_.room);
@@ -171,6 +173,46 @@ KvStore::Handle KvStore::SealPriced(const Kv& kv, const engine::MeasureContext& 
     head.samples.clear();
   }
   return result;
+}
+
+void KvStore::Settle(Kv& kv, const engine::MeasureContext& context) {
+  std::vector<engine::MeasureItem> questions;
+  for (int32_t i = 0; i < kv.pages.heads(); ++i) {
+    HeadPages& head = kv.pages.head(i);
+    if (head.of(Tier::kT8).tokens - head.settled < engine::kWholeTokensMax) continue;
+    head.settled += engine::kDemoteTokens;
+    questions.push_back({.kind = engine::MeasureItem::Kind::kWhole, .pages = &head, .head = i, .price = kv.price});
+  }
+  if (questions.empty()) return;
+  const std::vector<engine::RateCurve> curves = engine::RunMeasure(context, arenas(), questions, threads_);
+  std::vector<engine::RetierItem> items;
+  for (size_t i = 0; i < questions.size(); ++i) {
+    items.push_back({.kind = engine::RetierItem::Kind::kReprice, .pages = questions[i].pages, .head = questions[i].head, .priced = true,
+                     .price = kv.price, .rungs = curves[i].CountsAt(kv.price), .whole_only = true});
+    LendLists(items.back());
+  }
+  engine::RunRetier(context.geometry, context.spec.attention_scale, arenas(), items, threads_);
+  for (const engine::RetierItem& item : items) {
+    engine::RecordRetier(item, kv.pages.head(item.head));
+    for (const PageId page : item.emptied) coded_.pool->Release(page, coded_.room);
+  }
+}
+
+// As the engine's Lender does.
+void KvStore::LendLists(engine::RetierItem& item) {
+  const engine::TierCounts after = engine::CountsAfter(item);
+  const auto wanted = [&](size_t t) { return static_cast<size_t>(CeilDiv(after[t], TokensPerPage(static_cast<Tier>(t)))); };
+  for (size_t t = 0; t < after.size(); ++t) {
+    item.lists[t] = item.pages->tiers[t].pages;
+    for (; item.lists[t].size() > wanted(t); item.lists[t].pop_back()) item.emptied.push_back(item.lists[t].back());
+  }
+  for (size_t t = 0; t < after.size(); ++t) {
+    while (item.lists[t].size() < wanted(t)) {
+      if (item.emptied.empty()) item.emptied.push_back(coded_.pool->Acquire(coded_.room));
+      item.lists[t].push_back(item.emptied.back());
+      item.emptied.pop_back();
+    }
+  }
 }
 
 KvStore::Handle KvStore::SealAs(const Kv& kv, const engine::ModelGeometry& geometry, std::span<engine::RetierItem> items, Handle result) {

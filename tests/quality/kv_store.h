@@ -37,6 +37,9 @@ struct Kv {
   int32_t tokens = 0;             // entered
   std::vector<double> energy;     // [layers] of sampled sequences: Forward::EnergyOf, summed
   int64_t energy_rows = 0;
+  std::vector<float> residuals;   // [layers] once priced: means of them
+  int32_t price = 0;              // priced: at which new tokens are settled
+  bool live = false;              // priced: they are
   int32_t borrowed = 0;           // f16 pages at the front of every head that belong to another sequence
   const engine::ModelGeometry* geometry = nullptr;  // of coded pages; null: all is f16
 };
@@ -71,6 +74,9 @@ class KvStore {
   // Codes it as the controller would that may spend `rate` bits per element. kv was begun with sampling.
   Handle SealPriced(const Kv& kv, const engine::MeasureContext& context, double rate);
 
+  // Where tokens of a priced sequence that are new no more go; to be asked after every one.
+  void Settle(Kv& kv, const engine::MeasureContext& context);
+
   // Pages for `tokens` more tokens; what was entered into them; what was entered from `tokens` on, forgotten.
   void Lend(Kv& kv, int32_t tokens);
   void Record(Kv& kv, int32_t tokens);
@@ -91,6 +97,7 @@ class KvStore {
   };
   static absl::Status Allocate(PageCount pages, ByteCount page_bytes, Arena& arena);
   void End(Kv* kv);
+  void LendLists(engine::RetierItem& item);
   Handle SealAs(const Kv& kv, const engine::ModelGeometry& geometry, std::span<engine::RetierItem> items, Handle result);
   Handle MakeKv() { return Handle(std::make_unique<Kv>(shape_).release(), GiveBack{this}); }
   uint8_t* ExactPage(PageId page) { return exact_.memory.data() + page * shape_.page_bytes.value(); }

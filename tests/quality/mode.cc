@@ -38,6 +38,8 @@ std::optional<Mode> ParsePriced(std::string_view name) {
   if (parts.size() < 2 || parts.size() > 3 || parts[0] != "rdr") return std::nullopt;
   if (!absl::SimpleAtod(parts[1], &mode.rate) || !(mode.rate > 0 && mode.rate <= 16)) return std::nullopt;
   if (parts.size() == 2) return mode;
+  mode.live = parts[2] == "live";
+  if (mode.live) return mode;
   for (const engine::UtilityEstimator& estimator : engine::UtilityEstimators()) {
     if (estimator.name != parts[2]) continue;
     mode.estimator = &estimator;
@@ -64,7 +66,7 @@ absl::StatusOr<Mode> ParseMode(std::string_view name, int32_t head_dim) {
 std::string KnownModes() {
   std::string names;
   for (const auto& [name, mode] : AllModes()) names += name + " ";
-  names += "rdr:2.5";  // or any rate
+  names += "rdr:2.5 rdr:2.5:live";  // or any rate
   for (const engine::UtilityEstimator& estimator : engine::UtilityEstimators()) names += fmt::format(" rdr:2.5:{}", estimator.name);
   return names;
 }

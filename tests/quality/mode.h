@@ -4,6 +4,8 @@
 //   exact:nudged        f16 with the last bit of every number turned: what a change of no importance costs
 //   uniform:T4          sealed to one tier, with the run's geometry. T8 T4 T3 T2 T1
 //   rdr:2.5             sealed by the rate-distortion controller to so many bits per element; rdr:2.5:NAME with that utility estimator
+//   rdr:2.5:live        the same, and the controller goes on while the continuation is scored: token by token, utilities refreshed, tokens
+//                       that are new no more demoted at the price of sealing
 //   sphere:T4           the same with the plain geometry: rotation only, the same width for all coordinates
 //   q4_0                llama.cpp's blocks of 32. q8_0 q4_0
 //   q4_0:rotated        the same after a fixed rotation of keys and values
@@ -30,6 +32,7 @@ struct Mode {
   bool rotated = false;                      // kBlocks
   kernels::Tier tier = kernels::Tier::kT8;   // kCoded
   bool plain = false;                        // kCoded: the plain geometry, not the run's
+  bool live = false;                         // kPriced
   double rate = 0;                           // kPriced: bits per element, T8 tokens included
   const engine::UtilityEstimator* estimator = nullptr;  // kPriced
 };

@@ -6,7 +6,7 @@ WIDTH, HEIGHT = 760, 460
 LEFT, RIGHT, TOP, BOTTOM = 72, 200, 44, 56
 # Name, which modes are its points, colour. A mode that nobody claims is drawn as a point of its own name.
 SERIES = [
-    ("sphericald, rate-distortion", lambda mode: mode.startswith("rdr:"), "#0b6e4f"),
+    ("sphericald, rate-distortion", lambda mode: mode.startswith("rdr:") and mode.count(":") == 1, "#0b6e4f"),
     ("sphericald, one tier", lambda mode: mode.startswith("uniform:"), "#1f77b4"),
     ("plain sphere, one tier", lambda mode: mode.startswith("sphere:"), "#9467bd"),
     ("q8_0 / q4_0 blocks", lambda mode: mode in ("q8_0", "q4_0"), "#d62728"),

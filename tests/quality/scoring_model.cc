@@ -46,7 +46,13 @@ absl::StatusOr<std::unique_ptr<ScoringModel>> ScoringModel::Load(const std::stri
 }
 
 std::unique_ptr<ScoringModel::Way> ScoringModel::MakeWay(engine::ModelGeometry geometry) {
-  return std::make_unique<Way>(std::move(geometry), parts_, threads_, activations_);
+  auto way = std::make_unique<Way>(std::move(geometry), parts_, threads_, activations_);
+  way->forward.UseValueWeights(value_weights_);
+  return way;
+}
+
+engine::MeasureContext ScoringModel::MeasureWith(const engine::ModelGeometry& geometry, const engine::UtilityEstimator& estimator) const {
+  return {.geometry = geometry, .spec = parts_.spec, .value_weights = value_weights_, .estimator = estimator};
 }
 
 KvStore::Handle ScoringModel::Begin(int32_t prompt_tokens) {
@@ -62,8 +68,9 @@ KvStore::Handle ScoringModel::Keep(const Kv& exact, const Mode& mode) {
   }
   if (mode.kind == Mode::Kind::kPriced) {
     const engine::ModelGeometry& geometry = calibrated_ == nullptr ? plain_->geometry : calibrated_->geometry;
-    return kv_->SealPriced(
-        exact, {.geometry = geometry, .spec = parts_.spec, .value_weights = value_weights_, .estimator = *mode.estimator}, mode.rate);
+    KvStore::Handle kept = kv_->SealPriced(exact, MeasureWith(geometry, *mode.estimator), mode.rate);
+    kept->live = mode.live;
+    return kept;
   }
   KvStore::Handle copy = kv_->Copy(exact);
   const int32_t newest = exact.tokens - engine::kNewestTokens;
@@ -97,7 +104,7 @@ void ScoringModel::Score(Kv& kv, std::span<const engine::TokenId> tokens, Reader
   std::vector<float> logits(vocabulary * kRows);
   std::vector<int32_t> rows(kRows);
   for (int32_t done = 0, total = static_cast<int32_t>(tokens.size()); done < total;) {
-    const int32_t step = std::min(total - done, engine::kStepRowsMax);
+    const int32_t step = std::min(total - done, kv.live ? 1 : engine::kStepRowsMax);
     Run(kv, tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(step)));
     for (int32_t first = 0; first < step; first += kRows) {
       const size_t count = static_cast<size_t>(std::min(kRows, step - first));
@@ -117,6 +124,7 @@ void ScoringModel::Run(Kv& kv, std::span<const engine::TokenId> tokens) {
   item.tokens = tokens;
   item.position = kv.tokens;
   item.pages = &kv.pages;
+  if (kv.live && kv.tokens % engine::kRefreshSteps == 0) item.refresh = kv.residuals;
   plan.rows = rows;
   engine::Forward& forward = WayOf(kv).forward;
   forward.RunLayers(plan, kv_->arenas());
@@ -126,6 +134,7 @@ void ScoringModel::Run(Kv& kv, std::span<const engine::TokenId> tokens) {
     kv.energy_rows += counted;
   }
   kv_->Record(kv, rows);
+  if (kv.live) kv_->Settle(kv, MeasureWith(WayOf(kv).geometry, engine::BestUtilityEstimator()));
 }
 
 }  // namespace spherical::quality

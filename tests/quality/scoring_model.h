@@ -71,6 +71,7 @@ class ScoringModel {
     engine::Forward forward;
   };
   std::unique_ptr<Way> MakeWay(engine::ModelGeometry geometry);
+  engine::MeasureContext MeasureWith(const engine::ModelGeometry& geometry, const engine::UtilityEstimator& estimator) const;
   Way& WayOf(const Kv& kv) { return calibrated_ != nullptr && kv.geometry == &calibrated_->geometry ? *calibrated_ : *plain_; }
   void Run(Kv& kv, std::span<const engine::TokenId> tokens);
 

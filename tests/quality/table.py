@@ -8,8 +8,10 @@ README = pathlib.Path(__file__).with_name("README.md")
 BAR_MODEL = "SmolLM2-135M"
 BAR_PREFILL, BAR_SCORE = 6144, 1024
 BARS = {
-    "text": {"uniform:T8": 0.0001, "uniform:T4": 0.0022, "uniform:T3": 0.0055, "uniform:T2": 0.027, "uniform:T1": 0.15},
-    "self": {"uniform:T4": 0.0030, "uniform:T3": 0.0080, "uniform:T2": 0.035, "uniform:T1": 0.19},
+    "text": {"uniform:T8": 0.0001, "uniform:T4": 0.0022, "uniform:T3": 0.0055, "uniform:T2": 0.027, "uniform:T1": 0.15,
+             "rdr:3.0": 0.0021, "rdr:2.5": 0.0034, "rdr:2.0": 0.0068, "rdr:1.5": 0.019},
+    "self": {"uniform:T4": 0.0030, "uniform:T3": 0.0080, "uniform:T2": 0.035, "uniform:T1": 0.19,
+             "rdr:3.0": 0.0034, "rdr:2.5": 0.0054, "rdr:2.0": 0.0109, "rdr:1.5": 0.0304},
 }
 
 
@@ -88,10 +90,15 @@ class NoPlace(Exception):
     pass
 
 
+def kind_of(activations, geometry, modes):
+    """Which of README.md's places a result belongs to."""
+    return f"{'rdr' if any(mode.startswith('rdr:') for mode in modes) else activations} {geometry}"
+
+
 def put_into_readme(result, drawing):
     """The table between the marks of this kind of result, the plot beside README.md."""
     settings = result["settings"]
-    kind = f"{settings['activations']} {settings['geometry']}"
+    kind = kind_of(settings["activations"], settings["geometry"], [row["mode"] for row in result["rows"]])
     README.write_text(place(README.read_text(), kind, markdown(result)))
     README.with_name(f"{kind.replace(' ', '_')}.svg").write_text(drawing)
 
