@@ -117,6 +117,7 @@ class Daemon(Server):
     def __exit__(self, error_type, *_):
         if error_type:
             print(self.log())
+            print(f"sphericald: exit code {self.process.poll()}")
         self.close()
 
     def close(self):
