@@ -155,6 +155,10 @@ EngineStats Engine::Stats() const {
   return state_->snapshot;
 }
 
+void Engine::Inspect(absl::FunctionRef<void(const Sequence&)> visit) const {
+  for (const std::unique_ptr<Live>& l : state_->live) visit(l->sequence);
+}
+
 Engine::Engine(EngineOptions options, const Tokenizer& tokenizer, Stepper& stepper, IntakeQueue& intake, const Clock& clock)
     : state_(std::make_unique<State>(std::move(options), tokenizer, stepper, intake, clock)) {}
 
@@ -257,6 +261,7 @@ void Engine::State::Start(Submission request, Reservation room) {
   Sequence sequence{.request = std::move(request),
                     .pages = PageTable(options.kv.layers, options.kv.kv_heads, sampling),
                     .loan = {.tenant = tenant, .room = std::move(room), .workspace = {}},
+                    .keeps_all = KeepsAll(options.kv, lender.ledger().account(tenant).quota),
                     .output = {},
                     .prompt_scores = {},
                     .paused_since = {},

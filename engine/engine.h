@@ -15,6 +15,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
@@ -75,6 +76,8 @@ struct EngineStats {
   std::vector<TenantStats> tenants;
 };
 
+struct Sequence;  // engine/batch/sequence.h
+
 class Engine {
  public:
   Engine(EngineOptions options, const Tokenizer& tokenizer, Stepper& stepper, IntakeQueue& intake, const Clock& clock);
@@ -93,6 +96,10 @@ class Engine {
 
   // A copy of the newest snapshot. Any thread.
   EngineStats Stats() const;
+
+  // What is running, in order of admission, as it stands between two ticks: pages, loans, progress. For tests and simulation, which count
+  // pages themselves instead of believing the sums. Engine thread only.
+  void Inspect(absl::FunctionRef<void(const Sequence&)> visit) const;
 
  private:
   struct State;

@@ -21,6 +21,11 @@ constexpr int64_t kSlackShare = 64;
 // Of the pool: so many pages at most are kept free for the rows of the next tick.
 constexpr int64_t kHeadroomShare = 16;
 
+// Pages that sealing a head lends at most beyond what its tokens fill: whole ones and open ones.
+constexpr int64_t kSealPagesMax = 4 + kernels::kLadderTiers;
+// An octave is eight steps.
+constexpr int32_t kPriceRise = 24;
+
 PageCount PagesAt(const RungCounts& counts, int32_t head_dim) {
   int64_t pages = 0;
   for (int32_t r = 1; r < kernels::kLadderTiers; ++r) {
@@ -138,17 +143,40 @@ Precision::Held Precision::HeldBy(TenantId tenant, std::span<const Sequence* con
 void Precision::Press(std::span<Sequence* const> live, StepPlan& plan) {
   if (!lender_.shape().mode.priced) return;
   for (TenantId tenant = 0; tenant < static_cast<TenantId>(tenants_.size()); ++tenant) Press(tenant, live, plan);
+  PressUnsealed(live, plan);
+}
+
+// What a prompt has coded of itself so far is left alone, but for two needs: its own next seal finds no page and has no promise left, or it
+// holds pages that another was promised (it may be paused, or wait itself). There is no curve of it then: the price rises tick by tick.
+void Precision::PressUnsealed(std::span<Sequence* const> live, StepPlan& plan) {
+  const bool owing = std::any_of(live.begin(), live.end(), [](const Sequence* s) { return !s->loan.room.secured(); });
+  for (Sequence* sequence : live) {
+    if (sequence->decoding() && sequence->sealed()) continue;
+    const Reservation& room = sequence->loan.room;
+    const bool stuck = sequence->lacks_pages && room.held() + PageCount(kSealPagesMax) > room.promised();
+    if (!stuck && !(owing && room.borrowed() > PageCount(0))) continue;
+    sequence->unsealed_price = std::min(std::max(sequence->unsealed_price, sequence->price) + kPriceRise, kernels::kPriceSteps - 1);
+    for (int32_t& price : sequence->prices) price = std::max(price, sequence->unsealed_price);
+    for (int32_t head = 0; head < sequence->pages.heads(); ++head) {
+      const HeadPages* const pages = &sequence->pages.head(head);
+      const bool changes = std::any_of(plan.retier.begin(), plan.retier.end(), [&](const RetierItem& item) { return item.pages == pages; });
+      if (CodedTokens(*pages) == 0 || changes) continue;
+      plan.measure.push_back({.kind = MeasureItem::Kind::kCoded, .sequence = sequence->request.id, .pages = pages, .head = head,
+                              .price = sequence->unsealed_price, .residual = 1});
+    }
+  }
 }
 
 void Precision::Press(TenantId tenant, std::span<Sequence* const> live, StepPlan& plan) {
   Tenant& state = At(tenant);
   Job& job = state.job;
-  std::vector<Sequence*> mine;   // that hold more than they were promised: all that can be taken
+  std::vector<Sequence*> mine;   // that hold or want more than they were promised: all that can be taken
   PageCount held;
   for (Sequence* sequence : live) {
     if (sequence->loan.tenant != tenant || !sequence->decoding() || !sequence->sealed()) continue;
-    held += std::max(sequence->loan.room.held(), sequence->loan.room.promised());
-    if (sequence->loan.room.borrowed() > PageCount(0)) mine.push_back(sequence);
+    const PageCount wanted = sequence->loan.room.held() + GrowthOf(*sequence), promised = sequence->loan.room.promised();
+    held += std::max(wanted, promised);
+    if (wanted > promised) mine.push_back(sequence);
   }
   PageCount target = TargetOf(tenant, live);
   if (state.starved) target = std::min(target, held - PageCount(lender_.shape().heads()));
@@ -166,9 +194,19 @@ void Precision::Press(TenantId tenant, std::span<Sequence* const> live, StepPlan
                      ? kUrgentPressTokens
                      : kPressTokens;
   const auto measure = [&](Sequence& sequence, int32_t head, int32_t price) {
-    plan.measure.push_back({.kind = MeasureItem::Kind::kCoded, .sequence = sequence.request.id, .pages = &sequence.pages.head(head),
-                            .head = head, .price = price, .residual = 1});
-    work -= CodedTokens(sequence.pages.head(head));
+    const HeadPages* const pages = &sequence.pages.head(head);
+    work -= CodedTokens(*pages);
+    MeasureItem item = {.kind = MeasureItem::Kind::kCoded, .sequence = sequence.request.id, .pages = pages,
+                        .head = head, .price = price, .residual = 1};
+    // What has become old in it is settled and pressed in one: two changes of a head in one tick would each undo the other.
+    const auto old = std::find_if(plan.measure.begin(), plan.measure.end(),
+                                  [&](const MeasureItem& m) { return m.kind == MeasureItem::Kind::kWhole && m.pages == pages; });
+    if (price >= 0 && old != plan.measure.end()) {
+      item.settles = old->settles;
+      *old = item;
+    } else {
+      plan.measure.push_back(item);
+    }
   };
   if (job.price == 0) {
     bool complete = true;
@@ -185,18 +223,16 @@ void Precision::Press(TenantId tenant, std::span<Sequence* const> live, StepPlan
     job.done.clear();
     job.sequence = 0;
   }
-  // Head after head; within one tick no head twice, so those whose new tokens are settled in this one wait.
-  std::set<SequenceId> settles;
-  for (const MeasureItem& item : plan.measure) {
-    if (item.kind == MeasureItem::Kind::kWhole) settles.insert(item.sequence);
-  }
+  // Head after head; within one tick no head twice.
   for (Sequence* sequence : mine) {
     const SequenceId id = sequence->request.id;
-    if (settles.contains(id)) return;
     if (std::find(job.done.begin(), job.done.end(), id) != job.done.end()) continue;
     int32_t head = job.sequence == id ? job.head : 0;
-    for (; head < sequence->pages.heads() && work > 0; ++head) measure(*sequence, head, job.price);
-    sequence->price = std::max(sequence->price, job.price);
+    // Nobody is pressed further than to his promise.
+    const int32_t price = std::min(job.price, LeastStep([&](int32_t step) { return PagesOf(*sequence, step).value(); },
+                                                        sequence->loan.room.promised().value()));
+    for (; head < sequence->pages.heads() && work > 0; ++head) measure(*sequence, head, price);
+    sequence->price = std::max(sequence->price, price);
     job.sequence = id;
     job.head = head;
     if (head < sequence->pages.heads()) return;
@@ -209,26 +245,42 @@ void Precision::Press(TenantId tenant, std::span<Sequence* const> live, StepPlan
   state.starved = false;
 }
 
+// What its next rows want, if those of the last tick found no page.
+PageCount Precision::GrowthOf(const Sequence& sequence) const {
+  PageCount growth;
+  for (int32_t i = 0; i < sequence.pages.heads() && sequence.lacks_pages; ++i) {
+    const HeadPages::Coded& whole = sequence.pages.head(i).of(Tier::kT8);
+    const int64_t wanted = CeilDiv(whole.tokens + 1, kernels::TokensPerPage(Tier::kT8, lender_.shape().head_dim));
+    growth += PageCount(std::max<int64_t>(0, wanted - static_cast<int64_t>(whole.pages.size())));
+  }
+  return growth;
+}
+
+// What a sealed sequence wants at a price, as far as it was measured. A head that pressing would make grow stays as it is.
+PageCount Precision::PagesOf(const Sequence& sequence, int32_t step) const {
+  const int32_t head_dim = lender_.shape().head_dim;
+  PageCount pages = GrowthOf(sequence);
+  for (int32_t head = 0; head < sequence.pages.heads(); ++head) {
+    const HeadPages& held = sequence.pages.head(head);
+    PageCount now;
+    for (const HeadPages::Coded& tier : held.tiers) now += PageCount(static_cast<int64_t>(tier.pages.size()));
+    if (static_cast<size_t>(head) < sequence.curves.size()) {
+      RungCounts counts = sequence.curves[static_cast<size_t>(head)].CountsAt(step);
+      if (sequence.keeps_all) counts = KeepAll(counts);
+      now = std::min(now, PagesAt(counts, head_dim) + WholePages(counts[0], held.of(Tier::kT8).tokens - held.settled, head_dim));
+    }
+    pages += now;
+  }
+  return pages;
+}
+
 // The least price at which the tenant's sealed sequences hold the target: each of them as much as it was promised at least.
 int32_t Precision::FindPrice(TenantId tenant, std::span<Sequence* const> live, PageCount target) const {
-  const int32_t head_dim = lender_.shape().head_dim;
   const auto pages_at = [&](int32_t step) {
     PageCount sum;
     for (const Sequence* sequence : live) {
       if (sequence->loan.tenant != tenant || !sequence->decoding() || !sequence->sealed()) continue;
-      const Reservation& room = sequence->loan.room;
-      if (sequence->curves.empty()) {
-        sum += std::max(room.held(), room.promised());
-        continue;
-      }
-      PageCount pages;
-      for (int32_t head = 0; head < sequence->pages.heads(); ++head) {
-        const HeadPages& held = sequence->pages.head(head);
-        RungCounts counts = sequence->curves[static_cast<size_t>(head)].CountsAt(step);
-        if (sequence->keeps_all) counts = KeepAll(counts);
-        pages += PagesAt(counts, head_dim) + WholePages(counts[0], held.of(Tier::kT8).tokens - held.settled, head_dim);
-      }
-      sum += std::max(pages, room.promised());
+      sum += std::max(PagesOf(*sequence, step), sequence->loan.room.promised());
     }
     return sum.value();
   };
@@ -243,7 +295,6 @@ void Precision::DecidePrices(Sequence& sequence, std::span<Sequence* const> live
   const TenantAccount& account = lender_.ledger().account(sequence.loan.tenant);
   const bool last = sequence.decoding();
   const int32_t tokens = last ? sequence.entered : sequence.measured_to;   // that are coded then
-  sequence.keeps_all = !account.quota.allow_drop;
 
   // By rate, in fractions of pages: of all tokens so far, less what is coded already and what is protected.
   const double bits = shape.mode.rate > 0 ? shape.mode.rate : std::min(account.quota.rate_ceiling_bits, 16.0);
@@ -274,7 +325,8 @@ void Precision::DecidePrices(Sequence& sequence, std::span<Sequence* const> live
     most = std::max(most, std::min(left, most + lender_.pool().spare()));
   }
   const int64_t whole_prompt = std::max<int64_t>(sequence.prompt_size(), tokens);
-  const PageCount growth = last ? PageCount(shape.heads()) : PageCount(0);   // the next rows'
+  // Of a prompt that is not complete, room for its end; else for the next rows.
+  const PageCount growth(shape.heads() * (last ? 1 : WholePages(0, kWholeTokensMax, shape.head_dim).value()));
   const PageCount allowed(std::max<int64_t>(0, (most - std::min(most, growth)).value() * tokens / whole_prompt));
   const auto pages_at = [&](int32_t step) {
     int64_t pages = 0;
@@ -319,8 +371,8 @@ absl::Status Precision::Measure(StepPlan& plan, Find find) {
     if (item.kind == MeasureItem::Kind::kExact) {
       lender_.LendForNotes(item.end - head.exact_begin, sequence.loan, head);
       if (sequence.curves.empty()) sequence.measured_to = item.newest;
-    } else if (item.kind == MeasureItem::Kind::kWhole) {
-      head.settled += kDemoteTokens;  // they are old now: where they stand is decided like everyone's
+    } else {
+      head.settled += item.settles;  // they are old now: where they stand is decided like everyone's
     }
   }
   absl::StatusOr<MeasureOutput> measured = stepper_.Measure(plan.measure);
@@ -358,6 +410,7 @@ void Precision::LendFor(StepPlan& plan, Find find) {
     if (seals && wait.count(item.sequence) > 0) continue;
     const bool lent = item.kind == RetierItem::Kind::kReprice ? lender_.LendForReprice(item, sequence.loan, head)
                                                               : lender_.LendForRetier(item, sequence.loan, head);
+    if (seals) sequence.lacks_pages = !lent;
     if (!lent) {
       At(sequence.loan.tenant).starved = true;
       if (seals) wait.insert(item.sequence);
@@ -406,10 +459,12 @@ void Precision::Record(const RetierItem& item, Find find) {
 void Precision::FitRows(StepPlan& plan, Find find) {
   std::erase_if(plan.items, [&](const StepItem& item) {
     Sequence& sequence = find(item.sequence);
-    if (lender_.LendForRows(item.position, static_cast<int32_t>(item.tokens.size()), sequence.loan, sequence.pages)) return false;
-    At(sequence.loan.tenant).starved = true;
-    return true;
+    sequence.lacks_pages =
+        !lender_.LendForRows(item.position, static_cast<int32_t>(item.tokens.size()), sequence.loan, sequence.pages);
+    if (sequence.lacks_pages) At(sequence.loan.tenant).starved = true;
+    return sequence.lacks_pages;
   });
+  plan.rows = static_cast<int32_t>(WorkOf(plan).rows);
 }
 
 }  // namespace spherical::engine

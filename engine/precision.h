@@ -3,6 +3,7 @@
 //
 //   Prepare   promises are secured, tenants' budgets shared out .......................... every tick, before the plan
 //   Press     heads of tenants that hold more than their budget are put into the plan ..... mode `rdr`
+//             A sequence at or below its promise only when its own next row has no other place to go.
 //   Change    heads are measured; prices are found; pages lent, precision changed, recorded, emptied pages taken back
 //   FitRows   rows that find no page wait for a tick: they are taken out of the plan
 #ifndef SPHERICAL_ENGINE_PRECISION_H_
@@ -80,6 +81,9 @@ class Precision {
   PageCount ShareOf(const Sequence& sequence, std::span<Sequence* const> live) const;
   PageCount TargetOf(TenantId tenant, std::span<Sequence* const> live) const;
   void Press(TenantId tenant, std::span<Sequence* const> live, StepPlan& plan);
+  void PressUnsealed(std::span<Sequence* const> live, StepPlan& plan);
+  PageCount GrowthOf(const Sequence& sequence) const;
+  PageCount PagesOf(const Sequence& sequence, int32_t step) const;
   int32_t FindPrice(TenantId tenant, std::span<Sequence* const> live, PageCount target) const;
   void DecidePrices(Sequence& sequence, std::span<Sequence* const> live);
   absl::Status Measure(StepPlan& plan, Find find);

@@ -104,7 +104,7 @@ void DemoteOld(const Sequence& sequence, const PlanLimits& limits, StepPlan& pla
     if (!pages.sealed || pages.of(kernels::Tier::kT8).tokens - pages.settled < kWholeTokensMax) continue;
     if (limits.mode.priced) {
       plan.measure.push_back({.kind = MeasureItem::Kind::kWhole, .sequence = sequence.request.id, .pages = &pages, .head = head,
-                              .price = sequence.price, .residual = 1});
+                              .price = sequence.price, .settles = kDemoteTokens, .residual = 1});
     } else {
       plan.retier.push_back({.kind = RetierItem::Kind::kDemote, .sequence = sequence.request.id, .pages = &pages, .head = head,
                              .tier = limits.mode.tier, .count = kDemoteTokens});

@@ -28,7 +28,9 @@ struct Sequence {
   // while its tenant is pressed.
   std::vector<RateCurve> curves = {};
   std::vector<int32_t> prices = {};
-  bool keeps_all = false;                       // its quota forbids dropping
+  bool keeps_all = false;                       // its quota forbade dropping when it was admitted: its promise is as large as that takes
+  bool lacks_pages = false;                     // its last rows, or its last seal, found no page
+  int32_t unsealed_price = 0;                   // at which it was pressed before it was sealed
   int32_t price = 0;                            // at which new tokens are settled
   int32_t measured_to = 0;                      // tokens from here on were the newest when the first head was measured
   std::vector<double> energy = {};                 // [layers], StepItemOutput::energy summed

@@ -33,6 +33,9 @@ int64_t PricedPages(const KvShape& shape, int64_t tokens, double floor_bits) {
   return shape.heads() * (whole + open) + static_cast<int64_t>(std::ceil(bytes / static_cast<double>(usable)));
 }
 
+// Bits per element of a token on the last rung that is not dropping.
+double LastRungBits(const KvShape& shape) { return 8.0 * kernels::TokenBytes(Tier::kT2, shape.head_dim) / (2.0 * shape.head_dim); }
+
 }  // namespace
 
 KvShape MakeKvShape(int32_t layers, int32_t kv_heads, int32_t head_dim, KvMode mode, int32_t group) {
@@ -50,6 +53,10 @@ PrefillWorkspace::Shape WorkspaceShape(const KvShape& shape) {
 
 ByteCount ExactTokenBytes(const KvShape& shape) {
   return ByteCount(int64_t{shape.heads()} * kernels::ExactBytesUsed(shape.head_dim) / kernels::kExactTokensPerPage);
+}
+
+bool KeepsAll(const KvShape& shape, const Quota& quota) {
+  return !quota.allow_drop && (shape.mode.rate == 0 || shape.mode.rate >= LastRungBits(shape));
 }
 
 PageCount ReservedPages(const KvShape& shape, TokenCount tokens, double floor_bits) {

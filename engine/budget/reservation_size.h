@@ -1,6 +1,7 @@
 #ifndef SPHERICAL_ENGINE_BUDGET_RESERVATION_SIZE_H_
 #define SPHERICAL_ENGINE_BUDGET_RESERVATION_SIZE_H_
 
+#include "engine/intake/quota.h"
 #include "engine/kv/kv_mode.h"
 #include "engine/kv/prefill_workspace.h"
 #include "engine/kv/retier.h"
@@ -29,6 +30,9 @@ PrefillWorkspace::Shape WorkspaceShape(const KvShape& shape);
 ByteCount ExactTokenBytes(const KvShape& shape);
 
 inline constexpr double kFloorBitsDefault = 2;
+
+// Mode `rdr`: whether tokens of a tenant's sequences are never dropped. A rate that T2 cannot give wins.
+bool KeepsAll(const KvShape& shape, const Quota& quota);
 
 // T8 tokens that leave together for the mode's tier, and how many T8 tokens of a head make them leave.
 inline constexpr int32_t kDemoteTokens = 32;

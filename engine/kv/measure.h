@@ -14,6 +14,7 @@ namespace spherical::engine {
 // kExact: tokens [exact_begin, end), by the sampled queries and the encoder's own errors; notes are written for all of them. Sinks and
 //   tokens from `newest` on are not in the curve.
 // kCoded: by utility bytes and radii; T8 tokens count only if they are settled. kWhole: of those alone.
+// One item a head and tick: what comes of it changes the head.
 struct MeasureItem {
   enum class Kind : uint8_t { kExact, kCoded, kWhole };
   Kind kind = Kind::kExact;
@@ -23,6 +24,7 @@ struct MeasureItem {
   int32_t end = 0, newest = 0;   // kExact
   int32_t samples = 0;           // kExact: sampled positions that are there
   int32_t price = -1;            // kCoded, kWhole: >= 0, the head is repriced at it then
+  int32_t settles = 0;           // kCoded, kWhole: T8 tokens that newer ones have made old: settled from now on
   float residual = 1;            // mean squared norm of what enters the layer: what distortion is measured in
 };
 
