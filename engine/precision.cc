@@ -399,6 +399,7 @@ absl::Status Precision::Measure(StepPlan& plan, Find find) {
     sequence.distortion += curve.DistortionAt(item.price, rung_bytes_.data());
     RungCounts counts = curve.CountsAt(item.price);
     if (sequence.keeps_all) counts = KeepAll(counts);
+    if (item.kind == MeasureItem::Kind::kWhole) counts = SettledRungs(counts);
     plan.retier.push_back({.kind = RetierItem::Kind::kReprice, .sequence = item.sequence, .pages = item.pages, .head = item.head,
                            .priced = true, .keeps_all = sequence.keeps_all, .price = item.price, .rungs = counts,
                            .whole_only = item.kind == MeasureItem::Kind::kWhole});
