@@ -167,8 +167,10 @@ void Forward::RotateAndEnter(const StepPlan& plan, int32_t layer, const KvArenas
           ada_.map(geometry_->query(head), &query_[(r * spec_.kv_heads + kv_head) * attention_.group * d], attention_.group,
                    MappedOf(r, kv_head));
         }
-        if (!pages.samples.empty() && plan.items[row.item].pages->sampling().Takes(row.position)) {
-          KeepSample(pages, plan.items[row.item].pages->sampling().SlotOf(row.position),
+        // The prompt's alone: what decodes before the head is sealed has no room here (of a short prompt: its ring has fewer slots).
+        const StepItem& item = plan.items[row.item];
+        if (!pages.samples.empty() && row.position < std::ssize(item.prompt) && item.pages->sampling().Takes(row.position)) {
+          KeepSample(pages, item.pages->sampling().SlotOf(row.position),
                      &query_[(r * spec_.kv_heads + kv_head) * attention_.group * d], arenas);
         }
         if (!pages.sealed) {

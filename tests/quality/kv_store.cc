@@ -198,6 +198,34 @@ void KvStore::Settle(Kv& kv, const engine::MeasureContext& context) {
   }
 }
 
+std::vector<engine::RateCurve> KvStore::Look(const Kv& kv, const engine::MeasureContext& context) {
+  std::vector<engine::MeasureItem> questions;
+  for (int32_t i = 0; i < kv.pages.heads(); ++i) {
+    questions.push_back({.kind = engine::MeasureItem::Kind::kCoded, .pages = &kv.pages.head(i), .head = i});
+  }
+  return engine::RunMeasure(context, arenas(), questions, threads_);
+}
+
+void KvStore::Reprice(Kv& kv, const engine::MeasureContext& context, double rate) {
+  const std::vector<engine::RateCurve> curves = Look(kv, context);
+  const int64_t all = static_cast<int64_t>(rate / 8 * 2 * shape_.head_dim * kv.tokens) * kv.pages.heads();
+  const int64_t whole = int64_t{engine::kSinkTokens + engine::kNewestTokens} * kernels::TokenBytes(Tier::kT8, shape_.head_dim);
+  const std::vector<int32_t> prices =
+      engine::PricesFor(curves, shape_.head_dim, /*keeps_all=*/false, all - whole * kv.pages.heads());
+  std::vector<engine::RetierItem> items;
+  for (int32_t i = 0; i < kv.pages.heads(); ++i) {
+    const size_t at = static_cast<size_t>(i);
+    items.push_back({.kind = engine::RetierItem::Kind::kReprice, .pages = &kv.pages.head(i), .head = i, .priced = true,
+                     .price = prices[at], .rungs = curves[at].CountsAt(prices[at])});
+    LendLists(items.back());
+  }
+  engine::RunRetier(context.geometry, context.spec.attention_scale, arenas(), items, threads_);
+  for (const engine::RetierItem& item : items) {
+    engine::RecordRetier(item, kv.pages.head(item.head));
+    for (const PageId page : item.emptied) coded_.pool->Release(page, coded_.room);
+  }
+}
+
 // As the engine's Lender does.
 void KvStore::LendLists(engine::RetierItem& item) {
   const engine::TierCounts after = engine::CountsAfter(item);

@@ -77,6 +77,10 @@ class KvStore {
   // Where tokens of a priced sequence that are new no more go; to be asked after every one.
   void Settle(Kv& kv, const engine::MeasureContext& context);
 
+  // What pressing does to a priced sequence: looks at all its codes, and moves them so that it takes `rate` bits per element.
+  std::vector<engine::RateCurve> Look(const Kv& kv, const engine::MeasureContext& context);
+  void Reprice(Kv& kv, const engine::MeasureContext& context, double rate);
+
   // Pages for `tokens` more tokens; what was entered into them; what was entered from `tokens` on, forgotten.
   void Lend(Kv& kv, int32_t tokens);
   void Record(Kv& kv, int32_t tokens);

@@ -53,6 +53,10 @@ class ScoringModel {
   // What modes without a geometry of their own are coded with; the plain one until then. No coded Kv is alive.
   void UseGeometry(engine::ModelGeometry geometry);
 
+  // What measuring with a geometry has in common. Views of this model.
+  engine::MeasureContext MeasureWith(const engine::ModelGeometry& geometry, const engine::UtilityEstimator& estimator) const;
+  const engine::ModelGeometry& plain_geometry() const { return plain_->geometry; }
+
   KvStore::Handle Keep(const Kv& exact, const Mode& mode);
   KvRate RateOf(const Kv& kept, const Mode& mode) const;
 
@@ -71,7 +75,6 @@ class ScoringModel {
     engine::Forward forward;
   };
   std::unique_ptr<Way> MakeWay(engine::ModelGeometry geometry);
-  engine::MeasureContext MeasureWith(const engine::ModelGeometry& geometry, const engine::UtilityEstimator& estimator) const;
   Way& WayOf(const Kv& kv) { return calibrated_ != nullptr && kv.geometry == &calibrated_->geometry ? *calibrated_ : *plain_; }
   void Run(Kv& kv, std::span<const engine::TokenId> tokens);
 
