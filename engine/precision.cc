@@ -45,6 +45,9 @@ int64_t CodedTokens(const HeadPages& head) {
   return tokens;
 }
 
+// It has coded tokens that are not protected.
+bool CanBePressed(const HeadPages& head) { return CodedTokens(head) > head.of(Tier::kT8).tokens || head.settled > 0; }
+
 }  // namespace
 
 Precision::Precision(Lender& lender, Stepper& stepper, StepCost& cost) : lender_(lender), stepper_(stepper), cost_(cost) {
@@ -155,7 +158,10 @@ void Precision::PressUnsealed(std::span<Sequence* const> live, StepPlan& plan) {
     const Reservation& room = sequence->loan.room;
     const bool stuck = sequence->lacks_pages && room.held() + PageCount(kSealPagesMax) > room.promised() &&
                        sequence->unsealed_price < kernels::kPriceSteps - 1;
-    if (room.held() == PageCount(0) || !(stuck || (owing && room.borrowed() > PageCount(0)))) continue;
+    if (!stuck && !(owing && room.borrowed() > PageCount(0))) continue;
+    bool any = false;
+    for (int32_t head = 0; head < sequence->pages.heads(); ++head) any = any || CanBePressed(sequence->pages.head(head));
+    if (!any) continue;
     sequence->unsealed_price = std::min(std::max(sequence->unsealed_price, sequence->price) + kPriceRise, kernels::kPriceSteps - 1);
     for (int32_t& price : sequence->prices) price = std::max(price, sequence->unsealed_price);
     if (stuck) {  // the seal that would not find its pages waits for the next tick, and with it the row after it
@@ -167,7 +173,7 @@ void Precision::PressUnsealed(std::span<Sequence* const> live, StepPlan& plan) {
     for (int32_t head = 0; head < sequence->pages.heads(); ++head) {
       const HeadPages* const pages = &sequence->pages.head(head);
       const bool changes = std::any_of(plan.retier.begin(), plan.retier.end(), [&](const RetierItem& item) { return item.pages == pages; });
-      if (CodedTokens(*pages) == 0 || changes) continue;
+      if (!CanBePressed(*pages) || changes) continue;
       plan.measure.push_back({.kind = MeasureItem::Kind::kCoded, .sequence = sequence->request.id, .pages = pages, .head = head,
                               .price = sequence->unsealed_price, .residual = 1});
     }

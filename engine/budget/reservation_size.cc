@@ -23,7 +23,7 @@ int64_t PagesOfHead(const KvShape& shape, int64_t tokens) {
 int64_t PricedPages(const KvShape& shape, int64_t tokens, double floor_bits) {
   const int64_t lower = std::max<int64_t>(tokens - kSinkTokens - kNewestTokens, 0);
   int64_t usable = shape.page_bytes.value();
-  for (const Tier tier : {Tier::kT4, Tier::kT3, Tier::kT2}) {
+  for (const Tier tier : {Tier::kT8, Tier::kT4, Tier::kT3, Tier::kT2}) {
     usable = std::min<int64_t>(usable, int64_t{kernels::TokensPerPage(tier, shape.head_dim)} * kernels::TokenBytes(tier, shape.head_dim));
   }
   const int64_t whole = CeilDiv(std::min<int64_t>(tokens, kWholeTokensMax), kernels::TokensPerPage(Tier::kT8, shape.head_dim));

@@ -1,6 +1,7 @@
 // KvPool against a set of integers: random histories, and for a tiny pool every history there is.
 #include "engine/kv/kv_pool.h"
 
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <memory>
 #include <optional>
@@ -21,6 +22,7 @@ struct NaivePool {
   struct Room {
     int64_t promised;
     std::set<PageId> held;
+    bool secured = false;
   };
   int64_t pages;
   std::vector<Room> rooms;
@@ -29,6 +31,15 @@ struct NaivePool {
     int64_t sum = 0;
     for (const Room& room : rooms) sum += room.promised;
     return sum;
+  }
+  // Neither held nor set aside for a promise.
+  int64_t spare() const {
+    int64_t spare = pages;
+    for (const Room& room : rooms) {
+      const int64_t holds = static_cast<int64_t>(room.held.size());
+      spare -= room.secured ? std::max(room.promised, holds) : holds;
+    }
+    return spare;
   }
   std::set<PageId> held() const {
     std::set<PageId> all;
@@ -45,18 +56,19 @@ class TwoPools {
     while (!rooms_.empty()) CancelLast();
   }
 
-  // Operations possible now: reserve 0..3, and for each room acquire, release its first page, release its last, give back.
-  int64_t choices() const { return 4 + 4 * static_cast<int64_t>(rooms_.size()); }
+  // Operations possible now: reserve 0..3, and for each room acquire, release its first page, release its last, secure, give back.
+  int64_t choices() const { return 4 + 5 * static_cast<int64_t>(rooms_.size()); }
   void Do(int64_t choice) {
     if (choice < 4) {
       Reserve(choice);
     } else {
-      const size_t i = (choice - 4) / 4;
-      switch ((choice - 4) % 4) {
+      const size_t i = (choice - 4) / 5;
+      switch ((choice - 4) % 5) {
         case 0: Acquire(i); break;
         case 1: if (!naive_.rooms[i].held.empty()) Release(i, *naive_.rooms[i].held.begin()); break;
         case 2: if (!naive_.rooms[i].held.empty()) Release(i, *naive_.rooms[i].held.rbegin()); break;
-        case 3: std::swap(rooms_[i], rooms_.back()); std::swap(naive_.rooms[i], naive_.rooms.back()); CancelLast(); break;
+        case 3: Secure(i); break;
+        case 4: std::swap(rooms_[i], rooms_.back()); std::swap(naive_.rooms[i], naive_.rooms.back()); CancelLast(); break;
       }
     }
   }
@@ -64,9 +76,12 @@ class TwoPools {
     real_.CheckInvariants();
     REQUIRE(real_.reserved() == PageCount(naive_.reserved()));
     REQUIRE(real_.held() == PageCount(static_cast<int64_t>(naive_.held().size())));
+    REQUIRE(real_.spare() == PageCount(naive_.spare()));
+    REQUIRE(real_.owed() + real_.spare() + real_.held() == real_.pages());
     for (size_t i = 0; i < rooms_.size(); ++i) {
       REQUIRE(rooms_[i]->promised() == PageCount(naive_.rooms[i].promised));
       REQUIRE(rooms_[i]->held() == PageCount(static_cast<int64_t>(naive_.rooms[i].held.size())));
+      REQUIRE(rooms_[i]->secured() == naive_.rooms[i].secured);
     }
   }
 
@@ -76,10 +91,18 @@ class TwoPools {
     REQUIRE(room.has_value() == (naive_.reserved() + pages <= naive_.pages));
     if (!room) return;
     rooms_.push_back(std::make_unique<Reservation>(*std::move(room)));
-    naive_.rooms.push_back({.promised = pages, .held = {}});
+    const bool secured = pages <= naive_.spare();
+    naive_.rooms.push_back({.promised = pages, .held = {}, .secured = secured});
+  }
+  void Secure(size_t i) {
+    NaivePool::Room& room = naive_.rooms[i];
+    room.secured = room.secured || room.promised <= naive_.spare();
+    REQUIRE(real_.Secure(*rooms_[i]) == room.secured);
   }
   void Acquire(size_t i) {
-    if (static_cast<int64_t>(naive_.rooms[i].held.size()) == naive_.rooms[i].promised) return;
+    const NaivePool::Room& room = naive_.rooms[i];
+    const bool promised = static_cast<int64_t>(room.held.size()) < room.promised;
+    if (!room.secured || !(promised || naive_.spare() > 0)) return;  // beyond its promise it borrows
     const PageId page = real_.Acquire(*rooms_[i]);
     REQUIRE((page >= 0 && page < naive_.pages && !naive_.held().contains(page)));
     naive_.rooms[i].held.insert(page);

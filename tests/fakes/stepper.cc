@@ -68,7 +68,7 @@ TokenId& FakeStepper::SlotIn(std::span<const PageId> list, Tier tier, int32_t sl
 }
 
 TokenId FakeStepper::Written(SequenceId sequence, int32_t position, TokenId token) const {
-  return shape_.mode.priced ? static_cast<TokenId>((sequence % 2039) << 20) | position : token;
+  return shape_.mode.priced ? static_cast<TokenId>(((sequence - first_sequence) % 2039) << 20) | position : token;
 }
 
 kernels::LadderSteps FakeStepper::StepsOf(TokenId mark) {

@@ -36,6 +36,7 @@ class FakeStepper : public Stepper {
 
   // What the test may change between ticks.
   std::map<SequenceId, std::vector<TokenId>> script;  // these tokens instead, as long as they last
+  SequenceId first_sequence = 0;                      // marks count from it: the same run again in one process makes the same marks
   std::set<SequenceId> poisoned;                      // NaN in their logits
   absl::Status next;                                  // not OK: the next run fails with it
   absl::Duration fixed, per_row, per_pair;            // how long a step takes on the fake clock

@@ -124,7 +124,11 @@ void Checker::CountPages(const Sequence& sequence, Owned& owned) const {
   for (int32_t i = 0; i < sequence.pages.heads(); ++i) {
     const HeadPages& head = sequence.pages.head(i);
     for (const HeadPages::Coded& tier : head.tiers) own(tier.pages, owned.pool, owned.of_pool, "pool");
-    own(head.exact, owned.workspace, owned.of_workspace, "workspace");
+    if (options_.kv.mode.coded) {
+      own(head.exact, owned.workspace, owned.of_workspace, "workspace");
+    } else {
+      own(head.exact, owned.pool, owned.of_pool, "pool");
+    }
     own(head.samples, owned.workspace, owned.of_workspace, "workspace");
     own(head.notes, owned.workspace, owned.of_workspace, "workspace");
   }
@@ -157,6 +161,9 @@ void Checker::CheckTenants(const EngineStats& stats, const std::vector<Tenant>& 
   const int64_t workspace = stats.workspace_held.value() / (options_.kv.head_dim * 4 * kernels::kExactTokensPerPage);
   Expect(owned.of_workspace == workspace, "the workspace leaks: ", workspace, " pages are lent, and sequences own ", owned.of_workspace);
   Expect(promised <= options_.pool_pages, "more is promised than there is");
+  PageCount budgets;
+  for (const TenantStats& told : stats.tenants) budgets += pages(told.budget);
+  Expect(budgets <= options_.pool_pages || !options_.kv.mode.priced, "budgets are ", budgets.value(), " pages together");
   const int64_t excess = Excess();
   Expect(excess <= excess_, "what is guaranteed to one was promised to another: ", excess, " pages too many, ", excess_, " before");
   excess_ = excess;
@@ -205,8 +212,9 @@ void Checker::CheckProgress(const Sequence& sequence, Guest& guest, const Moment
   seen_.standing_most = std::max(seen_.standing_most, guest.standing);
   seen_.unsecured_most = std::max(seen_.unsecured_most, guest.unsecured);
   const auto state = [&] {
-    return absl::StrCat(" (tenant ", sequence.request.tenant, ", prompt ", sequence.prompt_size(), ", entered ", sequence.entered, ", output ",
-                        sequence.output.size(), ", sealed ", sequence.sealed(), ", window ", sequence.loan.workspace.window, ", held ",
+    return absl::StrCat(" (tenant ", sequence.request.tenant, ", prompt ", sequence.prompt_size(), ", entered ", sequence.entered,
+                        ", output ", sequence.output.size(), ", sealed ", sequence.sealed(), ", window ",
+                        sequence.loan.workspace.window, ", held ",
                         sequence.loan.room.held().value(), " of ", sequence.loan.room.promised().value(), ", secured ",
                         sequence.loan.room.secured(), ")");
   };
@@ -222,9 +230,11 @@ void Checker::CheckPressing(Guests& guests, const WatchedStepper& stepper) {
     Expect(found != guests.end(), "a sequence was pressed that nobody knows");
     const Guest& guest = *found->second;
     const bool for_itself = guest.lacks > PageCount(0);  // its own next row, or its seal, has no other place to go
-    Expect(guest.held > guest.promised || (for_itself && guest.held + guest.lacks > guest.promised), "sequence ", one.sequence, " was pressed at ", guest.held.value(), " pages, and ",
+    Expect(guest.held > guest.promised || (for_itself && guest.held + guest.lacks > guest.promised), "sequence ", one.sequence,
+           " was pressed at ", guest.held.value(), " pages, and ",
            guest.promised.value(), " were promised to it");
-    Expect(one.after <= one.before, "a head of sequence ", one.sequence, " grew from ", one.before, " to ", one.after, " pages by pressing");
+    Expect(one.after <= one.before, "pressing made a head of sequence ", one.sequence, " grow from ", one.before, " to ", one.after,
+           " pages");
     seen_.repriced += one.after < one.before;
     seen_.reclaims += one.after < one.before && tenants_[static_cast<size_t>(guest.client.request().tenant)].taken_from;
   }

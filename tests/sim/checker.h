@@ -1,5 +1,5 @@
-// Checker: what must hold of the whole engine after every tick, counted from what sequences own page by page and from what clients were told,
-// never from the ledger's or the pool's own sums. Throws std::logic_error, in words, at the first thing that does not hold.
+// Checker: what must hold of the whole engine after every tick, counted from what sequences own page by page and from what clients were
+// told, never from the ledger's or the pool's own sums. Throws std::logic_error, in words, at the first thing that does not hold.
 //
 //   pages      every page of the pool and of the workspace is owned once at most; what is lent is owned: nothing leaks
 //   tenants    held <= limit, or promised if that is more, or no more than a tick ago; all promises, guarantees and pages within the pool

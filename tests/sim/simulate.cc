@@ -62,7 +62,7 @@ int Main(uint64_t first, uint64_t seeds, int64_t ticks) {
     const Told told = RunSeed(seed, ticks);
     const Checker::Seen& seen = told.seen;
     const double pressed = static_cast<double>(seen.pressed) / static_cast<double>(std::max<int64_t>(1, seen.ticks));
-    std::printf("seed %lu: %s  %ld ticks, %.0f %% pressed, %ld finished, %ld cancelled, %ld failed, %ld heads pressed, %ld reclaimed across "
+    std::printf("seed %lu: %s  %ld ticks, %.0f %% pressed, %ld finished, %ld cancelled, %ld failed, %ld heads pressed, %ld of them across "
                 "tenants, %ld limits cut\n", seed, told.ok ? "ok" : "WRONG", told.ticks, 100 * pressed, seen.finished, seen.cancelled,
                 seen.failed, seen.repriced, seen.reclaims, seen.limit_cuts);
     if (!told.ok) std::printf("  replay: tests/sim/run.sh --seeds 1 --seed %lu --ticks %ld\n", seed, ticks);
@@ -103,5 +103,6 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "usage: simulate FIRST_SEED SEEDS TICKS\n");
     return 2;
   }
-  return spherical::engine::Main(std::strtoull(argv[1], nullptr, 10), std::strtoull(argv[2], nullptr, 10), std::strtoll(argv[3], nullptr, 10));
+  const auto number = [&](int i) { return std::strtoull(argv[i], nullptr, 10); };
+  return spherical::engine::Main(number(1), number(2), static_cast<int64_t>(number(3)));
 }

@@ -45,7 +45,8 @@ std::vector<Quota> Simulation::Quotas(testing::Random& random, const EngineOptio
   for (size_t i = 0; i < tenants; ++i) {
     const int64_t most = pool / static_cast<int64_t>(tenants);
     const int64_t guarantee = random.Below(3) == 0 ? 0 : static_cast<int64_t>(random.Below(static_cast<uint64_t>(most)));
-    const int64_t limit = random.Below(3) == 0 ? pool : guarantee + static_cast<int64_t>(random.Below(static_cast<uint64_t>(pool - guarantee)));
+    const int64_t above = static_cast<int64_t>(random.Below(static_cast<uint64_t>(pool - guarantee)));
+    const int64_t limit = random.Below(3) == 0 ? pool : guarantee + above;
     const bool allow_drop = random.Below(4) != 0;
     const double floor = (allow_drop ? 0.5 : 2.75) + 0.25 * static_cast<double>(random.Below(8));  // the door sees to the latter
     quotas.push_back({.tenant = i == 0 ? "default" : std::string(1, static_cast<char>('a' + i)),
@@ -89,6 +90,7 @@ void Simulation::Begin() {
 // ---- A tick -------------------------------------------------------------------------------------------------------------------------
 
 void Simulation::Run(int64_t ticks) {
+  if (tick_ == 0) fake_.first_sequence = NextSequenceId();
   for (int64_t end = tick_ + ticks; tick_ < end;) {
     Disturb();
     Tick();

@@ -10,8 +10,8 @@
 
 namespace spherical::engine {
 
-// Another stepper's hands, and a note of whose precision was lowered in this tick. For the simulation, whose checker wants to know why pages
-// became free.
+// Another stepper's hands, and a note of whose precision was lowered in this tick. For the simulation, whose checker wants to know why
+// pages became free.
 class WatchedStepper : public Stepper {
  public:
   explicit WatchedStepper(Stepper& inner) : inner_(inner) {}
