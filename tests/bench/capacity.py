@@ -51,6 +51,7 @@ def parse_args():
     parser.add_argument("--floor", type=float, default=2.0)
     parser.add_argument("--target-step-ms", type=int, default=2000, help="long steps: the prompts are most of the work")
     parser.add_argument("--workspace", default="0", help="--kv-prefill-workspace-bytes")
+    parser.add_argument("--geometry", default="auto", help="of the daemon: --kv-geometry")
     parser.add_argument("--minutes", type=float, default=40, help="give up after so many")
     parser.add_argument("--command", default="tests/bench/capacity.py", help="what the result says it was made by")
     parser.add_argument("--json", help="write the result here")
@@ -97,8 +98,8 @@ def run(args):
         elements = 2 * info.layers * info.kv_heads * info.head_dim
         pool = args.fit * args.prompt_tokens * elements * F16_BITS // 8
         max_tokens = args.max_tokens or info.context_max - args.prompt_tokens
-        with Daemon("--kv-mode", "rdr", "--quotas", str(quotas), "--target-step-ms", str(args.target_step_ms), "--limits-running", "256",
-                    "--kv-prefill-workspace-bytes", args.workspace, pool=str(pool), program=args.daemon, model=args.model) as daemon:
+        with Daemon("--kv-mode", "rdr", "--kv-geometry", args.geometry, "--quotas", str(quotas), "--limits-running", "256",
+                    "--target-step-ms", str(args.target_step_ms), "--kv-prefill-workspace-bytes", args.workspace, pool=str(pool), program=args.daemon, model=args.model) as daemon:
             result = decode_together(args, daemon, prompts, max_tokens)
     return {"prompts": args.prompts, "prompt_tokens": args.prompt_tokens, "tokens": args.tokens, "max_tokens": max_tokens, "fit": args.fit,
             "floor_bits": args.floor, "pool_bytes": pool, "target_step_ms": args.target_step_ms} | result

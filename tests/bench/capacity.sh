@@ -4,11 +4,12 @@
 #   tests/bench/capacity.sh [--json OUT] [--prompts N] [--fit N] [--prompt-tokens N] [--tokens N] [--check] TEXT...
 #   tests/bench/capacity.sh --readme RESULT.json      puts a result into README.md
 #
-# TEXT: text files; prompts are pieces of them that do not overlap. About twenty minutes. A fifth of it: --prompts 8 --fit 2 --prompt-tokens 3072
+# TEXT: text files; prompts are pieces of them that do not overlap. About twenty minutes.
+# To try: --prompts 6 --fit 2 --prompt-tokens 1536 --max-tokens 384
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 case "${1:-}" in
-  -h | --help) sed -n '2,7s/^# \{0,1\}//p' tests/bench/capacity.sh && exit ;;
+  -h | --help) sed -n '2,8s/^# \{0,1\}//p' tests/bench/capacity.sh && exit ;;
 esac
 tests/clients/make_venv.sh
 python="${XDG_CACHE_HOME:-$HOME/.cache}/spherical/venv/bin/python3"
