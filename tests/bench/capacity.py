@@ -98,8 +98,9 @@ def run(args):
         elements = 2 * info.layers * info.kv_heads * info.head_dim
         pool = args.fit * args.prompt_tokens * elements * F16_BITS // 8
         max_tokens = args.max_tokens or info.context_max - args.prompt_tokens
-        with Daemon("--kv-mode", "rdr", "--kv-geometry", args.geometry, "--quotas", str(quotas), "--limits-running", "256",
-                    "--target-step-ms", str(args.target_step_ms), "--kv-prefill-workspace-bytes", args.workspace, pool=str(pool), program=args.daemon, model=args.model) as daemon:
+        flags = ["--kv-mode", "rdr", "--kv-geometry", args.geometry, "--quotas", str(quotas), "--limits-running", "256",
+                 "--target-step-ms", str(args.target_step_ms), "--kv-prefill-workspace-bytes", args.workspace]
+        with Daemon(*flags, pool=str(pool), program=args.daemon, model=args.model) as daemon:
             result = decode_together(args, daemon, prompts, max_tokens)
     return {"prompts": args.prompts, "prompt_tokens": args.prompt_tokens, "tokens": args.tokens, "max_tokens": max_tokens, "fit": args.fit,
             "floor_bits": args.floor, "pool_bytes": pool, "target_step_ms": args.target_step_ms} | result
@@ -131,8 +132,9 @@ def decode_together(args, daemon, prompts, max_tokens):
         [tenant] = [t for t in stats.tenants if t.name == TENANT]
         now = time.monotonic() - start
         decoding = sum(s.count > 0 for s in sequences)
-        over_time.append({"at": now, "running": stats.running, "decoding": decoding, "waiting": stats.waiting, "held": stats.pool_held_bytes,
-                          "reserved": stats.pool_reserved_bytes, "workspace": stats.workspace_held_bytes, "rate_bits": tenant.rate_bits,
+        over_time.append({"at": now, "running": stats.running, "decoding": decoding, "waiting": stats.waiting,
+                          "held": stats.pool_held_bytes, "reserved": stats.pool_reserved_bytes, "workspace": stats.workspace_held_bytes,
+                          "rate_bits": tenant.rate_bits,
                           "budget": tenant.budget_bytes, "demoted": stats.demoted_tokens, "dropped": tenant.tier_tokens.dropped,
                           "steps": stats.steps, "prompt_tokens": stats.prompt_tokens, "generated": stats.generated_tokens})
         if len(over_time) % 40 == 0:
