@@ -270,6 +270,7 @@ void Precision::Press(TenantId tenant, std::span<Sequence* const> live, StepPlan
     const int32_t price = std::min(job.price, LeastStep([&](int32_t step) { return PagesOf(*sequence, step).value(); },
                                                         sequence->loan.room.promised().value()));
     for (; head < sequence->pages.heads() && work > 0; ++head) measure(*sequence, head, price);
+    if (price > sequence->price) sequence->only_ceiling = false;
     sequence->price = std::max(sequence->price, price);
     job.sequence = id;
     job.head = head;
@@ -334,11 +335,13 @@ void Precision::DecidePrices(Sequence& sequence, std::span<Sequence* const> live
   const bool last = sequence.decoding();
   const int32_t tokens = last ? sequence.entered : sequence.measured_to;   // that are coded then
 
-  // By rate, in fractions of pages: of all tokens so far, less what is coded already and what is protected.
-  const double bits = shape.mode.rate > 0 ? shape.mode.rate : std::min(account.quota.rate_ceiling_bits, 16.0);
-  const int64_t element_bytes = static_cast<int64_t>(bits / 8 * 2 * shape.head_dim * tokens) * shape.heads();
+  // By rate, in fractions of pages: of all tokens so far, less what is coded already and what is protected. A ceiling is for what may move
+  // alone: the protected ones of a short sequence would leave nothing of it, and all that is old in it would go for good.
+  const bool ceiling = shape.mode.rate == 0;
+  const double bits = ceiling ? std::min(account.quota.rate_ceiling_bits, 16.0) : shape.mode.rate;
+  const double token_bytes = bits / 8 * 2 * shape.head_dim;
+  int64_t element_bytes = 0;
   int64_t fixed = 0;
-  PageCount fixed_pages;
   const int32_t newest = last ? std::min(kNewestTokens, std::max(0, tokens - kSinkTokens)) : 0;
   for (int32_t i = 0; i < shape.heads(); ++i) {
     const HeadPages& head = sequence.pages.head(i);
@@ -346,7 +349,13 @@ void Precision::DecidePrices(Sequence& sequence, std::span<Sequence* const> live
       fixed += int64_t{head.tiers[static_cast<size_t>(t)].tokens} * kernels::TokenBytes(static_cast<Tier>(t), shape.head_dim);
     }
     const int32_t sinks = head.exact_begin == 0 ? std::min(kSinkTokens, tokens) : 0;
-    fixed += int64_t{sinks + newest} * kernels::TokenBytes(Tier::kT8, shape.head_dim);
+    if (ceiling) {
+      element_bytes += static_cast<int64_t>(token_bytes * std::max(0, tokens - kSinkTokens - newest));
+      fixed -= head.exact_begin == 0 ? 0 : int64_t{kSinkTokens} * kernels::TokenBytes(Tier::kT8, shape.head_dim);
+    } else {
+      element_bytes += static_cast<int64_t>(token_bytes * tokens);
+      fixed += int64_t{sinks + newest} * kernels::TokenBytes(Tier::kT8, shape.head_dim);
+    }
   }
   sequence.prices = PricesFor(sequence.curves, shape.head_dim, sequence.keeps_all, element_bytes - fixed);
 
@@ -379,12 +388,26 @@ void Precision::DecidePrices(Sequence& sequence, std::span<Sequence* const> live
     return pages;
   };
   const int32_t by_pages = LeastStep(pages_at, allowed.value());
+  sequence.only_ceiling = ceiling && by_pages <= *std::max_element(sequence.prices.begin(), sequence.prices.end());
   for (int32_t& price : sequence.prices) price = std::max(price, by_pages);
   for (int32_t i = 0; i < shape.heads(); ++i) {
     const size_t at = static_cast<size_t>(i);
     sequence.distortion += sequence.curves[at].DistortionAt(sequence.prices[at], rung_bytes_.data());
   }
   sequence.price = *std::max_element(sequence.prices.begin(), sequence.prices.end());
+}
+
+// For tokens that have become old where nothing but a ceiling asked for a price: the sequence's, but never so high that these tokens alone
+// are below the ceiling. A price of a short sequence would drop most of what comes later, because attention spreads as it grows.
+int32_t Precision::SettlePrice(const Sequence& sequence, const RateCurve& curve) const {
+  const KvShape& shape = lender_.shape();
+  if (!sequence.only_ceiling) return sequence.price;
+  const double bits = std::min(lender_.ledger().account(sequence.loan.tenant).quota.rate_ceiling_bits, 16.0);
+  int64_t tokens = 0;
+  for (const int32_t count : curve.CountsAt(0)) tokens += count;
+  const int64_t bytes = static_cast<int64_t>(bits / 8 * 2 * shape.head_dim * static_cast<double>(tokens));
+  const int32_t price = LeastStep([&](int32_t step) { return BytesOf(curve.CountsAt(step), shape.head_dim); }, bytes);
+  return sequence.price > 0 ? std::min(sequence.price, price) : price;
 }
 
 // ---- The change -----------------------------------------------------------------------------------------------------------------------
@@ -421,17 +444,19 @@ absl::Status Precision::Measure(StepPlan& plan, Find find) {
     const MeasureItem& item = plan.measure[i];
     Sequence& sequence = find(item.sequence);
     RateCurve& curve = measured->curves[i];
+    const int32_t price = item.kind == MeasureItem::Kind::kWhole ? SettlePrice(sequence, curve) : item.price;
     if (item.price < 0) {
       SPH_CHECK(static_cast<int32_t>(sequence.curves.size()) == item.head);
       sequence.curves.push_back(std::move(curve));
       if (item.kind == MeasureItem::Kind::kExact && item.head + 1 == sequence.pages.heads()) DecidePrices(sequence, live_);
       continue;
     }
-    sequence.distortion += curve.DistortionAt(item.price, rung_bytes_.data());
-    RungCounts counts = curve.CountsAt(item.price);
+    sequence.distortion += curve.DistortionAt(price, rung_bytes_.data());
+    RungCounts counts = curve.CountsAt(price);
     if (sequence.keeps_all) counts = KeepAll(counts);
+    if (item.kind == MeasureItem::Kind::kWhole) counts = SettledRungs(counts);
     plan.retier.push_back({.kind = RetierItem::Kind::kReprice, .sequence = item.sequence, .pages = item.pages, .head = item.head,
-                           .priced = true, .keeps_all = sequence.keeps_all, .price = item.price, .rungs = counts,
+                           .priced = true, .keeps_all = sequence.keeps_all, .price = price, .rungs = counts,
                            .whole_only = item.kind == MeasureItem::Kind::kWhole});
   }
   return absl::OkStatus();

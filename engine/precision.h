@@ -87,6 +87,7 @@ class Precision {
   PageCount PagesOf(const Sequence& sequence, int32_t step) const;
   int32_t FindPrice(TenantId tenant, std::span<Sequence* const> live, PageCount target) const;
   void DecidePrices(Sequence& sequence, std::span<Sequence* const> live);
+  int32_t SettlePrice(const Sequence& sequence, const RateCurve& curve) const;
   absl::Status Measure(StepPlan& plan, Find find);
   void LendFor(StepPlan& plan, Find find);
   void Record(const RetierItem& item, Find find);

@@ -32,6 +32,7 @@ struct Sequence {
   bool lacks_pages = false;                     // its last rows, or its last seal, found no page
   int32_t unsealed_price = 0;                   // at which it was pressed before it was sealed
   int32_t price = 0;                            // at which new tokens are settled
+  bool only_ceiling = false;                    // and nothing but the tenant's ceiling asked for it
   int32_t measured_to = 0;                      // tokens from here on were the newest when the first head was measured
   std::vector<double> energy = {};                 // [layers], StepItemOutput::energy summed
   int64_t energy_rows = 0;

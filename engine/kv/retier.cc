@@ -1,6 +1,7 @@
 #include "engine/kv/retier.h"
 
 #include <algorithm>
+#include <utility>
 
 #include "kernels/base/check.h"
 
@@ -34,6 +35,11 @@ TierCounts CountsAfter(const RetierItem& item) {
     whole += item.rungs[0] - item.pages->settled;
     for (size_t rung = 1; rung < kernels::kLadderTiers; ++rung) counts[rung] = item.rungs[rung] + (item.whole_only ? counts[rung] : 0);
   }
+  return counts;
+}
+
+RungCounts SettledRungs(RungCounts counts) {
+  for (size_t rung = kLowestSettledRung + 1; rung < counts.size(); ++rung) counts[kLowestSettledRung] += std::exchange(counts[rung], 0);
   return counts;
 }
 

@@ -46,9 +46,13 @@ struct RetierItem {
 };
 
 using TierCounts = std::array<int32_t, kernels::kTierCount>;  // tokens per tier
+// Settled only: T3 at the lowest, since what is known of them is little. Pressing takes them further.
+inline constexpr int32_t kLowestSettledRung = static_cast<int32_t>(kernels::Tier::kT3);
+RungCounts SettledRungs(RungCounts counts);
+
 // Where a token goes that leaves its rungs at such prices.
 constexpr int32_t RungOf(const RetierItem& item, const kernels::LadderSteps& steps) {
-  const int32_t rung = steps.RungAt(item.price);
+  const int32_t rung = item.whole_only && steps.RungAt(item.price) > kLowestSettledRung ? kLowestSettledRung : steps.RungAt(item.price);
   return item.keeps_all && rung == kernels::kLadderTiers ? kernels::kLadderTiers - 1 : rung;
 }
 // What the head holds once the item has run.

@@ -360,7 +360,7 @@ void Forward::RefreshHead(const StepItem& item, int32_t row, int32_t layer, int3
     for (int32_t i = 0; i < padded; ++i) row_logits[i] = row_logits[i] > total - 9 ? std::exp(row_logits[i] - total) : 0;
   }
   const float unit = value_weights_[static_cast<size_t>(head)] / item.refresh[static_cast<size_t>(layer)] * static_cast<float>(d);
-  for (int32_t t = 0; t < kernels::kTierCount; ++t) {
+  for (int32_t t = 0; t < 1; ++t) {  // lower tiers keep what was measured with many queries: one a refresh is too few to better it
     const size_t tier = static_cast<size_t>(t);
     const kernels::TierLayout layout = kernels::LayoutOf(static_cast<Tier>(t), d);
     for (int32_t i = 0; i < tokens[tier]; ++i) {

@@ -1,12 +1,17 @@
 """The benchmark's own parts: that our worker answers, that sums and verdicts are right, and that a table lands in its place."""
 import array
+import json
 import math
 import os
 import pathlib
+import subprocess
+import sys
 import tempfile
 import unittest
 
+import capacity
 import codes
+import noisy_neighbour
 import readme
 import run
 from side import Side, SideFailed, engine_command
@@ -129,10 +134,53 @@ class CodesTest(unittest.TestCase):
         self.assertIn("| T2 / T4, time per token | 1.5 | <= 1 | **missed** |", table)
 
 
+class ServingTest(unittest.TestCase):
+    """The benches of a whole daemon, short: that they work, that what must hold on any machine does. Plain geometry: no calibration."""
+    DAEMON = HERE.parent.parent / "server" / "sphericald"
+
+    def run_bench(self, name, *args):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "result.json"
+            text = pathlib.Path(folder) / "text.txt"
+            text.write_text("".join(f"Ship number {i} came into the harbour at {i * 37 % 24} o'clock. " for i in range(1000)))
+            command = [sys.executable, "-B", str(HERE / name), "--daemon", str(self.DAEMON), "--model", str(MODEL), "--json", str(path),
+                       *[str(text) if arg == "TEXT" else arg for arg in args]]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
+            return json.loads(path.read_text())
+
+    def test_noisy_neighbour(self):
+        result = self.run_bench("noisy_neighbour.py", "--short", "--geometry", "plain", "--text", "TEXT")
+        bars = {bar["name"]: bar for bar in result["bars"]}
+        for name in ("bytes over a limit, any frame", "bytes taken below the guarantee, any frame", "quiet requests that failed"):
+            self.assertTrue(bars[name]["pass"], bars[name])
+        for phase in result["latency"].values():
+            self.assertGreater(phase["itl_s"]["count"], 0)
+        self.assertEqual([h["fits"] for h in result["control"]], [True, True])
+        self.assertIn("| beside the flood | ", noisy_neighbour.markdown(result))
+
+    def test_capacity(self):
+        result = self.run_bench("capacity.py", "--prompts", "4", "--fit", "2", "--prompt-tokens", "512", "--tokens", "8",
+                                "--max-tokens", "96", "--geometry", "plain", "TEXT")
+        self.assertEqual([bar["name"] for bar in result["bars"] if not bar["pass"]], [])
+        self.assertIn("| sequences in the same steps | 4 | >= 4 | met |", capacity.markdown(result))
+
+    def test_percentiles_are_of_what_was_seen(self):
+        self.assertEqual([noisy_neighbour.percentile(range(1, 201), p) for p in (50, 99)], [100, 198])
+        self.assertEqual(noisy_neighbour.percentile([7], 99), 7)
+
+    def test_bytes_over_and_below(self):
+        flood = {"limit": 10, "guarantee": 0, "held": 12, "budget": 10}
+        quiet = {"limit": 20, "guarantee": 8, "held": 9, "budget": 7}
+        frame = {"tenants": {"flood": flood, "quiet": quiet}, "held": 21, "pool": 30}
+        self.assertEqual(noisy_neighbour.over_limit(frame), 2)
+        self.assertEqual(noisy_neighbour.below_guarantee(frame), 1)
+
+
 class ReadmeTest(unittest.TestCase):
     def test_all_tables_have_a_place(self):
         text = (HERE / "README.md").read_text()
-        for name in ("speed", "correctness", "codes"):
+        for name in ("speed", "correctness", "codes", "noisy_neighbour", "capacity"):
             once = readme.place(text, name, "A TABLE\n")
             self.assertIn("A TABLE\n", once)
             self.assertEqual(readme.place(once, name, "A TABLE\n"), once)

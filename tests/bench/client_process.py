@@ -16,7 +16,7 @@ import time
 
 import grpc
 
-sys.path.append(str(pathlib.Path(__file__).parents[1] / "clients"))
+sys.path.append(str(pathlib.Path(os.path.abspath(__file__)).parents[1] / "clients"))  # not resolved: in runfiles files are links
 from sphericald import Server  # noqa: E402  it lies in another folder
 
 REQUEST_SECONDS_MAX = 600

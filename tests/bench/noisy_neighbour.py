@@ -25,7 +25,7 @@ STEP_MS = 40
 WATCH_SECONDS = 0.1
 NICE = 10
 ALONE, BESIDE, UNFAIR = "alone", "beside the flood", "beside it, one tenant for both"
-RISE_SECONDS_MAX = 240  # for a flood to fill what it may
+RISE_SECONDS_MAX = 180  # for a flood to fill what it may
 
 # Sizes. The pool of `latency` holds two thirds of what the flood asks for at once: it waits, and what runs is pressed.
 LATENCY = {"pool": 96 << 20, "flood": {"requests": 16, "prompt": 1024, "answer": 256}, "quiet": {"prompt": 96, "answer": 24},
@@ -33,10 +33,10 @@ LATENCY = {"pool": 96 << 20, "flood": {"requests": 16, "prompt": 1024, "answer":
 CONTROL = {"pool": 384 << 20, "flood": {"requests": 6, "prompt": 4096, "answer": 1536}, "quiet": {"prompt": 96, "answer": 400},
            "quotas": {"quiet": {"weight": 4, "guarantee_bytes": "20%"},
                       "flood": {"weight": 1, "limit_bytes": 180 << 20, "rate_floor_bits": 1.5}, "default": {}}}
-SHORT = {"rounds": 1, "seconds": 3.0, "warm": 2.0, "halvings": 1,
+SHORT = {"rounds": 1, "seconds": 1.5, "warm": 1.0, "halvings": 1, "rise": 20,
          "latency": {**LATENCY, "pool": 24 << 20, "flood": {"requests": 4, "prompt": 256, "answer": 64}},
-         "control": {**CONTROL, "pool": 64 << 20, "flood": {"requests": 4, "prompt": 768, "answer": 512},
-                     "quotas": {**CONTROL["quotas"], "flood": {"weight": 1, "limit_bytes": 20 << 20, "rate_floor_bits": 1}}}}
+         "control": {**CONTROL, "pool": 64 << 20, "flood": {"requests": 3, "prompt": 1024, "answer": 256},
+                     "quotas": {**CONTROL["quotas"], "flood": {"weight": 1, "limit_bytes": 23 << 20, "rate_floor_bits": 0.5}}}}
 
 
 def main():
@@ -62,6 +62,7 @@ def parse_args():
     parser.add_argument("--seconds", type=float, default=30, help="of the quiet tenant in each phase")
     parser.add_argument("--warm", type=float, default=8, help="seconds of the flood before the quiet tenant begins")
     parser.add_argument("--halvings", type=int, default=2, help="of the flood's limit, by each way")
+    parser.add_argument("--rise", type=float, default=RISE_SECONDS_MAX, help="seconds, at most, until the flood fills its limit")
     parser.add_argument("--geometry", default="auto", help="of the daemon: --kv-geometry")
     parser.add_argument("--short", action="store_true", help="a minute: shows that it works, measures nothing worth reading")
     parser.add_argument("--json", help="write the result here")
@@ -72,7 +73,8 @@ def parse_args():
         parser.error("--daemon, --model and --text are needed")
     args.sizes = {"latency": LATENCY, "control": CONTROL}
     if args.short:
-        args.rounds, args.seconds, args.warm, args.halvings = (SHORT[key] for key in ("rounds", "seconds", "warm", "halvings"))
+        for key in ("rounds", "seconds", "warm", "halvings", "rise"):
+            setattr(args, key, SHORT[key])
         args.sizes = {key: SHORT[key] for key in args.sizes}
     return args
 
@@ -80,7 +82,7 @@ def parse_args():
 def run(args):
     result = machine.describe(args.model, args.command)
     result |= {"target_step_ms": STEP_MS, "rounds": args.rounds, "seconds": args.seconds, "sizes": args.sizes, "bars": [],
-               "placement": f"nothing pinned; the flood's client and the watching one at nice {NICE}, daemon and quiet client at {os.nice(0)}"}
+               "placement": f"nothing pinned; flood's and watching client at nice {NICE}, daemon and quiet client at {os.nice(0)}"}
     for part in args.parts:
         result[part] = {"latency": latency, "control": control}[part](args)
         result["bars"] += {"latency": latency_bars, "control": control_bars}[part](result[part])
@@ -270,21 +272,23 @@ def control(args):
             way = ("SetQuota", "the quota file")[i % 2]
             print(f"bench: the flood's limit is halved by {way}", file=sys.stderr, flush=True)
             stage.flood("flood", 50 + i)
-            rise(stage, sizes["quotas"]["flood"]["limit_bytes"])
-            halvings.append({"way": way} | halve(stage, way, sizes["quotas"], 500 + i))
+            filled = rise(stage, sizes["quotas"]["flood"]["limit_bytes"], args.rise)
+            seconds = 1.5 if args.short else 6.0
+            halvings.append({"way": way, "filled": filled} | halve(stage, way, sizes["quotas"], 500 + i, seconds, seconds))
             stage.stop()
             lift(stage, way, sizes["quotas"])
     return halvings
 
 
-def rise(stage, limit):
-    """Until the flood holds nearly what it may."""
-    deadline = time.monotonic() + RISE_SECONDS_MAX
+def rise(stage, limit, seconds_max):
+    """Until the flood holds nearly what it may. Whether it did."""
+    deadline = time.monotonic() + seconds_max
     while held_by(stage.daemon, "flood")[0] < 0.9 * limit:
         if time.monotonic() > deadline:
             print("bench: the flood does not fill its limit", file=sys.stderr, flush=True)
-            return
+            return False
         time.sleep(0.05)
+    return True
 
 
 def held_by(daemon, name):
@@ -292,7 +296,7 @@ def held_by(daemon, name):
     return tenant.held_bytes, tenant.demoted_tokens
 
 
-def halve(stage, way, quotas, seed, before=6.0, after=6.0):
+def halve(stage, way, quotas, seed, before, after):
     """The quiet tenant decodes through it, for so many seconds before and after."""
     half = quotas["flood"]["limit_bytes"] // 2
     requests, polls = [], []
@@ -317,7 +321,8 @@ def halve(stage, way, quotas, seed, before=6.0, after=6.0):
     end = time.monotonic()
     frames = stage.watch.since(start)
     return {"limit_before": quotas["flood"]["limit_bytes"], "limit_after": half, "held_before": held_before, "polls": polls,
-            "answered_s": answered - set_at, **drop_of(polls, half), **growth_of(requests, frames, start + 1, set_at, fits_at, end),
+            "answered_s": answered - set_at, **drop_of(polls, half),
+            **growth_of(requests, frames, start + before / 4, set_at, fits_at, end),
             "below_guarantee_bytes": max(map(below_guarantee, frames)),
             "quiet_held_max": max(f["tenants"]["quiet"]["held"] for f in frames),
             "quiet_errors": [r["error"] for r in requests if r["error"]],
@@ -344,7 +349,7 @@ def growth_of(requests, frames, start, set_at, fits_at, end):
     gaps = [(b, b - a) for r in requests for a, b in zip(r["tokens"], r["tokens"][1:])]
     result = {}
     for name, (begin, stop) in spans.items():
-        of_span = [gap for at, gap in gaps if begin <= at <= stop or (name == "meanwhile" and at - gap <= stop and at >= begin)]
+        of_span = [gap for at, gap in gaps if at >= begin and (at - gap if name == "meanwhile" else at) <= stop]
         result[f"itl_{name}_s"] = spread(of_span) if of_span else None
         inside = [f for f in frames if begin - WATCH_SECONDS <= f["at"] <= stop + WATCH_SECONDS]
         steps = inside[-1]["steps"] - inside[0]["steps"] if inside else 0
@@ -368,9 +373,11 @@ def lift(stage, way, quotas):
 
 def control_bars(halvings):
     growth = [h["itl_growth"] for h in halvings if h.get("itl_growth") is not None]
-    return [bar("the quiet tenant's time between tokens while bytes leave, growth", statistics.median(growth) * 100 if growth else 0, 5, "%"),
-            bar("seconds per GB and core while bytes leave", statistics.median(1 / max(h["gb_per_s_core"], 1e-6) for h in halvings), 1, "s"),
-            bar("halvings that did not end", sum(not h["fits"] for h in halvings), 0, ""),
+    speeds = [h["gb_per_s_core"] for h in halvings if h["bytes_left"] > 0]
+    worse = statistics.median(growth) * 100 if growth else 1e3
+    return [bar("the quiet tenant's time between tokens while bytes leave, growth", worse, 5, "%"),
+            bar("seconds per GB and core while bytes leave", 1 / statistics.median(speeds) if speeds else 1e3, 1, "s"),
+            bar("halvings that did not end, or found nothing to take", sum(not (h["fits"] and h["bytes_left"]) for h in halvings), 0, ""),
             bar("bytes taken below the guarantee, any frame of these", max(h["below_guarantee_bytes"] for h in halvings), 0, "bytes")]
 
 
@@ -383,8 +390,8 @@ def markdown(result):
              f"Model {result['model']} (sha256 {result['model_sha256'][:12]}...), target step {result['target_step_ms']} ms; "
              f"{result['placement']}. Command: `{result['command']}`.", ""]
     if "latency" in result:
-        lines += ["| the quiet tenant | requests | first token p50 | p99 | between tokens p50 | p99 | bits | flood holds at most | its limit "
-                  "| flood's bits |", "|---" * 10 + "|"]
+        lines += ["| the quiet tenant | requests | first token p50 | p99 | between tokens p50 | p99 | bits | flood holds at most "
+                  "| its limit | flood's bits |", "|---" * 10 + "|"]
         for name, phase in result["latency"].items():
             flood = phase["stats"]["tenants"].get("flood" if name == BESIDE else "default" if name == UNFAIR else "", {})
             cells = ([f"{flood['held_max'] / 1e6:.1f} MB", f"{flood['limit'] / 1e6:.1f} MB", f"{flood['rate_bits_mean']:.2f}"]

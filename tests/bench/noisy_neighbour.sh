@@ -1,5 +1,5 @@
 #!/bin/bash
-# A quiet tenant beside a flood: two clients, a real daemon; what it feels, what each holds, and how fast a lowered limit binds. See README.md.
+# A quiet tenant beside a flood: two clients, a real daemon; what it feels, what each holds, how fast a lowered limit binds. See README.md.
 #
 #   tests/bench/noisy_neighbour.sh [--json OUT] [--short] [--parts latency control] [--rounds N] [--seconds N] [--text FILE] [--check]
 #   tests/bench/noisy_neighbour.sh --readme RESULT.json      puts a result into README.md

@@ -14,7 +14,7 @@ fi
 
 arguments=(--command "$0${*:+$(printf ' %q' "$@")}" "$@")
 if [[ " $* " != *" --model "* ]]; then arguments+=(--model "$(deploy/fetch_model.sh)"); fi
-if [[ " $* " != *" --text "* ]]; then
+if [[ -z "${texts_are_arguments:-}" && " $* " != *" --text "* ]]; then
   git ls-files '*.md' '*.h' '*.cc' | xargs cat >"$programs/text.txt"
   arguments+=(--text "$programs/text.txt")
 fi

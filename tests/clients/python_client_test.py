@@ -57,7 +57,7 @@ class PythonClientTest(unittest.TestCase):
         self.assertEqual(info.name, "SmolLM2-135M-Instruct.Q4_1")
         self.assertEqual((info.architecture, info.context_max, info.vocabulary), ("llama", 8192, 49152))
         self.assertEqual((info.layers, info.heads, info.kv_heads, info.head_dim), (30, 9, 3, 64))
-        self.assertEqual((info.chat_template, info.kv_mode), ("chatml", "rdr"))
+        self.assertEqual((info.chat_template, info.kv_mode), ("chatml", "uniform:T4"))
         self.assertGreater(info.weight_bytes, 80e6)
         # Of a whole context: per head ceil(100 / 32) pages of T8 tokens and ceil((8192 - 68) / 64) of T4.
         self.assertAlmostEqual(info.kv_bytes_per_token, 30 * 3 * 4736 * (4 + 127) / 8192, delta=1)

@@ -188,7 +188,7 @@ void KvStore::Settle(Kv& kv, const engine::MeasureContext& context) {
   std::vector<engine::RetierItem> items;
   for (size_t i = 0; i < questions.size(); ++i) {
     items.push_back({.kind = engine::RetierItem::Kind::kReprice, .pages = questions[i].pages, .head = questions[i].head, .priced = true,
-                     .price = kv.price, .rungs = curves[i].CountsAt(kv.price), .whole_only = true});
+                     .price = kv.price, .rungs = engine::SettledRungs(curves[i].CountsAt(kv.price)), .whole_only = true});
     LendLists(items.back());
   }
   engine::RunRetier(context.geometry, context.spec.attention_scale, arenas(), items, threads_);
