@@ -21,8 +21,6 @@ constexpr int64_t kSlackShare = 64;
 // Of the pool: so many pages at most are kept free for the rows of the next tick.
 constexpr int64_t kHeadroomShare = 16;
 
-// Pages that sealing a head lends at most beyond what its tokens fill: whole ones and open ones.
-constexpr int64_t kSealPagesMax = 4 + kernels::kLadderTiers;
 // An octave is eight steps.
 constexpr int32_t kPriceRise = 24;
 
@@ -149,15 +147,42 @@ void Precision::Press(std::span<Sequence* const> live, StepPlan& plan) {
   PressUnsealed(live, plan);
 }
 
-// What a prompt has coded of itself so far is left alone, but for two needs: its own next seal finds no page and has no promise left, or it
-// holds pages that another was promised (it may be paused, or wait itself). There is no curve of it then: the price rises tick by tick.
+// Pages that the heads which are still to be sealed lack, if each is sealed at that price.
+PageCount Precision::SealLacks(const Sequence& sequence, int32_t step) const {
+  const KvShape& shape = lender_.shape();
+  const bool last = sequence.decoding();
+  const int32_t decoded = std::max(0, sequence.entered - kNewestTokens - sequence.measured_to);  // since the first head was measured
+  const int32_t newest = last ? std::min(sequence.entered, kNewestTokens) + decoded : 0;
+  PageCount lacks;
+  for (int32_t i = sequence.next_to_seal; i < shape.heads(); ++i) {
+    const HeadPages& head = sequence.pages.head(i);
+    RungCounts counts = sequence.curves[static_cast<size_t>(i)].CountsAt(step);
+    if (sequence.keeps_all) counts = KeepAll(counts);
+    const int32_t whole = head.of(Tier::kT8).tokens + (head.exact_begin == 0 ? kSinkTokens : 0) + newest;
+    for (int32_t r = 1; r < kernels::kLadderTiers; ++r) counts[static_cast<size_t>(r)] += head.tiers[static_cast<size_t>(r)].tokens;
+    PageCount held;
+    for (const HeadPages::Coded& tier : head.tiers) held += PageCount(static_cast<int64_t>(tier.pages.size()));
+    const PageCount wanted = PagesAt(counts, shape.head_dim) + WholePages(counts[0], whole, shape.head_dim);
+    lacks += std::max(wanted, held) - held;
+  }
+  return lacks;
+}
+
+// A seal that found no page: prices were decided when there was more. They rise to what there is now; if even the highest asks for more
+// than is left of the promise, what the sequence has coded so far is pressed. That is else left alone, unless it takes pages that another
+// was promised (its owner may be paused, or wait itself). There is no curve of it then: the price rises tick by tick.
 void Precision::PressUnsealed(std::span<Sequence* const> live, StepPlan& plan) {
   const bool owing = std::any_of(live.begin(), live.end(), [](const Sequence* s) { return !s->loan.room.secured(); });
   for (Sequence* sequence : live) {
     if (sequence->decoding() && sequence->sealed()) continue;
     const Reservation& room = sequence->loan.room;
-    const bool stuck = sequence->lacks_pages && room.held() + PageCount(kSealPagesMax) > room.promised() &&
-                       sequence->unsealed_price < kernels::kPriceSteps - 1;
+    const PageCount left = room.promised() - std::min(room.promised(), room.held());
+    bool stuck = false;
+    if (sequence->lacks_pages && !sequence->prices.empty()) {
+      const int32_t step = LeastStep([&](int32_t s) { return SealLacks(*sequence, s).value(); }, (left + lender_.pool().spare()).value());
+      for (int32_t& price : sequence->prices) price = std::max(price, step);
+      stuck = SealLacks(*sequence, kernels::kPriceSteps - 1) > left && sequence->unsealed_price < kernels::kPriceSteps - 1;
+    }
     if (!stuck && !(owing && room.borrowed() > PageCount(0))) continue;
     bool any = false;
     for (int32_t head = 0; head < sequence->pages.heads(); ++head) any = any || CanBePressed(sequence->pages.head(head));

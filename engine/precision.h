@@ -82,6 +82,7 @@ class Precision {
   PageCount TargetOf(TenantId tenant, std::span<Sequence* const> live) const;
   void Press(TenantId tenant, std::span<Sequence* const> live, StepPlan& plan);
   void PressUnsealed(std::span<Sequence* const> live, StepPlan& plan);
+  PageCount SealLacks(const Sequence& sequence, int32_t step) const;
   PageCount GrowthOf(const Sequence& sequence) const;
   PageCount PagesOf(const Sequence& sequence, int32_t step) const;
   int32_t FindPrice(TenantId tenant, std::span<Sequence* const> live, PageCount target) const;

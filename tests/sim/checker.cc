@@ -188,7 +188,7 @@ void Checker::CheckRunning(const Sequence& sequence, Guest& guest, const Moment&
   guest.admitted = guest.running = true;
   guest.held = room.held();
   guest.paused_since = sequence.paused_since;
-  guest.lacks = PageCount(sequence.lacks_pages && !Decoded(sequence) ? kSealPagesMax : 0);
+  guest.lacks = PageCount(sequence.lacks_pages && !Decoded(sequence) ? kSealPagesMax * options_.kv.heads() : 0);
   for (int32_t i = 0; i < sequence.pages.heads(); ++i) {
     const HeadPages& head = sequence.pages.head(i);
     if (!head.sealed) continue;

@@ -137,7 +137,7 @@ void Simulation::Disturb() {
     fake_.poisoned.insert(guest->first);
   }
   if (OneIn(7000)) fake_.next = absl::InternalError("unplugged");
-  if (!life.draining && OneIn(1500)) {
+  if (!life.draining && (tick_ == 1000 || OneIn(1500))) {
     life.draining = true;
     life.drain_deadline = OneIn(4) ? absl::InfiniteFuture() : clock_.Now() + absl::Milliseconds(Below(2000));
     life.engine.Drain(life.drain_deadline);

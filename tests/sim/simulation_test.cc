@@ -19,8 +19,8 @@ std::string Run(Simulation& simulation, int64_t ticks) {
   }
 }
 
-TEST_CASE("six seeds of everything that can happen: nothing leaks, nobody is over, everyone gets his tokens") {
-  for (uint64_t seed = 0; seed < 6; ++seed) {
+TEST_CASE("four seeds of everything that can happen: nothing leaks, nobody is over, everyone gets his tokens") {
+  for (uint64_t seed = 0; seed < 4; ++seed) {
     INFO("seed " << seed);
     Simulation simulation(seed);
     REQUIRE(Run(simulation, 10'000) == "");
