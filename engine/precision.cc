@@ -37,6 +37,19 @@ PageCount WholePages(int64_t settled, int64_t rest, int32_t head_dim) {
   return PageCount(CeilDiv(settled + rest, kernels::TokensPerPage(Tier::kT8, head_dim)));
 }
 
+PageCount HeldPages(const HeadPages& head) {
+  PageCount pages;
+  for (const HeadPages::Coded& tier : head.tiers) pages += PageCount(static_cast<int64_t>(tier.pages.size()));
+  return pages;
+}
+
+// What a head holds once tokens of its curve are sealed too, `counts` on each rung, with so many new ones that stay T8.
+PageCount PagesOnceSealed(const HeadPages& head, RungCounts counts, int32_t newest, int32_t head_dim) {
+  const int32_t whole = head.of(Tier::kT8).tokens + (head.exact_begin == 0 ? kSinkTokens : 0) + newest;
+  for (int32_t r = 1; r < kernels::kLadderTiers; ++r) counts[static_cast<size_t>(r)] += head.tiers[static_cast<size_t>(r)].tokens;
+  return PagesAt(counts, head_dim) + WholePages(counts[0], whole, head_dim);
+}
+
 int64_t CodedTokens(const HeadPages& head) {
   int64_t tokens = 0;
   for (const HeadPages::Coded& tier : head.tiers) tokens += tier.tokens;
@@ -72,7 +85,7 @@ PageCount Precision::WantedBy(const Sequence& sequence) const {
   const KvShape& shape = lender_.shape();
   const PageCount promised = sequence.loan.room.promised();
   if (!shape.mode.priced) return promised;
-  if (sequence.decoding() && sequence.sealed()) return std::max(promised, sequence.loan.room.held() + PageCount(shape.heads()));
+  if (sequence.sealed()) return std::max(promised, sequence.loan.room.held() + PageCount(shape.heads()));
   if (shape.mode.rate > 0) return promised;
   const double ceiling = lender_.ledger().account(sequence.loan.tenant).quota.rate_ceiling_bits;
   const int64_t tokens = std::max(sequence.entered, sequence.prompt_size()) + kNewestTokens;
@@ -113,7 +126,7 @@ PageCount Precision::ShareOf(const Sequence& sequence, std::span<Sequence* const
 PageCount Precision::TargetOf(TenantId tenant, std::span<Sequence* const> live) const {
   PageCount target = budget(tenant);
   for (const Sequence* sequence : live) {
-    if (sequence->loan.tenant == tenant && !(sequence->decoding() && sequence->sealed())) target -= ShareOf(*sequence, live);
+    if (sequence->loan.tenant == tenant && !sequence->sealed()) target -= ShareOf(*sequence, live);
   }
   return target;
 }
@@ -121,7 +134,7 @@ PageCount Precision::TargetOf(TenantId tenant, std::span<Sequence* const> live) 
 Precision::Held Precision::HeldBy(TenantId tenant, std::span<const Sequence* const> live) const {
   Held held;
   const KvShape& shape = lender_.shape();
-  double bits = 0, elements = 0;
+  int64_t entered = 0;
   for (const Sequence* sequence : live) {
     if (sequence->loan.tenant != tenant || sequence->entered == 0) continue;
     for (int32_t i = 0; i < sequence->pages.heads(); ++i) {
@@ -130,12 +143,10 @@ Precision::Held Precision::HeldBy(TenantId tenant, std::span<const Sequence* con
       held.exact += head.sealed ? 0 : sequence->entered - head.exact_begin;
       held.dropped += head.dropped;
     }
-    const double own = static_cast<double>(sequence->entered) * shape.heads();
-    bits += RateBits(sequence->pages, shape.head_dim, sequence->entered) * own;
-    elements += own;
+    entered += int64_t{sequence->entered} * shape.heads();
     held.distortion += sequence->distortion;
   }
-  held.rate_bits = elements > 0 ? bits / elements : 0;
+  if (entered > 0) held.rate_bits = RateBits(held.tiers, held.exact, shape.head_dim, entered);
   return held;
 }
 
@@ -156,14 +167,9 @@ PageCount Precision::SealLacks(const Sequence& sequence, int32_t step) const {
   PageCount lacks;
   for (int32_t i = sequence.next_to_seal; i < shape.heads(); ++i) {
     const HeadPages& head = sequence.pages.head(i);
-    RungCounts counts = sequence.curves[static_cast<size_t>(i)].CountsAt(step);
-    if (sequence.keeps_all) counts = KeepAll(counts);
-    const int32_t whole = head.of(Tier::kT8).tokens + (head.exact_begin == 0 ? kSinkTokens : 0) + newest;
-    for (int32_t r = 1; r < kernels::kLadderTiers; ++r) counts[static_cast<size_t>(r)] += head.tiers[static_cast<size_t>(r)].tokens;
-    PageCount held;
-    for (const HeadPages::Coded& tier : head.tiers) held += PageCount(static_cast<int64_t>(tier.pages.size()));
-    const PageCount wanted = PagesAt(counts, shape.head_dim) + WholePages(counts[0], whole, shape.head_dim);
-    lacks += std::max(wanted, held) - held;
+    const RungCounts counts = sequence.CountsAt(sequence.curves[static_cast<size_t>(i)], step);
+    const PageCount held = HeldPages(head);
+    lacks += std::max(PagesOnceSealed(head, counts, newest, shape.head_dim), held) - held;
   }
   return lacks;
 }
@@ -174,7 +180,7 @@ PageCount Precision::SealLacks(const Sequence& sequence, int32_t step) const {
 void Precision::PressUnsealed(std::span<Sequence* const> live, StepPlan& plan) {
   const bool owing = std::any_of(live.begin(), live.end(), [](const Sequence* s) { return !s->loan.room.secured(); });
   for (Sequence* sequence : live) {
-    if (sequence->decoding() && sequence->sealed()) continue;
+    if (sequence->sealed()) continue;
     const Reservation& room = sequence->loan.room;
     const PageCount left = room.promised() - std::min(room.promised(), room.held());
     bool stuck = false;
@@ -200,7 +206,7 @@ void Precision::PressUnsealed(std::span<Sequence* const> live, StepPlan& plan) {
       const bool changes = std::any_of(plan.retier.begin(), plan.retier.end(), [&](const RetierItem& item) { return item.pages == pages; });
       if (!CanBePressed(*pages) || changes) continue;
       plan.measure.push_back({.kind = MeasureItem::Kind::kCoded, .sequence = sequence->request.id, .pages = pages, .head = head,
-                              .price = sequence->unsealed_price, .residual = 1});
+                              .price = sequence->unsealed_price});
     }
   }
 }
@@ -235,7 +241,7 @@ void Precision::Press(TenantId tenant, std::span<Sequence* const> live, StepPlan
     const HeadPages* const pages = &sequence.pages.head(head);
     work -= CodedTokens(*pages);
     MeasureItem item = {.kind = MeasureItem::Kind::kCoded, .sequence = sequence.request.id, .pages = pages,
-                        .head = head, .price = price, .residual = 1};
+                        .head = head, .price = price};
     // What has become old in it is settled and pressed in one: two changes of a head in one tick would each undo the other.
     const auto old = std::find_if(plan.measure.begin(), plan.measure.end(),
                                   [&](const MeasureItem& m) { return m.kind == MeasureItem::Kind::kWhole && m.pages == pages; });
@@ -301,11 +307,9 @@ PageCount Precision::PagesOf(const Sequence& sequence, int32_t step) const {
   PageCount pages = GrowthOf(sequence);
   for (int32_t head = 0; head < sequence.pages.heads(); ++head) {
     const HeadPages& held = sequence.pages.head(head);
-    PageCount now;
-    for (const HeadPages::Coded& tier : held.tiers) now += PageCount(static_cast<int64_t>(tier.pages.size()));
+    PageCount now = HeldPages(held);
     if (static_cast<size_t>(head) < sequence.curves.size()) {
-      RungCounts counts = sequence.curves[static_cast<size_t>(head)].CountsAt(step);
-      if (sequence.keeps_all) counts = KeepAll(counts);
+      const RungCounts counts = sequence.CountsAt(sequence.curves[static_cast<size_t>(head)], step);
       now = std::min(now, PagesAt(counts, head_dim) + WholePages(counts[0], held.of(Tier::kT8).tokens - held.settled, head_dim));
     }
     pages += now;
@@ -365,8 +369,7 @@ void Precision::DecidePrices(Sequence& sequence, std::span<Sequence* const> live
     PageCount others = PageCount(0);
     for (const Sequence* other : live) {
       if (other == &sequence || other->loan.tenant != sequence.loan.tenant) continue;
-      const bool settled = other->decoding() && other->sealed();
-      others += settled ? std::max(other->loan.room.held(), other->loan.room.promised()) : ShareOf(*other, live);
+      others += other->sealed() ? std::max(other->loan.room.held(), other->loan.room.promised()) : ShareOf(*other, live);
     }
     const PageCount left = budget(sequence.loan.tenant) - others;
     most = std::max(most, std::min(left, most + lender_.pool().spare()));
@@ -379,11 +382,8 @@ void Precision::DecidePrices(Sequence& sequence, std::span<Sequence* const> live
     int64_t pages = 0;
     for (int32_t i = 0; i < shape.heads(); ++i) {
       const HeadPages& head = sequence.pages.head(i);
-      RungCounts counts = sequence.curves[static_cast<size_t>(i)].CountsAt(step);
-      if (sequence.keeps_all) counts = KeepAll(counts);
-      const int32_t whole = head.of(Tier::kT8).tokens + (head.exact_begin == 0 ? kSinkTokens : 0) + newest;
-      for (int32_t r = 1; r < kernels::kLadderTiers; ++r) counts[static_cast<size_t>(r)] += head.tiers[static_cast<size_t>(r)].tokens;
-      pages += (PagesAt(counts, shape.head_dim) + WholePages(counts[0], whole, shape.head_dim)).value();
+      const RungCounts counts = sequence.CountsAt(sequence.curves[static_cast<size_t>(i)], step);
+      pages += PagesOnceSealed(head, counts, newest, shape.head_dim).value();
     }
     return pages;
   };
@@ -452,8 +452,7 @@ absl::Status Precision::Measure(StepPlan& plan, Find find) {
       continue;
     }
     sequence.distortion += curve.DistortionAt(price, rung_bytes_.data());
-    RungCounts counts = curve.CountsAt(price);
-    if (sequence.keeps_all) counts = KeepAll(counts);
+    RungCounts counts = sequence.CountsAt(curve, price);
     if (item.kind == MeasureItem::Kind::kWhole) counts = SettledRungs(counts);
     plan.retier.push_back({.kind = RetierItem::Kind::kReprice, .sequence = item.sequence, .pages = item.pages, .head = item.head,
                            .priced = true, .keeps_all = sequence.keeps_all, .price = price, .rungs = counts,
@@ -471,7 +470,7 @@ void Precision::LendFor(StepPlan& plan, Find find) {
     HeadPages& head = sequence.pages.head(item.head);
     const bool seals = item.kind == RetierItem::Kind::kSeal;
     if (seals && wait.count(item.sequence) > 0) continue;
-    const bool lent = item.kind == RetierItem::Kind::kReprice ? lender_.LendForReprice(item, sequence.loan, head)
+    const bool lent = item.kind == RetierItem::Kind::kReprice ? lender_.LendForReprice(item, sequence.loan)
                                                               : lender_.LendForRetier(item, sequence.loan, head);
     if (seals) sequence.lacks_pages = !lent;
     if (!lent) {
@@ -491,7 +490,6 @@ void Precision::Record(const RetierItem& item, Find find) {
   HeadPages& pages = sequence.pages.head(item.head);
   const bool seals = item.kind == RetierItem::Kind::kSeal;
   const int32_t sealed = seals ? TokensOf(item) : 0;
-  const int32_t dropped_before = pages.dropped;
   const TierCounts after = CountsAfter(item);
   int64_t moved = item.kind == RetierItem::Kind::kDemote ? item.count : 0;
   for (size_t tier = 0; tier < after.size() && item.kind == RetierItem::Kind::kReprice; ++tier) {
@@ -502,7 +500,6 @@ void Precision::Record(const RetierItem& item, Find find) {
   lender_.TakeBackEmptied(sealed, sequence.loan, pages);
   counts_.sealed += sealed;
   counts_.demoted += moved;
-  counts_.dropped += pages.dropped - dropped_before;
   const size_t tenant = static_cast<size_t>(sequence.loan.tenant);
   if (counts_.demoted_of.size() <= tenant) counts_.demoted_of.resize(tenant + 1);
   counts_.demoted_of[tenant] += moved;

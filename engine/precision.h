@@ -52,8 +52,8 @@ class Precision {
   int32_t price(TenantId tenant) const;
 
   struct Counts {
-    int64_t sealed = 0, demoted = 0, dropped = 0;  // tokens of one head each, ever
-    std::vector<int64_t> demoted_of;               // [TenantId], drops included
+    int64_t sealed = 0, demoted = 0;  // tokens of one head each, ever; drops are demotions
+    std::vector<int64_t> demoted_of;  // [TenantId]
   };
   const Counts& counts() const { return counts_; }
   int64_t demoted_of(TenantId tenant) const {

@@ -4,7 +4,6 @@
 #include <utility>
 #include <vector>
 
-#include "engine/budget/pricing.h"
 #include "engine/budget/reservation_size.h"
 #include "kernels/base/check.h"
 
@@ -72,8 +71,7 @@ void SealNextHeads(const Sequence& sequence, const PlanLimits& limits, std::vect
       item.keeps_all = sequence.keeps_all;
       item.noted = range.last ? sequence.measured_to + kNewestTokens : range.end;
       item.price = sequence.prices[static_cast<size_t>(head)];
-      item.rungs = curve.CountsAt(item.price, std::max(0, range.newest - std::max(sequence.measured_to, kSinkTokens)));
-      if (item.keeps_all) item.rungs = KeepAll(item.rungs);
+      item.rungs = sequence.CountsAt(curve, item.price, std::max(0, range.newest - std::max(sequence.measured_to, kSinkTokens)));
     }
     retier.push_back(std::move(item));
   }
@@ -104,7 +102,7 @@ void DemoteOld(const Sequence& sequence, const PlanLimits& limits, StepPlan& pla
     if (!pages.sealed || pages.of(kernels::Tier::kT8).tokens - pages.settled < kWholeTokensMax) continue;
     if (limits.mode.priced) {
       plan.measure.push_back({.kind = MeasureItem::Kind::kWhole, .sequence = sequence.request.id, .pages = &pages, .head = head,
-                              .price = sequence.price, .settles = kDemoteTokens, .residual = 1});
+                              .price = sequence.price, .settles = kDemoteTokens});
     } else {
       plan.retier.push_back({.kind = RetierItem::Kind::kDemote, .sequence = sequence.request.id, .pages = &pages, .head = head,
                              .tier = limits.mode.tier, .count = kDemoteTokens});

@@ -7,6 +7,7 @@
 
 #include "absl/time/time.h"
 #include "engine/budget/loan.h"
+#include "engine/budget/pricing.h"
 #include "engine/intake/submission.h"
 #include "engine/kv/page_table.h"
 #include "engine/kv/rate_curve.h"
@@ -51,7 +52,13 @@ struct Sequence {
   int32_t prompt_size() const { return static_cast<int32_t>(request.prompt.size()); }
   int32_t prompt_left() const { return prompt_size() - entered; }  // meaningful until it decodes
   bool decoding() const { return !output.empty(); }
-  bool sealed() const { return pages.head(pages.heads() - 1).sealed; }  // coded modes: nothing is exact any more
+  // Coded modes: nothing is exact any more. Only of a sequence that decodes: a prompt that is not complete keeps its end exact.
+  bool sealed() const { return pages.head(pages.heads() - 1).sealed; }
+  // Where the tokens of one of its curves stand at a price, `joined` of the newest among them, as its quota has it.
+  RungCounts CountsAt(const RateCurve& curve, int32_t step, int32_t joined = 0) const {
+    const RungCounts counts = curve.CountsAt(step, joined);
+    return keeps_all ? KeepAll(counts) : counts;
+  }
   // Mode `rdr`: what distortion is measured in.
   float residual(int32_t layer) const {
     const double mean = energy_rows == 0 ? 0 : energy[static_cast<size_t>(layer)] / static_cast<double>(energy_rows);

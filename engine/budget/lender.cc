@@ -1,7 +1,6 @@
 #include "engine/budget/lender.h"
 
 #include <algorithm>
-#include <array>
 #include <utility>
 
 #include "engine/kv/head_notes.h"
@@ -114,30 +113,10 @@ bool Lender::LendForRetier(const RetierItem& item, Loan& loan, HeadPages& pages)
   return true;
 }
 
-bool Lender::LendForReprice(RetierItem& item, Loan& loan, HeadPages& pages) {
-  const TierCounts after = CountsAfter(item);
-  std::array<size_t, kernels::kTierCount> wanted;
-  int64_t more = 0;  // pages that lists grow by, less those that others leave
-  for (int32_t t = 0; t < kernels::kTierCount; ++t) {
-    const size_t tier = static_cast<size_t>(t);
-    wanted[tier] = PagesFor(after[tier], kernels::TokensPerPage(static_cast<Tier>(t), shape_.head_dim));
-    item.lists[tier] = pages.tiers[tier].pages;
-    more += static_cast<int64_t>(wanted[tier]) - static_cast<int64_t>(item.lists[tier].size());
-  }
+bool Lender::LendForReprice(RetierItem& item, Loan& loan) {
+  const int64_t more = GrowthOf(item, shape_.head_dim);
   if (more > 0 && (!item.whole_only || !CanLend(loan, PageCount(more)))) return false;
-  for (size_t tier = 0; tier < wanted.size(); ++tier) {
-    for (; item.lists[tier].size() > wanted[tier]; item.lists[tier].pop_back()) item.emptied.push_back(item.lists[tier].back());
-  }
-  for (size_t tier = 0; tier < wanted.size(); ++tier) {
-    while (item.lists[tier].size() < wanted[tier]) {
-      if (item.emptied.empty()) {
-        item.lists[tier].push_back(Acquire(loan));
-      } else {
-        item.lists[tier].push_back(item.emptied.back());
-        item.emptied.pop_back();
-      }
-    }
-  }
+  AssignLists(item, shape_.head_dim, [&] { return Acquire(loan); });
   return true;
 }
 

@@ -43,7 +43,7 @@ class Lender {
   // What the item's head needs while it changes.
   bool LendForRetier(const RetierItem& item, Loan& loan, HeadPages& pages);
   // Fills in the item's lists, from the head's own pages first. Of a head of which all is repriced only from them: it must not grow.
-  bool LendForReprice(RetierItem& item, Loan& loan, HeadPages& pages);
+  bool LendForReprice(RetierItem& item, Loan& loan);
   // Mode `rdr`: workspace pages for notes of so many tokens. Cannot fail: the room has them.
   void LendForNotes(int32_t tokens, Loan& loan, HeadPages& pages);
 

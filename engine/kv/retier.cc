@@ -43,6 +43,43 @@ RungCounts SettledRungs(RungCounts counts) {
   return counts;
 }
 
+namespace {
+
+size_t PagesAfter(const TierCounts& after, size_t tier, int32_t head_dim) {
+  return static_cast<size_t>(CeilDiv(after[tier], kernels::TokensPerPage(static_cast<Tier>(tier), head_dim)));
+}
+
+}  // namespace
+
+int64_t GrowthOf(const RetierItem& item, int32_t head_dim) {
+  const TierCounts after = CountsAfter(item);
+  int64_t growth = 0;
+  for (size_t tier = 0; tier < after.size(); ++tier) {
+    growth += static_cast<int64_t>(PagesAfter(after, tier, head_dim)) - static_cast<int64_t>(item.pages->tiers[tier].pages.size());
+  }
+  return growth;
+}
+
+void AssignLists(RetierItem& item, int32_t head_dim, absl::FunctionRef<PageId()> acquire) {
+  const TierCounts after = CountsAfter(item);
+  for (size_t tier = 0; tier < after.size(); ++tier) {
+    std::vector<PageId>& list = item.lists[tier];
+    list = item.pages->tiers[tier].pages;
+    for (; list.size() > PagesAfter(after, tier, head_dim); list.pop_back()) item.emptied.push_back(list.back());
+  }
+  for (size_t tier = 0; tier < after.size(); ++tier) {
+    std::vector<PageId>& list = item.lists[tier];
+    while (list.size() < PagesAfter(after, tier, head_dim)) {
+      if (item.emptied.empty()) {
+        list.push_back(acquire());
+      } else {
+        list.push_back(item.emptied.back());
+        item.emptied.pop_back();
+      }
+    }
+  }
+}
+
 int32_t TokensOf(const RetierItem& item) {
   if (item.kind == RetierItem::Kind::kSeal) return item.end - item.pages->exact_begin;
   if (item.kind == RetierItem::Kind::kReprice) {
@@ -85,15 +122,22 @@ void RecordEntry(int32_t rows, PageTable& table) {
 
 double RateBits(const PageTable& table, int32_t head_dim, int32_t entered) {
   if (entered == 0) return 16;
-  int64_t bytes = 0;
+  std::array<int64_t, kernels::kTierCount> tiers = {};
+  int64_t exact = 0;
   for (int32_t i = 0; i < table.heads(); ++i) {
     const HeadPages& pages = table.head(i);
-    for (int32_t tier = 0; tier < kernels::kTierCount; ++tier) {
-      bytes += int64_t{pages.tiers[static_cast<size_t>(tier)].tokens} * kernels::TokenBytes(static_cast<Tier>(tier), head_dim);
-    }
-    if (!pages.sealed) bytes += int64_t{entered - pages.exact_begin} * head_dim * 4;
+    for (size_t tier = 0; tier < tiers.size(); ++tier) tiers[tier] += pages.tiers[tier].tokens;
+    if (!pages.sealed) exact += entered - pages.exact_begin;
   }
-  return 8.0 * static_cast<double>(bytes) / (2.0 * head_dim * entered * table.heads());
+  return RateBits(tiers, exact, head_dim, int64_t{entered} * table.heads());
+}
+
+double RateBits(const std::array<int64_t, kernels::kTierCount>& tiers, int64_t exact, int32_t head_dim, int64_t entered) {
+  int64_t bytes = exact * head_dim * 4;
+  for (int32_t tier = 0; tier < kernels::kTierCount; ++tier) {
+    bytes += tiers[static_cast<size_t>(tier)] * kernels::TokenBytes(static_cast<Tier>(tier), head_dim);
+  }
+  return 8.0 * static_cast<double>(bytes) / (2.0 * head_dim * static_cast<double>(entered));
 }
 
 }  // namespace spherical::engine

@@ -1,10 +1,12 @@
 #ifndef SPHERICAL_ENGINE_KV_RETIER_H_
 #define SPHERICAL_ENGINE_KV_RETIER_H_
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "engine/intake/submission.h"
 #include "engine/kv/page_table.h"
 #include "engine/kv/rate_curve.h"
@@ -52,11 +54,15 @@ RungCounts SettledRungs(RungCounts counts);
 
 // Where a token goes that leaves its rungs at such prices.
 constexpr int32_t RungOf(const RetierItem& item, const kernels::LadderSteps& steps) {
-  const int32_t rung = item.whole_only && steps.RungAt(item.price) > kLowestSettledRung ? kLowestSettledRung : steps.RungAt(item.price);
+  const int32_t rung = item.whole_only ? std::min(steps.RungAt(item.price), kLowestSettledRung) : steps.RungAt(item.price);
   return item.keeps_all && rung == kernels::kLadderTiers ? kernels::kLadderTiers - 1 : rung;
 }
 // What the head holds once the item has run.
 TierCounts CountsAfter(const RetierItem& item);
+// kReprice: fills in `lists` and `emptied` from the head's own pages; `acquire` is asked for what they lack.
+void AssignLists(RetierItem& item, int32_t head_dim, absl::FunctionRef<PageId()> acquire);
+// By how many pages a kReprice item's lists grow; negative: so many are emptied.
+int64_t GrowthOf(const RetierItem& item, int32_t head_dim);
 // Tokens that are coded, requantised or moved: the work.
 int32_t TokensOf(const RetierItem& item);
 // After it ran: counts, exact_begin, sealed. `pages` is the item's. Pages themselves are lent and taken back by the Lender.
@@ -67,6 +73,8 @@ void RecordEntry(int32_t rows, PageTable& table);
 // The rate of a sequence of `entered` tokens: bits of codes, radii and per-token metadata of all that is held, per element of K and V of
 // the tokens entered. 16 where nothing is coded.
 double RateBits(const PageTable& table, int32_t head_dim, int32_t entered);
+// The same of sums over heads and sequences: tokens on each tier, exact ones, and `entered` of each head.
+double RateBits(const std::array<int64_t, kernels::kTierCount>& tiers, int64_t exact, int32_t head_dim, int64_t entered);
 
 }  // namespace spherical::engine
 

@@ -1,7 +1,6 @@
 #include "engine/step/forward.h"
 
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -320,68 +319,69 @@ void Forward::RefreshUtilities(const StepPlan& plan, int32_t layer, const KvAren
   });
 }
 
-// A token's utility follows p^2 |v|^2 of this row, mean over the heads of the group: by a 32nd, or for a token that is younger than that by
-// what makes it the mean of what was seen. |v|^2 is D r^2 times what T8's radius, that of the largest coordinate, leaves of it.
-void Forward::RefreshHead(const StepItem& item, int32_t row, int32_t layer, int32_t kv_head, const KvArenas& arenas,
-                          std::vector<float>& logits) {
-  constexpr float kOld = 1.0f / 32, kWholeEnergy = 2.1f, kNever = -std::numeric_limits<float>::infinity();
-  const int32_t group = attention_.group, d = spec_.head_dim, head = layer * spec_.kv_heads + kv_head;
-  const HeadPages& pages = item.pages->at(layer, kv_head);
+// What this row pays attention to in a head: probabilities of all its coded tokens.   p [G, padded], T8's tokens first
+int32_t Forward::AttentionOf(const HeadPages& pages, int32_t row, int32_t head, const KvArenas& arenas, std::vector<float>& p) {
+  constexpr float kNever = -std::numeric_limits<float>::infinity();
+  const int32_t group = attention_.group;
   const kernels::QueryGeometry& geometry = geometry_->query(head);
   kernels::AttentionShape shape = attention_;
   shape.page_bytes = arenas.coded_page_bytes;
-  std::array<int32_t, kernels::kTierCount> tokens = {}, begin = {};
+  const auto tokens_of = [&](size_t tier) { return pages.tiers[tier].tokens + (tier == 0 ? 1 : 0); };  // the row's own is in T8
+  const auto padded_of = [&](size_t tier) { return static_cast<int32_t>(RoundUp(tokens_of(tier), kernels::kAdaUnitTokens)); };
   int32_t padded = 0;
-  for (int32_t t = 0; t < kernels::kTierCount; ++t) {
-    const size_t tier = static_cast<size_t>(t);
-    tokens[tier] = pages.tiers[tier].tokens + (t == 0 ? 1 : 0);
-    begin[tier] = padded;
-    padded += static_cast<int32_t>(RoundUp(tokens[tier], kernels::kAdaUnitTokens));
-  }
-  Grow(logits, int64_t{group} * padded);
-  for (int32_t t = 0; t < kernels::kTierCount; ++t) {
-    const size_t tier = static_cast<size_t>(t);
-    if (tokens[tier] == 0) continue;
+  for (size_t tier = 0; tier < kernels::kTierCount; ++tier) padded += padded_of(tier);
+  Grow(p, int64_t{group} * padded);
+  int32_t begin = 0;
+  for (size_t tier = 0; tier < kernels::kTierCount; ++tier) {
+    const int32_t tokens = tokens_of(tier), end = begin + padded_of(tier);
+    if (tokens == 0) continue;
     kernels::AdaQuery prepared;
-    ada_.split(geometry, static_cast<Tier>(t), MappedOf(row, kv_head), group, prepared);
+    ada_.split(geometry, static_cast<Tier>(tier), MappedOf(row, head % spec_.kv_heads), group, prepared);
     ada_.score(shape, arenas.coded,
-               {.query = &prepared, .pages = pages.tiers[tier].pages.data(), .tokens = tokens[tier], .tier = static_cast<Tier>(t),
+               {.query = &prepared, .pages = pages.tiers[tier].pages.data(), .tokens = tokens, .tier = static_cast<Tier>(tier),
                 .widths = geometry.widths[tier], .state = {}},
-               logits.data() + begin[tier], padded);
-    for (int32_t g = 0; g < group; ++g) {
-      float* row_logits = logits.data() + int64_t{g} * padded + begin[tier];
-      std::fill(row_logits + tokens[tier], row_logits + RoundUp(tokens[tier], kernels::kAdaUnitTokens), kNever);
-    }
+               p.data() + begin, padded);
+    for (int32_t g = 0; g < group; ++g) std::fill_n(p.begin() + g * padded + begin + tokens, end - begin - tokens, kNever);
+    begin = end;
   }
-  // Probabilities. Below e^-9 their squares are far below what anybody's utility is decided by, and most tokens' are.
+  // Below e^-9 their squares are far below what anybody's utility is decided by, and most tokens' are.
   for (int32_t g = 0; g < group; ++g) {
-    float* row_logits = logits.data() + int64_t{g} * padded;
-    const float total = static_cast<float>(kernels::LogSumExp(row_logits, padded));
-    for (int32_t i = 0; i < padded; ++i) row_logits[i] = row_logits[i] > total - 9 ? std::exp(row_logits[i] - total) : 0;
+    const std::span<float> logits(p.data() + int64_t{g} * padded, static_cast<size_t>(padded));
+    const float total = static_cast<float>(kernels::LogSumExp(logits.data(), padded));
+    for (float& x : logits) x = x > total - 9 ? std::exp(x - total) : 0;
   }
+  return padded;
+}
+
+// A T8 token's utility follows p^2 |v|^2 of this row, mean over the heads of the group: by a 32nd, or for a token that is younger than that
+// by what makes it the mean of what was seen. |v|^2 is D r^2 times what T8's radius, that of the largest coordinate, leaves of it. Lower
+// tiers keep what was measured with many queries: one a refresh is too few to better it.
+void Forward::RefreshHead(const StepItem& item, int32_t row, int32_t layer, int32_t kv_head, const KvArenas& arenas,
+                          std::vector<float>& p) {
+  constexpr int32_t kRefreshesMax = 32;
+  constexpr float kWholeEnergy = 2.1f;
+  const int32_t group = attention_.group, d = spec_.head_dim, head = layer * spec_.kv_heads + kv_head;
+  const HeadPages& pages = item.pages->at(layer, kv_head);
+  const int32_t padded = AttentionOf(pages, row, head, arenas, p);
+  const HeadPages::Coded& whole = pages.of(Tier::kT8);
+  const int32_t tokens = whole.tokens + 1;
+  const kernels::TierLayout layout = kernels::LayoutOf(Tier::kT8, d);
   const float unit = value_weights_[static_cast<size_t>(head)] / item.refresh[static_cast<size_t>(layer)] * static_cast<float>(d);
-  for (int32_t t = 0; t < 1; ++t) {  // lower tiers keep what was measured with many queries: one a refresh is too few to better it
-    const size_t tier = static_cast<size_t>(t);
-    const kernels::TierLayout layout = kernels::LayoutOf(static_cast<Tier>(t), d);
-    for (int32_t i = 0; i < tokens[tier]; ++i) {
-      uint8_t* page = arenas.coded + pages.tiers[tier].pages[static_cast<size_t>(i / layout.tokens)] * arenas.coded_page_bytes;
-      const int32_t slot = i % layout.tokens;
-      uint16_t half;
-      std::memcpy(&half, page + layout.value_radii + 2 * slot, sizeof(half));
-      const float radius = kernels::F16ToF32(half);
-      float square = 0;
-      for (int32_t g = 0; g < group; ++g) {
-        const float p = logits[static_cast<size_t>(int64_t{g} * padded + begin[tier] + i)];
-        square += p * p;
-      }
-      const float seen = square / static_cast<float>(group) * radius * radius * unit * (t == 0 ? kWholeEnergy : 1.0f);
-      uint8_t& utility = page[layout.utilities + slot];
-      const float before = kernels::UtilityOf(utility);
-      const int32_t age = t == 0 ? (tokens[tier] - i) / kRefreshSteps : INT32_MAX;  // how often it was seen before: T8's newest are last
-      const float by = utility == 0 ? 1.0f : std::max(kOld, 1.0f / static_cast<float>(std::min(age, 31) + 1));
-      const uint32_t draw = (static_cast<uint32_t>(item.position) * 0x9e3779b9u + static_cast<uint32_t>(i * 31 + t)) * 0x85ebca6bu;
-      utility = kernels::DitheredUtilityByteOf(before + by * (seen - before), draw ^ (draw >> 13));
-    }
+  for (int32_t i = 0; i < tokens; ++i) {
+    uint8_t* page = arenas.coded + whole.pages[static_cast<size_t>(i / layout.tokens)] * arenas.coded_page_bytes;
+    const int32_t slot = i % layout.tokens;
+    uint16_t half;
+    std::memcpy(&half, page + layout.value_radii + 2 * slot, sizeof(half));
+    const float radius = kernels::F16ToF32(half);
+    float square = 0;
+    for (int32_t g = 0; g < group; ++g) square += p[static_cast<size_t>(g * padded + i)] * p[static_cast<size_t>(g * padded + i)];
+    const float seen = square / static_cast<float>(group) * radius * radius * unit * kWholeEnergy;
+    uint8_t& utility = page[layout.utilities + slot];
+    const float before = kernels::UtilityOf(utility);
+    const int32_t refreshes = std::min((tokens - i) / kRefreshSteps + 1, kRefreshesMax);  // this one too: the newest are last
+    const float by = utility == 0 ? 1.0f : 1.0f / static_cast<float>(refreshes);
+    const uint32_t draw = (static_cast<uint32_t>(item.position) * 0x9e3779b9u + static_cast<uint32_t>(i * 31)) * 0x85ebca6bu;
+    utility = kernels::DitheredUtilityByteOf(before + by * (seen - before), draw ^ (draw >> 13));
   }
 }
 

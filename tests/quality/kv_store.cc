@@ -189,13 +189,8 @@ void KvStore::Settle(Kv& kv, const engine::MeasureContext& context) {
   for (size_t i = 0; i < questions.size(); ++i) {
     items.push_back({.kind = engine::RetierItem::Kind::kReprice, .pages = questions[i].pages, .head = questions[i].head, .priced = true,
                      .price = kv.price, .rungs = engine::SettledRungs(curves[i].CountsAt(kv.price)), .whole_only = true});
-    LendLists(items.back());
   }
-  engine::RunRetier(context.geometry, context.spec.attention_scale, arenas(), items, threads_);
-  for (const engine::RetierItem& item : items) {
-    engine::RecordRetier(item, kv.pages.head(item.head));
-    for (const PageId page : item.emptied) coded_.pool->Release(page, coded_.room);
-  }
+  RunReprice(kv, context, items);
 }
 
 std::vector<engine::RateCurve> KvStore::Look(const Kv& kv, const engine::MeasureContext& context) {
@@ -217,29 +212,18 @@ void KvStore::Reprice(Kv& kv, const engine::MeasureContext& context, double rate
     const size_t at = static_cast<size_t>(i);
     items.push_back({.kind = engine::RetierItem::Kind::kReprice, .pages = &kv.pages.head(i), .head = i, .priced = true,
                      .price = prices[at], .rungs = curves[at].CountsAt(prices[at])});
-    LendLists(items.back());
+  }
+  RunReprice(kv, context, items);
+}
+
+void KvStore::RunReprice(Kv& kv, const engine::MeasureContext& context, std::span<engine::RetierItem> items) {
+  for (engine::RetierItem& item : items) {
+    engine::AssignLists(item, shape_.head_dim, [&] { return coded_.pool->Acquire(coded_.room); });
   }
   engine::RunRetier(context.geometry, context.spec.attention_scale, arenas(), items, threads_);
   for (const engine::RetierItem& item : items) {
     engine::RecordRetier(item, kv.pages.head(item.head));
     for (const PageId page : item.emptied) coded_.pool->Release(page, coded_.room);
-  }
-}
-
-// As the engine's Lender does.
-void KvStore::LendLists(engine::RetierItem& item) {
-  const engine::TierCounts after = engine::CountsAfter(item);
-  const auto wanted = [&](size_t t) { return static_cast<size_t>(CeilDiv(after[t], TokensPerPage(static_cast<Tier>(t)))); };
-  for (size_t t = 0; t < after.size(); ++t) {
-    item.lists[t] = item.pages->tiers[t].pages;
-    for (; item.lists[t].size() > wanted(t); item.lists[t].pop_back()) item.emptied.push_back(item.lists[t].back());
-  }
-  for (size_t t = 0; t < after.size(); ++t) {
-    while (item.lists[t].size() < wanted(t)) {
-      if (item.emptied.empty()) item.emptied.push_back(coded_.pool->Acquire(coded_.room));
-      item.lists[t].push_back(item.emptied.back());
-      item.emptied.pop_back();
-    }
   }
 }
 

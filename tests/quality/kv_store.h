@@ -101,7 +101,7 @@ class KvStore {
   };
   static absl::Status Allocate(PageCount pages, ByteCount page_bytes, Arena& arena);
   void End(Kv* kv);
-  void LendLists(engine::RetierItem& item);
+  void RunReprice(Kv& kv, const engine::MeasureContext& context, std::span<engine::RetierItem> items);
   Handle SealAs(const Kv& kv, const engine::ModelGeometry& geometry, std::span<engine::RetierItem> items, Handle result);
   Handle MakeKv() { return Handle(std::make_unique<Kv>(shape_).release(), GiveBack{this}); }
   uint8_t* ExactPage(PageId page) { return exact_.memory.data() + page * shape_.page_bytes.value(); }

@@ -37,6 +37,7 @@ def planted_bug(name, bugs, test):
             "//engine/budget:lender",
             "//engine/budget:tenant_ledger",
             "//engine/kv:head_notes",
+            "//engine/kv:retier",
             "//engine/stream:reply",
             "//tests:catch_main",
             "//tests/engine:death",
