@@ -3,7 +3,6 @@
 All prompts come at once; each sequence decodes until every one of them was running and has so many tokens since. Then all are cancelled:
 none may end by itself before, so each asks for all tokens that its context leaves, or --max-tokens.
 """
-import argparse
 import itertools
 import json
 import os
@@ -16,6 +15,7 @@ import time
 import grpc
 
 import machine
+import outcome
 from client_process import Server
 from sphericald import Daemon  # client_process.py has shown where it lies
 
@@ -27,22 +27,19 @@ TOKENIZE_CHARACTERS = 100_000  # a call: far below what a message may have
 
 def main():
     args = parse_args()
-    if args.markdown:
-        print(markdown(json.loads(pathlib.Path(args.markdown).read_text())), end="")
-        return
+    outcome.run(args, lambda: measure_all(args), markdown)
+
+
+def measure_all(args):
     result = machine.describe(args.model, args.command) | run(args)
     result["bars"] = bars(result)
-    if args.json:
-        pathlib.Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
-    print(markdown(result), end="")
-    sys.exit(0 if not args.check or all(bar["pass"] for bar in result["bars"]) else 1)
+    return result
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = outcome.ResultArguments(__doc__, "capacity.py")
     parser.add_argument("texts", nargs="*", help="text files")
     parser.add_argument("--daemon", help="server/sphericald")
-    parser.add_argument("--model")
     parser.add_argument("--prompts", type=int, default=40)
     parser.add_argument("--fit", type=int, default=8, help="sequences of prompts that the pool holds in f16")
     parser.add_argument("--prompt-tokens", type=int, default=6144)
@@ -53,14 +50,7 @@ def parse_args():
     parser.add_argument("--workspace", default="0", help="--kv-prefill-workspace-bytes")
     parser.add_argument("--geometry", default="auto", help="of the daemon: --kv-geometry")
     parser.add_argument("--minutes", type=float, default=40, help="give up after so many")
-    parser.add_argument("--command", default="tests/bench/capacity.py", help="what the result says it was made by")
-    parser.add_argument("--json", help="write the result here")
-    parser.add_argument("--markdown", help="measure nothing: print this result as a table")
-    parser.add_argument("--check", action="store_true", help="exit code 1 when a bar is missed")
-    args = parser.parse_args()
-    if not args.markdown and not (args.daemon and args.model and args.texts):
-        parser.error("--daemon, --model and texts are needed")
-    return args
+    return parser.parse_with("daemon", "model", "texts")
 
 
 class Sequence:

@@ -3,13 +3,13 @@
 Rounds and turns as in run.py. What a token costs in attention is the difference of a deep and an empty sequence, each the median of its
 turns; the peer's best is the setting with the least time per token at that depth.
 """
-import json
 import pathlib
 import statistics
 import sys
 import tempfile
 
 import machine
+import outcome
 from side import Arguments, Side, engine_command, load_same_tokens, take_turns
 
 SHALLOW, MANY = "depth 0", "8 sequences"
@@ -20,18 +20,16 @@ MANY_DEPTH = 2048
 
 def main():
     args = parse_args()
-    if args.markdown:
-        print(markdown(json.loads(pathlib.Path(args.markdown).read_text())), end="")
-        return
+    outcome.run(args, lambda: measure_all(args), markdown)
+
+
+def measure_all(args):
     result = machine.describe(args.model, args.command)
     result["threads"], result["depth"] = args.threads, args.depth
     with tempfile.TemporaryDirectory() as folder:
         result["turns"] = measure(args, pathlib.Path(folder) / "tokens.i32")
     result["bars"] = bars(result["turns"], args.depth)
-    if args.json:
-        pathlib.Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
-    print(markdown(result), end="")
-    sys.exit(0 if not args.check or all(bar["pass"] for bar in result["bars"]) else 1)
+    return result
 
 
 def parse_args():

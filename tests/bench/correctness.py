@@ -3,7 +3,6 @@
 Teacher-forced next-token distributions of an English text, against those of a float32 forward pass of the same dequantised weights
 (tests/golden/make_reference.py): mean KL divergence from the reference in nats, and how often both have the same likeliest token.
 """
-import json
 import pathlib
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import tempfile
 import numpy as np
 
 import machine
+import outcome
 from side import Arguments, Side, engine_command
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -28,9 +28,10 @@ ROWS_AT_ONCE = 64
 
 def main():
     args = parse_args()
-    if args.markdown:
-        print(markdown(json.loads(pathlib.Path(args.markdown).read_text())), end="")
-        return
+    outcome.run(args, lambda: measure_all(args), markdown)
+
+
+def measure_all(args):
     result = machine.describe(args.model, args.command) | {"positions": args.positions, "window": args.window}
     with tempfile.TemporaryDirectory(dir=args.scratch) as folder:
         folder = pathlib.Path(folder)
@@ -48,10 +49,7 @@ def main():
                 side.ask("logits", args.positions, args.window, logits)
             result["sides"][name] = compare(reference, logits, args.positions)
     result["bars"] = bars(result["sides"])
-    if args.json:
-        pathlib.Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
-    print(markdown(result), end="")
-    sys.exit(0 if not args.check or all(bar["pass"] for bar in result["bars"]) else 1)
+    return result
 
 
 def parse_args():

@@ -5,7 +5,6 @@ are of all rounds together. control: the flood's limit is halved while it runs, 
 The daemon's threads and the clients share the machine's cores and nothing is pinned; the flood's client and the one that watches are
 niced, because they stand for other machines. The quiet client is not: its stamps are what is measured.
 """
-import argparse
 import contextlib
 import json
 import os
@@ -17,6 +16,7 @@ import threading
 import time
 
 import machine
+import outcome
 from client_process import Server
 from side import Side
 from sphericald import Daemon  # client_process.py has shown where it lies
@@ -41,22 +41,13 @@ SHORT = {"rounds": 1, "seconds": 1.5, "warm": 1.0, "halvings": 1, "rise": 20,
 
 def main():
     args = parse_args()
-    if args.markdown:
-        print(markdown(json.loads(pathlib.Path(args.markdown).read_text())), end="")
-        return
-    result = run(args)
-    if args.json:
-        pathlib.Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
-    print(markdown(result), end="")
-    sys.exit(0 if not args.check or all(bar["pass"] for bar in result["bars"]) else 1)
+    outcome.run(args, lambda: run(args), markdown)
 
 
 def parse_args():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = outcome.ResultArguments(__doc__, "noisy_neighbour.py")
     parser.add_argument("--daemon", help="server/sphericald")
-    parser.add_argument("--model")
     parser.add_argument("--text", help="English text of more than 10,000 tokens: prompts are pieces of it")
-    parser.add_argument("--command", default="tests/bench/noisy_neighbour.py", help="what the result says it was made by")
     parser.add_argument("--parts", nargs="+", choices=("latency", "control"), default=["latency", "control"])
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--seconds", type=float, default=30, help="of the quiet tenant in each phase")
@@ -65,12 +56,7 @@ def parse_args():
     parser.add_argument("--rise", type=float, default=RISE_SECONDS_MAX, help="seconds, at most, until the flood fills its limit")
     parser.add_argument("--geometry", default="auto", help="of the daemon: --kv-geometry")
     parser.add_argument("--short", action="store_true", help="a minute: shows that it works, measures nothing worth reading")
-    parser.add_argument("--json", help="write the result here")
-    parser.add_argument("--markdown", help="measure nothing: print this result as a table")
-    parser.add_argument("--check", action="store_true", help="exit code 1 when a bar is missed")
-    args = parser.parse_args()
-    if not args.markdown and not (args.daemon and args.model and args.text):
-        parser.error("--daemon, --model and --text are needed")
+    args = parser.parse_with("daemon", "model", "text")
     args.sizes = {"latency": LATENCY, "control": CONTROL}
     if args.short:
         for key in ("rounds", "seconds", "warm", "halvings", "rise"):

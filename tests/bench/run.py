@@ -4,7 +4,6 @@ Every row is measured in rounds; in a round each side takes one turn (ours, the 
 that changes from round to round). A row shows the median of each side's turns and compares ours with the peer's better setting. Wall
 time counts; processor time is kept beside it, because it says nearly the same on a busy machine.
 """
-import json
 import pathlib
 import statistics
 import sys
@@ -12,6 +11,7 @@ import tempfile
 
 import daemon
 import machine
+import outcome
 from side import Arguments, Side, engine_command, load_same_tokens, take_turns
 
 # name, what is prepared (sequences, depth), turn, tokens of a turn per sequence, bar: at least this many times the peer, with 2 threads
@@ -29,17 +29,15 @@ POOL_BYTES = 256 << 20
 
 def main():
     args = parse_args()
-    if args.markdown:
-        print(markdown(json.loads(pathlib.Path(args.markdown).read_text())), end="")
-        return
+    outcome.run(args, lambda: measure_all(args), markdown, all_pass)
+
+
+def measure_all(args):
     result = machine.describe(args.model, args.command)
     with tempfile.TemporaryDirectory() as folder:
         result["load"], result["memory"] = measure_daemon(args) if args.daemon else (None, None)
         result["rows"] = [row for threads in args.threads for row in measure_rows(args, threads, pathlib.Path(folder) / "tokens.i32")]
-    if args.json:
-        pathlib.Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
-    print(markdown(result), end="")
-    sys.exit(0 if not args.check or all_pass(result) else 1)
+    return result
 
 
 def parse_args():

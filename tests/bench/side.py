@@ -1,9 +1,10 @@
 """A benchmark side as a child process that takes turns: see worker.h for the commands."""
-import argparse
 import contextlib
 import json
 import subprocess
 import time
+
+from outcome import ResultArguments
 
 PAUSE_SECONDS = 0.05  # between turns: threads of the side before stop spinning
 
@@ -75,21 +76,13 @@ def take_turns(sides, prepared, turn, count, rounds):
     return turns
 
 
-class Arguments(argparse.ArgumentParser):
+class Arguments(ResultArguments):
     """What every comparison beside the peer is told; each adds its own."""
 
     def __init__(self, about, program):
-        super().__init__(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+        super().__init__(about, program)
         self.add_argument("--engine", help="tests/bench/engine_worker")
         self.add_argument("--peer", help="llama_worker of build_peer.sh")
-        self.add_argument("--model")
-        self.add_argument("--command", default=f"tests/bench/{program}", help="what the result says it was made by")
-        self.add_argument("--json", help="write the result here")
-        self.add_argument("--markdown", help="measure nothing: print this result as a table")
-        self.add_argument("--check", action="store_true", help="exit code 1 when a bar is missed")
 
     def parse(self):
-        args = self.parse_args()
-        if not args.markdown and not (args.engine and args.peer and args.model and args.text):
-            self.error("--engine, --peer, --model and --text are needed")
-        return args
+        return self.parse_with("engine", "peer", "model", "text")

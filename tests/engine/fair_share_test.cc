@@ -6,18 +6,10 @@
 #include <string>
 #include <vector>
 
+#include "tests/engine/weighted_tenants.h"
+
 namespace spherical::engine {
 namespace {
-
-TenantLedger LedgerWith(const std::vector<double>& weights) {
-  TenantLedger ledger(PageCount(100), ByteCount(1));
-  std::vector<Quota> quotas;
-  for (size_t i = 0; i < weights.size(); ++i) {
-    quotas.push_back({.tenant = i == 0 ? "default" : std::to_string(i), .guarantee = {}, .limit = ByteCount(100), .weight = weights[i]});
-  }
-  ledger.SetQuotas(quotas);
-  return ledger;
-}
 
 // The one to go first of those who want.
 TenantId FirstOf(const FairShare& share, const std::vector<TenantId>& wanting) {

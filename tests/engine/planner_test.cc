@@ -7,6 +7,8 @@
 #include <utility>
 #include <vector>
 
+#include "tests/engine/row_cost.h"
+
 namespace spherical::engine {
 namespace {
 
@@ -26,16 +28,6 @@ StepPlan Plan(const std::vector<Sequence>& sequences, const StepCost& cost, cons
   std::vector<const Sequence*> views;
   for (const Sequence& sequence : sequences) views.push_back(&sequence);
   return PlanStep(views, cost, limits);
-}
-
-// 1 ms a row, the rest next to nothing.
-StepCost RowsOnly() {
-  StepCost cost;
-  for (int32_t i = 0; i < 4000; ++i) {
-    const int32_t rows = 1 + i % 300;
-    cost.Observe(WorkOf(i % 7 * 500, rows), absl::Milliseconds(rows));
-  }
-  return cost;
 }
 
 TEST_CASE("nothing to do makes an empty plan") {

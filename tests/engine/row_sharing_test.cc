@@ -11,28 +11,11 @@
 #include <utility>
 #include <vector>
 
+#include "tests/engine/row_cost.h"
+#include "tests/engine/weighted_tenants.h"
+
 namespace spherical::engine {
 namespace {
-
-TenantLedger LedgerWith(const std::vector<double>& weights) {
-  TenantLedger ledger(PageCount(100), ByteCount(1));
-  std::vector<Quota> quotas;
-  for (size_t i = 0; i < weights.size(); ++i) {
-    quotas.push_back({.tenant = i == 0 ? "default" : std::to_string(i), .guarantee = {}, .limit = ByteCount(100), .weight = weights[i]});
-  }
-  ledger.SetQuotas(quotas);
-  return ledger;
-}
-
-// 1 ms a row, the rest next to nothing.
-StepCost RowsOnly() {
-  StepCost cost;
-  for (int32_t i = 0; i < 4000; ++i) {
-    const int32_t rows = 1 + i % 300;
-    cost.Observe(WorkOf(i % 7 * 500, rows), absl::Milliseconds(rows));
-  }
-  return cost;
-}
 
 // Sequences that live from step to step, as in an engine.
 struct Batch {
