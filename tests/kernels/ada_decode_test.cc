@@ -140,15 +140,44 @@ void CheckNear(const std::string& name, const CodedPages& pages, const Queries& 
   CHECK(worst_output <= 1);
 }
 
+// Logits alone: as far off as those behind a state are.
+std::vector<float> Score(const AdaDecodeImpl& impl, const CodedPages& pages, const Queries& queries) {
+  const int64_t stride = RoundUp(pages.tokens, kAdaUnitTokens);
+  std::vector<float> logits(static_cast<size_t>(stride * queries.shape.group));
+  impl.score(queries.shape, pages.arena.data(),
+             {.query = &queries.digits, .pages = pages.pages.data(), .tokens = pages.tokens, .tier = pages.tier,
+              .widths = pages.widths.data(), .state = {}},
+             logits.data(), stride);
+  std::vector<float> seen;  // without what lies beyond the last token
+  for (int64_t g = 0; g < queries.shape.group; ++g) seen.insert(seen.end(), &logits[g * stride], &logits[g * stride] + pages.tokens);
+  return seen;
+}
+
+void CheckScores(const std::string& name, const CodedPages& pages, const Queries& queries, const std::vector<float>& got) {
+  double worst = 0;  // error / tolerance
+  for (int32_t g = 0; g < queries.shape.group; ++g) {
+    const Plain want(pages, queries, g);
+    for (int32_t t = 0; t < pages.tokens; ++t) {
+      const double tolerance = 6 * kEpsilon * std::fabs(want.logits[t]) + 4 * kEpsilon * queries.shape.softcap + 1e-30;
+      worst = std::max(worst, std::fabs(got[g * pages.tokens + t] - want.logits[t]) / tolerance);
+    }
+  }
+  INFO(name << " scores, tier " << static_cast<int>(pages.tier) << " D " << pages.head_dim << " tokens " << pages.tokens);
+  CHECK(worst <= 1);
+}
+
 // All implementations are near the truth, and all but the reference give the same bits.
 void CheckAll(const CodedPages& pages, const Queries& queries) {
   const std::vector<AdaDecodeImpl> impls = Supported();
   const States portable = Attend(impls[1], pages, queries);
   CheckNear(impls[0].name, pages, queries, Attend(impls[0], pages, queries));
   CheckNear(impls[1].name, pages, queries, portable);
+  const std::vector<float> scores = Score(impls[1], pages, queries);
+  for (const AdaDecodeImpl& impl : {impls[0], impls[1]}) CheckScores(impl.name, pages, queries, Score(impl, pages, queries));
   for (size_t i = 2; i < impls.size(); ++i) {
     INFO(impls[i].name << " tier " << static_cast<int>(pages.tier) << " D " << pages.head_dim << " G " << queries.shape.group);
     CHECK(Attend(impls[i], pages, queries).SameBits(portable));
+    CHECK(Score(impls[i], pages, queries) == scores);
   }
 }
 

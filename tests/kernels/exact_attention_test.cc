@@ -460,5 +460,53 @@ TEST_CASE("The best implementation is the last that this machine supports") {
   CHECK(std::string(ExactAttentionImpls()[0].name) == "reference");
 }
 
+// What sampled queries pay attention to. A probability is as far off as sum and logits are; both sums round once more per query.
+void CheckSample(const Sequence& s, int32_t queries, uint64_t seed, float poison = 0) {
+  const int32_t dims = s.shape.head_dim;
+  std::vector<float> query = RandomRows(int64_t{queries} * dims, seed);
+  if (poison != 0) query[static_cast<size_t>(dims)] = poison;  // of the second query
+  const size_t padded = static_cast<size_t>(RoundUp(s.tokens, kExactTokensPerPage));
+  const auto sample = [&](const ExactAttentionImpl& impl, std::vector<float>& mean, std::vector<float>& square) {
+    mean.assign(padded, 0);
+    square.assign(padded, 0);
+    std::vector<float> logits(kSampleQueriesMax * padded);
+    return impl.sample(s.shape, s.arena.data(),
+                       {.query = query.data(), .queries = queries, .pages = s.pages.data(), .tokens = s.tokens, .logits = logits.data(),
+                        .mean = mean.data(), .square = square.data()});
+  };
+  double relative = 0;
+  for (int32_t q = 0; q < queries; ++q) {
+    if (poison == 0 || q != 1) relative = std::max(relative, ToleranceOf(s, &query[q * dims], s.tokens).relative);
+  }
+  relative = 2 * relative + (queries + 4) * kEpsilon;
+  std::vector<float> want_mean, want_square, mean, square;
+  const int32_t counted = sample(ExactAttentionImpls()[0], want_mean, want_square);
+  CHECK(counted == queries - (poison != 0 ? 1 : 0));
+  CHECK(std::accumulate(want_mean.begin(), want_mean.begin() + s.tokens, 0.0) == Approx(counted).epsilon(1e-4));
+  for (const ExactAttentionImpl& impl : Supported()) {
+    INFO(impl.name << " D " << dims << " tokens " << s.tokens << " queries " << queries << " softcap " << s.shape.softcap);
+    CHECK(sample(impl, mean, square) == counted);
+    double worst = 0;  // error / tolerance
+    for (size_t t = 0; t < static_cast<size_t>(s.tokens); ++t) {
+      worst = std::max(worst, std::fabs(double{mean[t]} - want_mean[t]) / (relative * want_mean[t] + 1e-30));
+      worst = std::max(worst, std::fabs(double{square[t]} - want_square[t]) / (2 * relative * want_square[t] + 1e-30));
+    }
+    CHECK(worst <= 1);
+  }
+}
+
+TEST_CASE("What sampled queries see agrees with the reference, for all head dims, lengths and numbers of queries") {
+  for (const int32_t head_dim : {64, 80, 96, 128, 256}) CheckSample(Sequence(head_dim, 3, 83, 5), 30, 6);
+  for (const int32_t tokens : {1, 15, 16, 17, 255, 256, 257, 600}) CheckSample(Sequence(64, 1, tokens, 7), 13, 8);
+  for (const int32_t queries : {1, 11, 12, 24, 25}) CheckSample(Sequence(64, 1, 70, 9), queries, 10);
+  Sequence capped(64, 1, 100, 11, /*key_size=*/4);
+  capped.shape.softcap = 5;
+  CheckSample(capped, 12, 12);
+}
+
+TEST_CASE("A sampled query that is not finite is left out, the others are not hurt") {
+  for (const float poison : {std::numeric_limits<float>::quiet_NaN(), kInfinity}) CheckSample(Sequence(64, 1, 70, 13), 14, 14, poison);
+}
+
 }  // namespace
 }  // namespace spherical::kernels
