@@ -51,7 +51,7 @@ absl::StatusOr<std::unique_ptr<TenantBook>> TenantBook::Open(const Config& confi
   const auto text = ReadTextFile(kSetting, book->file_);
   if (!text.ok()) return text.status();
   if (absl::Status status = book->ReadOverrides(); !status.ok()) return status;
-  if (absl::Status status = book->ReadFile(*text); !status.ok()) return status;
+  if (const auto quotas = book->ReadFile(*text); !quotas.ok()) return quotas.status();
   book->last_seen_ = *text;
   const bool others = book->sheet_.tenants.size() > book->sheet_.tenants.count(kDefaultTenantName);
   if (others && !book->names_trusted_) {
@@ -89,14 +89,14 @@ absl::StatusOr<std::vector<TenantQuota>> TenantBook::Check(const QuotaSheet& she
   return quotas;
 }
 
-absl::Status TenantBook::ReadFile(const std::string& text) {
+absl::StatusOr<std::vector<TenantQuota>> TenantBook::ReadFile(const std::string& text) {
   auto sheet = ParseQuotas(text, file_);
   if (!sheet.ok()) return sheet.status();
   auto quotas = Check(*sheet, overrides_);
   if (!quotas.ok()) return quotas.status();
   sheet_ = *std::move(sheet);
-  Apply(*std::move(quotas));
-  return absl::OkStatus();
+  Apply(*quotas);
+  return *std::move(quotas);
 }
 
 absl::Status TenantBook::ReadOverrides() {
@@ -170,17 +170,17 @@ void TenantBook::ReloadLocked() {
   std::string seen = text.ok() ? *text : std::string(text.status().message());
   if (seen == last_seen_) return;
   last_seen_ = std::move(seen);
-  const absl::Status status = text.ok() ? ReadFile(*text) : text.status();
-  const std::string error(status.message());
+  const auto quotas = text.ok() ? ReadFile(*text) : text.status();
+  const std::string error(quotas.status().message());
   {
     engine::MutexLock lock(mutex_);
-    ++(status.ok() ? reloads_.done : reloads_.failed);
+    ++(quotas.ok() ? reloads_.done : reloads_.failed);
     reloads_.error = error;
   }
-  if (status.ok()) {
+  if (quotas.ok()) {
     const int64_t tenants = static_cast<int64_t>(sheet_.tenants.size());
     Log(LogLevel::kInfo, absl::StrCat("quotas reloaded: ", tenants, " tenants"), {{"file", file_}, {"tenants", tenants}});
-    if (const auto quotas = CheckQuotas(sheet_, overrides_, pool_); quotas.ok()) LogQuotas(*quotas, pool_);
+    LogQuotas(*quotas, pool_);
   } else {
     Log(LogLevel::kError, absl::StrCat("quotas not reloaded, those before hold on: ", error), {{"file", file_}});
   }

@@ -79,7 +79,7 @@ class TenantBook {
 
   absl::StatusOr<std::vector<TenantQuota>> Check(const QuotaSheet& sheet, const QuotaSheet& overrides) const
       ABSL_EXCLUSIVE_LOCKS_REQUIRED(change_mutex_);
-  absl::Status ReadFile(const std::string& text) ABSL_EXCLUSIVE_LOCKS_REQUIRED(change_mutex_);
+  absl::StatusOr<std::vector<TenantQuota>> ReadFile(const std::string& text) ABSL_EXCLUSIVE_LOCKS_REQUIRED(change_mutex_);
   absl::Status ReadOverrides() ABSL_EXCLUSIVE_LOCKS_REQUIRED(change_mutex_);
   void ReloadLocked() ABSL_EXCLUSIVE_LOCKS_REQUIRED(change_mutex_);
   void Apply(std::vector<TenantQuota> quotas) ABSL_EXCLUSIVE_LOCKS_REQUIRED(change_mutex_);

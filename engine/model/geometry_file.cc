@@ -17,6 +17,7 @@
 #include <span>
 #include <utility>
 
+#include "engine/file_bytes.h"
 #include "kernels/base/check.h"
 #include "kernels/spherical/page_layout.h"
 
@@ -60,48 +61,9 @@ Sha256 HashOf(std::span<const char> bytes) {
   return hasher.Finish();
 }
 
-// An open file, closed at the end.
-class Descriptor {
- public:
-  explicit Descriptor(int descriptor) : descriptor_(descriptor) {}
-  Descriptor(const Descriptor&) = delete;
-  Descriptor& operator=(const Descriptor&) = delete;
-  ~Descriptor() { Close(); }
-  int get() const { return descriptor_; }
-  bool ok() const { return descriptor_ >= 0; }
-  // False, with errno, when what was written did not reach the file.
-  bool Close() { return descriptor_ < 0 || close(std::exchange(descriptor_, -1)) == 0; }
-
- private:
-  int descriptor_;
-};
-
 absl::Status Unreadable(const std::string& path) {
   const std::string why = fmt::format("{}: cannot be read: {}", path, std::strerror(errno));
   return errno == ENOENT ? absl::NotFoundError(why) : absl::InvalidArgumentError(why);
-}
-
-// Up to `size` bytes; fewer at the end of the file, -1 with errno on an error.
-ssize_t ReadSome(int descriptor, char* data, size_t size) {
-  size_t got = 0;
-  while (got < size) {
-    const ssize_t n = read(descriptor, data + got, size - got);
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return -1;
-    if (n == 0) break;
-    got += static_cast<size_t>(n);
-  }
-  return static_cast<ssize_t>(got);
-}
-
-bool WriteAll(int descriptor, std::span<const char> bytes) {
-  while (!bytes.empty()) {
-    const ssize_t n = write(descriptor, bytes.data(), bytes.size());
-    if (n < 0 && errno == EINTR) continue;
-    if (n < 0) return false;
-    bytes = bytes.subspan(static_cast<size_t>(n));
-  }
-  return true;
 }
 
 // f32 values of one head, in the file's order.
@@ -201,13 +163,13 @@ std::string Hex(const Sha256& hash) {
 }
 
 absl::StatusOr<Sha256> HashFile(const std::string& path, const std::atomic<bool>& stop) {
-  const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  const FileDescriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
   if (!file.ok()) return Unreadable(path);
   Hasher hasher;
   std::string some(kReadBytes, '\0');
   while (true) {
     if (stop.load()) return absl::CancelledError("stopped while hashing the model");
-    const ssize_t n = ReadSome(file.get(), some.data(), some.size());
+    const ssize_t n = ReadSome(file, some.data(), some.size());
     if (n < 0) return Unreadable(path);
     if (n == 0) return hasher.Finish();
     hasher.Add(some.data(), static_cast<size_t>(n));
@@ -215,30 +177,20 @@ absl::StatusOr<Sha256> HashFile(const std::string& path, const std::atomic<bool>
 }
 
 absl::Status WriteGeometry(const std::string& path, const ModelGeometry& geometry, const GeometryOrigin& origin) {
-  std::string temporary = path + ".XXXXXX";
-  const auto failed = [&] {
-    return absl::FailedPreconditionError(fmt::format("{}: cannot be written: {}", path, std::strerror(errno)));
-  };
-  Descriptor file(mkostemp(temporary.data(), O_CLOEXEC));
-  if (!file.ok()) return failed();
-  const bool written = WriteAll(file.get(), Serialise(geometry, origin)) && fchmod(file.get(), 0644) == 0 && fsync(file.get()) == 0 &&
-                       file.Close() && rename(temporary.c_str(), path.c_str()) == 0;
-  if (written) return absl::OkStatus();
-  const absl::Status status = failed();
-  unlink(temporary.c_str());
-  return status;
+  const int why = ReplaceFile(path, Serialise(geometry, origin));
+  return why == 0 ? absl::OkStatus() : absl::FailedPreconditionError(fmt::format("{}: cannot be written: {}", path, std::strerror(why)));
 }
 
 absl::StatusOr<StoredGeometry> ReadGeometry(const std::string& path, const WantedGeometry& wanted) {
   const auto refuse = [&](const std::string& why) { return absl::InvalidArgumentError(fmt::format("{}: {}", path, why)); };
-  const Descriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+  const FileDescriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
   struct stat status;
   if (!file.ok() || fstat(file.get(), &status) != 0) return Unreadable(path);
   if (!S_ISREG(status.st_mode)) return refuse("is no file");
   const size_t size = static_cast<size_t>(status.st_size), expected = FileBytes(wanted.shape);
 
   Header header;
-  const ssize_t got = ReadSome(file.get(), reinterpret_cast<char*>(&header), sizeof(header));
+  const ssize_t got = ReadSome(file, reinterpret_cast<char*>(&header), sizeof(header));
   if (got < 0) return Unreadable(path);
   if (static_cast<size_t>(got) < sizeof(header)) return refuse(fmt::format("is cut off: {} bytes, expected {}", got, expected));
   if (const std::string why = Complaint(header, wanted); !why.empty()) return refuse(why);
@@ -248,7 +200,7 @@ absl::StatusOr<StoredGeometry> ReadGeometry(const std::string& path, const Wante
 
   std::string bytes(expected, '\0');
   std::memcpy(bytes.data(), &header, sizeof(header));
-  const ssize_t rest = ReadSome(file.get(), bytes.data() + sizeof(header), expected - sizeof(header));
+  const ssize_t rest = ReadSome(file, bytes.data() + sizeof(header), expected - sizeof(header));
   if (rest < 0) return Unreadable(path);
   const std::span<const char> hashed = std::span<const char>(bytes).first(expected - sizeof(Sha256));
   const Sha256 hash = HashOf(hashed);
