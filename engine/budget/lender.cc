@@ -21,7 +21,7 @@ Lender::Lender(const KvShape& shape, PageCount pool_pages, TokenCount workspace_
     : shape_(shape),
       pool_(pool_pages, shape.page_bytes),
       workspace_(WorkspaceShape(shape), shape.mode.coded ? workspace_tokens : TokenCount(0)),
-      ledger_(pool_pages, shape.page_bytes, headroom_) {}
+      ledger_(pool_pages, shape.page_bytes) {}
 
 std::optional<Reservation> Lender::Reserve(TenantId tenant, PageCount pages) {
   if (!ledger_.CanReserve(tenant, pages)) return std::nullopt;
@@ -168,7 +168,6 @@ void Lender::CheckBudgets() const {
   ledger_.CheckInvariants();
   PageCount reserved, held;
   for (const TenantAccount& account : ledger_.accounts()) {
-    SPH_CHECK(account.held <= std::max(account.ceiling, account.effective_limit()));  // a limit may have been lowered below what is held
     reserved += account.reserved;
     held += account.held;
   }

@@ -86,7 +86,6 @@ class Lender {
   void ReleaseExact(PageId page, Loan& loan);
 
   const KvShape shape_;
-  const PageCount headroom_;  // of the pool, for demotion: no mode needs it yet
   KvPool pool_;
   PrefillWorkspace workspace_;
   TenantLedger ledger_;

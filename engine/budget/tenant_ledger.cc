@@ -94,7 +94,7 @@ void TenantLedger::Reserve(TenantId tenant, PageCount pages) {
 void TenantLedger::Acquire(TenantId tenant, PageCount pages) {
   TenantAccount& account = At(tenant);
   account.held += pages;
-  SPH_CHECK(account.held <= std::max(account.ceiling, account.effective_limit()));
+  SPH_CHECK(account.held <= account.bound());
 }
 
 void TenantLedger::Release(TenantId tenant, PageCount pages) {
@@ -126,7 +126,7 @@ void TenantLedger::CountRefusal(TenantId tenant, Refusal::Why why) {
 void TenantLedger::CheckInvariants() const {
   PageCount guaranteed, promised, in_force;
   for (const TenantAccount& account : accounts_) {
-    SPH_CHECK(account.held >= PageCount(0) && account.held <= std::max(account.ceiling, account.effective_limit()));
+    SPH_CHECK(account.held >= PageCount(0) && account.held <= account.bound());
     SPH_CHECK(account.assured <= account.guarantee && account.running >= 0);
     guaranteed += account.guarantee;
     promised += std::max(account.guarantee, account.reserved);

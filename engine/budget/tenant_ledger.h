@@ -20,7 +20,7 @@ struct TenantAccount {
   PageCount limit{};      // of the quota, rounded down: nothing is admitted that would take `reserved` beyond it
   PageCount assured{};    // of the guarantee, what is in force: less only while what others reserved before it was raised is in the way
   PageCount reserved{};
-  PageCount held{};       // <= ceiling
+  PageCount held{};       // <= bound()
   PageCount ceiling{};    // the effective limit; or what was held when that was lowered, and only less from then on
   int32_t running = 0;    // sequences admitted and not over
   int64_t admitted = 0;   // sequences, ever
@@ -30,6 +30,8 @@ struct TenantAccount {
 
   // A limit lowered below what is reserved takes effect as sequences end: until then no page is lent that raises this.
   PageCount effective_limit() const { return std::max(limit, reserved); }
+  // Never more is held than this.
+  PageCount bound() const { return std::max(ceiling, effective_limit()); }
 };
 
 // Pages per tenant. Tenant 0 is `default`, there from the start with the whole pool as its limit.
