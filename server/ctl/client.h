@@ -67,6 +67,7 @@ int WrongUse(const std::string& message);
 const char* CodeName(grpc::StatusCode code);
 
 double Seconds(const google::protobuf::Duration& duration);
+inline double Mib(int64_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
 
 }  // namespace spherical::ctl
 

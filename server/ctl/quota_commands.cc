@@ -24,8 +24,6 @@ using server::QuotaField;
 using server::QuotaFields;
 using server::QuotaSheet;
 
-double Mib(int64_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
-
 // ---- check ----
 
 struct CheckFlags {

@@ -29,8 +29,6 @@ struct Flags {
   bool once = false;
 };
 
-double Mib(int64_t bytes) { return static_cast<double>(bytes) / (1 << 20); }
-
 // Per second between two snapshots; "-" without an earlier one.
 class Pace {
  public:
