@@ -86,7 +86,7 @@ void MeasureNextHeads(const Sequence& sequence, const PlanLimits& limits, std::v
   const int32_t tokens = range.last ? newest + kNewestTokens : range.end;
   const int32_t end = std::min(sequence.pages.heads(), first + limits.workspace->MeasureHeadsPerStep(sequence.loan.workspace));
   const int32_t kv_heads = sequence.pages.kv_heads();
-  const int32_t samples = sequence.pages.sampling().CountAfter(std::min(sequence.entered, sequence.prompt_size()));
+  const int32_t samples = sequence.pages.sampling().CountAfter(sequence.entered);
   for (int32_t head = first; head < end; ++head) {
     measure.push_back({.kind = MeasureItem::Kind::kExact, .sequence = sequence.request.id, .pages = &sequence.pages.head(head),
                        .head = head, .end = tokens, .newest = newest, .samples = samples,

@@ -13,15 +13,16 @@ inline constexpr int32_t kSampledSpan = 4096;      // positions that they are sp
 // is there is always the newest. Mode `rdr` only; stride 0: nothing is kept. A value.
 struct QuerySampling {
   int32_t stride = 0;
+  int32_t end = 0;  // the prompt's: what decodes before sealing is not taken, a short prompt has no room for it
 
   // Short prompts are sampled more densely, but never so that samples take more than a fifth of the room that keys and values take.
   static QuerySampling For(int32_t prompt_tokens) {
-    return {.stride = std::clamp(prompt_tokens / kSampledPositions, 4, kSampledSpan / kSampledPositions)};
+    return {.stride = std::clamp(prompt_tokens / kSampledPositions, 4, kSampledSpan / kSampledPositions), .end = prompt_tokens};
   }
-  bool Takes(int32_t position) const { return stride > 0 && position % stride == stride - 1; }
+  bool Takes(int32_t position) const { return stride > 0 && position < end && position % stride == stride - 1; }
   int32_t SlotOf(int32_t position) const { return position / stride % kSampledPositions; }
   // That are there once `entered` tokens have entered.
-  int32_t CountAfter(int32_t entered) const { return stride == 0 ? 0 : std::min(entered / stride, kSampledPositions); }
+  int32_t CountAfter(int32_t entered) const { return stride == 0 ? 0 : std::min(std::min(entered, end) / stride, kSampledPositions); }
 };
 
 }  // namespace spherical::engine

@@ -158,23 +158,22 @@ void Forward::RotateAndEnter(const StepPlan& plan, int32_t layer, const KvArenas
       kernels::ApplyRotary(angles, spec_.rotary_pairing, spec_.heads, d, spec_.rotary_dim, &query_[r * spec_.heads * d]);
       kernels::ApplyRotary(angles, spec_.rotary_pairing, spec_.kv_heads, d, spec_.rotary_dim, keys);
       const Row& row = rows_[r];
+      const StepItem& item = plan.items[row.item];
       for (int32_t kv_head = 0; kv_head < spec_.kv_heads; ++kv_head) {
-        const HeadPages& pages = plan.items[row.item].pages->at(layer, kv_head);
+        const HeadPages& pages = item.pages->at(layer, kv_head);
         const float *key = keys + kv_head * d, *value = values + kv_head * d;
         const int32_t head = layer * spec_.kv_heads + kv_head;
         if (HoldsCodes(pages)) {
           ada_.map(geometry_->query(head), &query_[(r * spec_.kv_heads + kv_head) * attention_.group * d], attention_.group,
                    MappedOf(r, kv_head));
         }
-        // The prompt's alone: what decodes before the head is sealed has no room here (of a short prompt: its ring has fewer slots).
-        const StepItem& item = plan.items[row.item];
-        if (!pages.samples.empty() && row.position < std::ssize(item.prompt) && item.pages->sampling().Takes(row.position)) {
+        if (!pages.samples.empty() && item.pages->sampling().Takes(row.position)) {
           KeepSample(pages, item.pages->sampling().SlotOf(row.position),
                      &query_[(r * spec_.kv_heads + kv_head) * attention_.group * d], arenas);
         }
         if (!pages.sealed) {
           EnterExact(pages, row.position - pages.exact_begin, key, value, arenas);
-        } else if (plan.items[row.item].tokens.size() == 1) {
+        } else if (item.tokens.size() == 1) {
           EnterCoded(pages, head, pages.of(Tier::kT8).tokens, key, value, arenas);
         }
       }

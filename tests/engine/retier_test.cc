@@ -1,6 +1,7 @@
 #include "engine/kv/retier.h"
 
 #include <catch2/catch.hpp>
+#include <map>
 
 #include "engine/budget/reservation_size.h"
 #include "engine/kv/prefill_workspace.h"
@@ -101,6 +102,23 @@ TEST_CASE("a reservation covers what a sequence holds at its worst") {
       }
     }
   }
+}
+
+TEST_CASE("sampled positions are the prompt's newest, each in a slot of its own, and there is room for all of them") {
+  for (const int32_t prompt : {1, 3, 4, 100, 1023, 1024, 4096, 6144, 100'000}) {
+    const QuerySampling sampling = QuerySampling::For(prompt);
+    std::map<int32_t, int32_t> held;  // slot to position
+    for (int32_t position = 0; position < prompt + 200; ++position) {
+      if (sampling.Takes(position)) held[sampling.SlotOf(position)] = position;
+      CHECK(static_cast<int32_t>(held.size()) == sampling.CountAfter(position + 1));
+    }
+    CHECK(static_cast<int32_t>(held.size()) == std::min(prompt / sampling.stride, kSampledPositions));
+    for (const auto& [slot, position] : held) {
+      CHECK((slot >= 0 && slot < sampling.CountAfter(prompt)));
+      CHECK((position < prompt && position >= prompt - sampling.stride * (kSampledPositions + 1)));
+    }
+  }
+  CHECK_FALSE(QuerySampling().Takes(0));
 }
 
 TEST_CASE("every prompt is granted a window when the workspace is empty, and lanes do not mix") {

@@ -63,6 +63,10 @@ class QualityTest(unittest.TestCase):
             self.assertEqual(divergences, sorted(divergences))
         for tier in ("T3", "T2"):
             self.assertLess(self.rows[f"uniform:{tier}"]["mean_kl"], self.rows[f"sphere:{tier}"]["mean_kl"])
+        # The controller leaves less of the divergence than one tier for all does, in fewer bits.
+        for priced, tier in (("rdr:4.0", "uniform:T3"), ("rdr:3.3", "uniform:T2"), ("rdr:3.3:live", "uniform:T2")):
+            self.assertLess(self.rows[priced]["mean_kl"], self.rows[tier]["mean_kl"])
+            self.assertLess(self.rows[priced]["rate_bits"], self.rows[tier]["rate_bits"])
         self.assertLess(self.rows["q8_0"]["mean_kl"], self.rows["q4_0:rotated"]["mean_kl"])
         self.assertLess(self.rows["q4_0:rotated"]["mean_kl"], self.rows["q4_0"]["mean_kl"])
 
