@@ -22,7 +22,7 @@ struct Config {
   std::string device = "cpu";
   int64_t threads = 0;
   std::string activations = "int8";
-  std::string kv_mode = "uniform:T4";
+  std::string kv_mode = "rdr";
   std::string kv_geometry = "auto";
   int64_t kv_pool_bytes = int64_t{1} << 30;
   int64_t kv_prefill_workspace_bytes = 0;

@@ -167,7 +167,7 @@ TEST_CASE("Flags override the file, which overrides the defaults") {
   CHECK(line->config.model == "a.gguf");
   CHECK(line->config.threads == 4);
   CHECK(line->config.kv_pool_bytes == 500'000'000);
-  CHECK(line->config.kv_mode == "uniform:T4");
+  CHECK(line->config.kv_mode == "rdr");
   CHECK(Parse({"--config", path.c_str(), "--check-config"})->task == CommandLine::Task::kCheckConfig);
 }
 

@@ -87,7 +87,7 @@ TEST_CASE("A daemon loads its model, answers, and stops when told") {
   CHECK(info.architecture() == "llama");
   CHECK(info.context_max() == 512);
   CHECK(info.chat_template() == "chatml");
-  CHECK(info.kv_mode() == "uniform:T4");
+  CHECK(info.kv_mode() == "rdr");
   CHECK(info.kv_bytes_per_token() > 0);
   CHECK(info.weight_bytes() > 0);
 
