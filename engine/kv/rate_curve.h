@@ -22,6 +22,14 @@ struct RateCurve {
     ++tokens;
     for (int32_t r = 0; r < kernels::kLadderTiers; ++r) ++below[static_cast<size_t>(r)][token.leaves[r]];
   }
+  // Tokens [begin, end) of a tile that stand on a rung. They have left those above it.
+  void Add(int32_t rung, const kernels::TileSteps& tile, int32_t begin, int32_t end) {
+    tokens += end - begin;
+    for (int32_t r = 0; r < rung; ++r) below[static_cast<size_t>(r)][0] += end - begin;
+    for (int32_t r = rung; r < kernels::kLadderTiers; ++r) {
+      for (int32_t i = begin; i < end; ++i) ++below[static_cast<size_t>(r)][tile.leaves[r][i]];
+    }
+  }
   void Finish() {
     for (auto& rung : below) {
       for (size_t step = 1; step < rung.size(); ++step) rung[step] += rung[step - 1];

@@ -52,11 +52,12 @@ using TierCounts = std::array<int32_t, kernels::kTierCount>;  // tokens per tier
 inline constexpr int32_t kLowestSettledRung = static_cast<int32_t>(kernels::Tier::kT3);
 RungCounts SettledRungs(RungCounts counts);
 
-// Where a token goes that leaves its rungs at such prices.
-constexpr int32_t RungOf(const RetierItem& item, const kernels::LadderSteps& steps) {
-  const int32_t rung = item.whole_only ? std::min(steps.RungAt(item.price), kLowestSettledRung) : steps.RungAt(item.price);
-  return item.keeps_all && rung == kernels::kLadderTiers ? kernels::kLadderTiers - 1 : rung;
+// Where a token goes that its price would put on `rung`.
+constexpr int32_t AllowedRung(const RetierItem& item, int32_t rung) {
+  const int32_t lowest = item.whole_only ? kLowestSettledRung : item.keeps_all ? kernels::kLadderTiers - 1 : kernels::kLadderTiers;
+  return std::min(rung, lowest);
 }
+constexpr int32_t RungOf(const RetierItem& item, const kernels::LadderSteps& steps) { return AllowedRung(item, steps.RungAt(item.price)); }
 // What the head holds once the item has run.
 TierCounts CountsAfter(const RetierItem& item);
 // kReprice: fills in `lists` and `emptied` from the head's own pages; `acquire` is asked for what they lack.

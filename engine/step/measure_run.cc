@@ -6,7 +6,6 @@
 
 #include "engine/kv/head_notes.h"
 #include "engine/kv/retier.h"
-#include "engine/step/coded_ladder.h"
 #include "kernels/attention/exact_attention.h"
 #include "kernels/base/check.h"
 #include "kernels/base/float16.h"
@@ -148,17 +147,20 @@ class ExactMeasure {
 
 // A head's coded tokens, from what is in their pages.
 void MeasureCoded(const MeasureContext& context, const KvArenas& arenas, const MeasureItem& item, RateCurve& curve) {
-  const CodedLadder ladder(context.geometry.key(item.head), context.spec.attention_scale);
-  const int32_t rungs = item.kind == MeasureItem::Kind::kWhole ? 1 : kLadderTiers;
+  const kernels::CodedLosses losses = kernels::CodedLossesOf(context.geometry.key(item.head), context.spec.attention_scale);
+  const kernels::CodecImpl& codec = kernels::BestCodec();
+  const int32_t d = context.spec.head_dim, rungs = item.kind == MeasureItem::Kind::kWhole ? 1 : kLadderTiers;
+  kernels::TileSteps steps;
   for (int32_t r = 0; r < rungs; ++r) {
     const Tier tier = static_cast<Tier>(r);
     const HeadPages::Coded& list = item.pages->of(tier);
-    const kernels::TierLayout layout = kernels::LayoutOf(tier, context.spec.head_dim);
+    const int32_t page_tokens = kernels::TokensPerPage(tier, d);
     const int32_t begin = tier == Tier::kT8 ? kSinkTokens : 0;
     const int32_t end = tier == Tier::kT8 ? kSinkTokens + item.pages->settled : list.tokens;
-    for (int32_t t = begin; t < end; ++t) {
-      const uint8_t* page = arenas.coded + list.pages[static_cast<size_t>(t / layout.tokens)] * arenas.coded_page_bytes;
-      curve.Add(ladder.StepsOf(r, page, layout, t % layout.tokens));
+    for (int32_t first = 0; first < end; first += kernels::kTokenTile) {
+      const uint8_t* page = arenas.coded + list.pages[static_cast<size_t>(first / page_tokens)] * arenas.coded_page_bytes;
+      codec.ladders(losses, d, tier, page, first % page_tokens / kernels::kTokenTile, steps);
+      curve.Add(r, steps, std::max(begin - first, 0), std::min(end - first, kernels::kTokenTile));
     }
   }
   curve.Finish();

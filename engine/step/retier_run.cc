@@ -2,10 +2,13 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
+#include <cstring>
+#include <memory>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "engine/kv/head_notes.h"
-#include "engine/step/coded_ladder.h"
 #include "kernels/base/check.h"
 #include "kernels/spherical/codec.h"
 #include "kernels/spherical/ladder.h"
@@ -15,6 +18,8 @@ namespace spherical::engine {
 namespace {
 
 using kernels::Tier;
+
+using kernels::kTokenTile;
 
 constexpr int32_t kTile = kernels::kExactTokensPerPage;
 
@@ -58,89 +63,163 @@ class HeadRetier {
     Move(kSinkTokens + item_.count, whole - kSinkTokens - item_.count, Tier::kT8, kSinkTokens);
   }
 
-  // Takes out all that leaves its tier, closes the gaps, then puts what was taken out where it goes: a list may grow into a page only once
-  // nothing in it is wanted any more.
-  void Reprice(const CodedLadder& ladder) {
+  // What comes to a tier is coded apart first: lists grow into pages that others leave, and those must have been read by then.
+  void Reprice(const kernels::CodedLosses& losses) {
     const int32_t tiers = item_.whole_only ? 1 : kernels::kLadderTiers;
-    std::array<Movers, kernels::kLadderTiers> movers;
-    std::array<int32_t, kernels::kTierCount> stay = filled_;
+    std::array<std::vector<TileGoing>, kernels::kLadderTiers> going;
+    RungCounts came = {};
+    TierCounts stay = filled_;
+    for (int32_t t = 0; t < tiers; ++t) {
+      going[static_cast<size_t>(t)] = GoingOf(losses, static_cast<Tier>(t));
+      for (const TileGoing& tile : going[static_cast<size_t>(t)]) {
+        for (int32_t r = t + 1; r < kernels::kRungs; ++r) {
+          const int32_t leave = std::popcount(tile.to[r]);
+          stay[static_cast<size_t>(t)] -= leave;
+          came[static_cast<size_t>(r)] += leave;
+        }
+      }
+    }
+    TierCounts all = stay;
+    for (size_t r = 0; r < kernels::kLadderTiers; ++r) all[r] += came[r];
+    SPH_CHECK(all == CountsAfter(item_));  // moved as it was measured
+
+    std::array<Arrivals, kernels::kLadderTiers> arrivals;
+    for (int32_t r = 1; r < kernels::kLadderTiers; ++r) {
+      const size_t at = static_cast<size_t>(r);
+      if (came[at] == 0) continue;
+      const Tier to = static_cast<Tier>(r);
+      arrivals[at] = Arrivals(stay[at], came[at], PageTokens(to), arenas_.coded_page_bytes);
+      int32_t slot = stay[at];
+      for (int32_t t = 0; t < std::min(r, tiers); ++t) {
+        const std::vector<TileGoing>& tiles = going[static_cast<size_t>(t)];
+        for (size_t tile = 0; tile < tiles.size(); ++tile) {
+          slot = MoveThose(static_cast<Tier>(t), static_cast<int32_t>(tile), tiles[tile].to[r], to, slot,
+                           [&](int32_t s) { return arrivals[at].PageOf(s); });
+        }
+      }
+    }
     for (int32_t t = 0; t < tiers; ++t) {
       const Tier tier = static_cast<Tier>(t);
-      TakeOut(ladder, tier, movers[static_cast<size_t>(t)]);
-      stay[static_cast<size_t>(t)] -= static_cast<int32_t>(movers[static_cast<size_t>(t)].slots.size());
-      tier == Tier::kT8 ? MoveUp(movers[0]) : FillWithLast(tier, movers[static_cast<size_t>(t)]);
+      const std::vector<TileGoing>& tiles = going[static_cast<size_t>(t)];
+      tier == Tier::kT8 ? CloseGaps(tiles) : FillWithLast(tier, tiles, stay[static_cast<size_t>(t)]);
     }
-    for (int32_t t = 0; t < tiers; ++t) PutIn(static_cast<Tier>(t), movers[static_cast<size_t>(t)], stay);
-    const TierCounts after = CountsAfter(item_);
-    SPH_CHECK(stay == after);  // moved as it was measured
+    for (size_t r = 1; r < arrivals.size(); ++r) PutIn(static_cast<Tier>(r), arrivals[r]);
   }
 
  private:
-  // Tokens that leave a tier: their slots, rising; and where they go. Codes of those that go anywhere, in scratch pages of the tier.
-  struct Movers {
-    std::vector<int32_t> slots, rungs;
-    std::vector<uint8_t> codes;
-    int32_t kept = 0;
+  // Of the tokens of a tile, those that go to each rung; its own: they stay. Bit i is slot i of the tile.
+  struct TileGoing {
+    uint32_t to[kernels::kRungs] = {};
   };
 
-  uint8_t* ScratchPage(std::vector<uint8_t>& codes, Tier tier, int32_t slot) const {
-    const size_t page_bytes = static_cast<size_t>(arenas_.coded_page_bytes);
-    const size_t pages = static_cast<size_t>(slot / PageTokens(tier)) + 1;
-    if (codes.size() < pages * page_bytes) codes.resize(pages * page_bytes);
-    return codes.data() + (pages - 1) * page_bytes;
-  }
+  // Room for tokens that come to slots [first, first + tokens) of a tier: scratch pages in place of those of its list.
+  class Arrivals {
+   public:
+    Arrivals() = default;
+    Arrivals(int32_t first, int32_t tokens, int32_t page_tokens, int64_t page_bytes)
+        : first(first), end(first + tokens), page_tokens_(page_tokens), page_bytes_(page_bytes), first_page_(first / page_tokens) {
+      bytes_ = std::make_unique_for_overwrite<uint8_t[]>(static_cast<size_t>((CeilDiv(end, page_tokens) - first_page_) * page_bytes));
+    }
+    uint8_t* PageOf(int32_t slot) const { return bytes_.get() + (slot / page_tokens_ - first_page_) * page_bytes_; }
 
-  void TakeOut(const CodedLadder& ladder, Tier tier, Movers& movers) const {
-    const kernels::TierLayout layout = kernels::LayoutOf(tier, geometry_.head_dim);
-    const int32_t own = static_cast<int32_t>(tier);
+    int32_t first = 0, end = 0;
+
+   private:
+    int32_t page_tokens_ = 1;
+    int64_t page_bytes_ = 0;
+    int32_t first_page_ = 0;
+    std::unique_ptr<uint8_t[]> bytes_;
+  };
+
+  std::vector<TileGoing> GoingOf(const kernels::CodedLosses& losses, Tier tier) const {
+    const int32_t own = static_cast<int32_t>(tier), tokens = filled_[static_cast<size_t>(tier)], page_tokens = PageTokens(tier);
     const int32_t begin = tier == Tier::kT8 ? kSinkTokens : 0;
-    const int32_t end = tier == Tier::kT8 ? kSinkTokens + item_.pages->settled : filled_[static_cast<size_t>(tier)];
-    for (int32_t slot = begin; slot < end; ++slot) {
-      const uint8_t* page = PageOf(tier, slot);
-      const int32_t rung = RungOf(item_, ladder.StepsOf(own, page, layout, slot % layout.tokens));
-      if (rung == own) continue;
-      movers.slots.push_back(slot);
-      movers.rungs.push_back(rung);
-      if (rung == kernels::kLadderTiers) continue;
-      uint8_t* to = ScratchPage(movers.codes, tier, movers.kept);
-      codec_.demote(geometry_, tier, page, slot % layout.tokens, 1, tier, to, movers.kept % layout.tokens);
-      ++movers.kept;
+    const int32_t end = tier == Tier::kT8 ? kSinkTokens + item_.pages->settled : tokens;
+    std::vector<TileGoing> going(static_cast<size_t>(CeilDiv(tokens, kTokenTile)));
+    kernels::TileSteps steps;
+    for (int32_t first = 0; first < tokens; first += kTokenTile) {
+      TileGoing& tile = going[static_cast<size_t>(first / kTokenTile)];
+      const uint32_t held = OnesBetween(0, tokens - first), asked = OnesBetween(begin - first, end - first);
+      tile.to[own] = held;
+      if (asked == 0) continue;
+      codec_.ladders(losses, geometry_.head_dim, tier, PageOf(tier, first), first % page_tokens / kTokenTile, steps);
+      uint32_t left[kernels::kLadderTiers];  // those that are below rung r
+      for (int32_t r = 0; r < kernels::kLadderTiers; ++r) {
+        uint32_t ones = 0;
+        for (int32_t i = 0; i < kTokenTile; ++i) ones |= static_cast<uint32_t>(steps.leaves[r][i] <= item_.price) << i;
+        left[r] = ones & asked;
+      }
+      for (int32_t r = own; r < kernels::kLadderTiers; ++r) {
+        tile.to[own] &= ~left[r];
+        const uint32_t here = r + 1 < kernels::kLadderTiers ? left[r] & ~left[r + 1] : left[r];
+        tile.to[AllowedRung(item_, r + 1)] |= here;
+      }
+    }
+    return going;
+  }
+  // Bits [begin, end) of a tile, as far as it has them.
+  static uint32_t OnesBetween(int32_t begin, int32_t end) {
+    const auto below = [](int32_t n) { return (1u << std::clamp(n, 0, kTokenTile)) - 1; };
+    return below(end) & ~below(begin);
+  }
+
+  // Some tokens of a tile to slots of a tier from `slot` on, page by page; returns the slot after them. page_of: a slot's page.
+  int32_t MoveThose(Tier from, int32_t tile, uint32_t which, Tier to, int32_t slot, absl::FunctionRef<uint8_t*(int32_t)> page_of) const {
+    const int32_t from_tokens = PageTokens(from), to_tokens = PageTokens(to), first = tile * kTokenTile;
+    while (which != 0) {
+      uint32_t now = which;
+      for (int32_t over = std::popcount(which) - (to_tokens - slot % to_tokens); over > 0; --over) now &= ~std::bit_floor(now);
+      codec_.demote_those(geometry_, from, PageOf(from, first), first % from_tokens / kTokenTile, now, to, page_of(slot), slot % to_tokens);
+      slot += std::popcount(now);
+      which &= ~now;
+    }
+    return slot;
+  }
+
+  // T8 keeps its order: what stays moves to the front.
+  void CloseGaps(const std::vector<TileGoing>& tiles) const {
+    int32_t slot = 0;
+    for (size_t tile = 0; tile < tiles.size(); ++tile) {
+      uint32_t stays = tiles[tile].to[0];
+      if (slot == static_cast<int32_t>(tile) * kTokenTile) {  // the first ones are where they belong
+        const int32_t there = std::countr_one(stays);
+        slot += there;
+        stays &= ~OnesBetween(0, there);
+      }
+      slot = MoveThose(Tier::kT8, static_cast<int32_t>(tile), stays, Tier::kT8, slot, [&](int32_t s) { return PageOf(Tier::kT8, s); });
     }
   }
 
-  // T8 keeps its order: runs between holes move to the front.
-  void MoveUp(const Movers& movers) const {
-    for (size_t i = 0; i < movers.slots.size(); ++i) {
-      const int32_t begin = movers.slots[i] + 1;
-      const int32_t end = i + 1 < movers.slots.size() ? movers.slots[i + 1] : filled_[0];
-      Move(begin, end - begin, Tier::kT8, begin - 1 - static_cast<int32_t>(i));
-    }
-  }
-
-  void FillWithLast(Tier tier, const Movers& movers) const {
+  // The last tokens go into the holes among the first `stay` slots.
+  void FillWithLast(Tier tier, const std::vector<TileGoing>& tiles, int32_t stay) const {
+    const size_t own = static_cast<size_t>(tier);
     const int32_t page_tokens = PageTokens(tier);
-    const int32_t stay = filled_[static_cast<size_t>(tier)] - static_cast<int32_t>(movers.slots.size());
-    size_t last_mover = movers.slots.size();
-    int32_t last = filled_[static_cast<size_t>(tier)] - 1;
-    for (size_t i = 0; i < movers.slots.size() && movers.slots[i] < stay; ++i) {
-      while (last_mover > 0 && movers.slots[last_mover - 1] == last) --last, --last_mover;
-      const int32_t hole = movers.slots[i];
-      codec_.demote(geometry_, tier, PageOf(tier, last), last % page_tokens, 1, tier, PageOf(tier, hole), hole % page_tokens);
-      --last;
+    size_t last_tile = tiles.size();
+    uint32_t last = 0;  // tokens of the last tile that are still to be moved
+    for (int32_t first = 0; first < stay; first += kTokenTile) {
+      const uint32_t holes = OnesBetween(0, stay - first) & ~tiles[static_cast<size_t>(first / kTokenTile)].to[own];
+      for (uint32_t left = holes; left != 0; left &= left - 1) {
+        while (last == 0) last = tiles[--last_tile].to[own];
+        const int32_t in_tile = std::bit_width(last) - 1, from = static_cast<int32_t>(last_tile) * kTokenTile + in_tile;
+        const int32_t to = first + std::countr_zero(left);
+        codec_.demote(geometry_, tier, PageOf(tier, from), from % page_tokens, 1, tier, PageOf(tier, to), to % page_tokens);
+        last &= ~(1u << in_tile);
+      }
     }
   }
 
-  void PutIn(Tier from, Movers& movers, std::array<int32_t, kernels::kTierCount>& filled) const {
-    const int32_t from_tokens = PageTokens(from);
-    int32_t kept = 0;
-    for (const int32_t rung : movers.rungs) {
-      if (rung == kernels::kLadderTiers) continue;
-      const Tier tier = static_cast<Tier>(rung);
-      const int32_t slot = filled[static_cast<size_t>(rung)]++, page_tokens = PageTokens(tier);
-      const PageId page = item_.lists[static_cast<size_t>(rung)][static_cast<size_t>(slot / page_tokens)];
-      uint8_t* to = arenas_.coded + page * arenas_.coded_page_bytes;
-      codec_.demote(geometry_, from, ScratchPage(movers.codes, from, kept), kept % from_tokens, 1, tier, to, slot % page_tokens);
-      ++kept;
+  void PutIn(Tier tier, const Arrivals& arrivals) const {
+    const int32_t page_tokens = PageTokens(tier);
+    const std::vector<PageId>& list = item_.lists[static_cast<size_t>(tier)];
+    for (int32_t slot = arrivals.first; slot < arrivals.end;) {
+      const int32_t in_page = slot % page_tokens, rows = std::min(page_tokens - in_page, arrivals.end - slot);
+      uint8_t* const page = arenas_.coded + list[static_cast<size_t>(slot / page_tokens)] * arenas_.coded_page_bytes;
+      if (in_page == 0) {
+        std::memcpy(page, arrivals.PageOf(slot), static_cast<size_t>(arenas_.coded_page_bytes));
+      } else {
+        codec_.demote(geometry_, tier, arrivals.PageOf(slot), in_page, rows, tier, page, in_page);
+      }
+      slot += rows;
     }
   }
 
@@ -218,7 +297,7 @@ void RunRetier(const ModelGeometry& geometry, float attention_scale, const KvAre
     switch (item.kind) {
       case RetierItem::Kind::kSeal: return head.Seal();
       case RetierItem::Kind::kDemote: return head.Demote();
-      case RetierItem::Kind::kReprice: return head.Reprice(CodedLadder(geometry.key(item.head), attention_scale));
+      case RetierItem::Kind::kReprice: return head.Reprice(kernels::CodedLossesOf(geometry.key(item.head), attention_scale));
     }
   });
 }

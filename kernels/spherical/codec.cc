@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <iterator>
 
 #include "kernels/base/check.h"
@@ -75,23 +76,59 @@ void Encode(const KeyGeometry& geometry, Tier tier, const float* z, const float*
            .slot = slot, .page = page, .errors = errors == nullptr ? nullptr : &errors->key});
 }
 
+DemoteOperands DemotionOf(const KeyGeometry& geometry, Tier from, const uint8_t* from_page, Tier to, uint8_t* to_page) {
+  return {.from = TierOf(geometry, from), .to = TierOf(geometry, to), .same_tier = from == to, .importance = geometry.importance,
+          .ones = kOnes.data(), .shaping = geometry.shaping, .from_page = from_page, .from_tile = 0, .which = 0, .to_page = to_page,
+          .to_slot = 0};
+}
+
 template <void (*kDemote)(const DemoteOperands&)>
 void Demote(const KeyGeometry& geometry, Tier from, const uint8_t* from_page, int32_t from_slot, int32_t rows, Tier to, uint8_t* to_page,
             int32_t to_slot) {
   SPH_CHECK(from <= to && from_slot >= 0 && to_slot >= 0);
   SPH_CHECK(from_slot + rows <= LayoutFor(from, geometry.head_dim).tokens && to_slot + rows <= LayoutFor(to, geometry.head_dim).tokens);
-  kDemote({.from = TierOf(geometry, from), .to = TierOf(geometry, to), .same_tier = from == to, .importance = geometry.importance,
-           .ones = kOnes.data(), .shaping = geometry.shaping, .from_page = from_page, .from_slot = from_slot, .rows = rows,
-           .to_page = to_page, .to_slot = to_slot});
+  DemoteOperands operands = DemotionOf(geometry, from, from_page, to, to_page);
+  for (int32_t done = 0; done < rows;) {
+    const int32_t slot = from_slot + done, first = slot % kTokenTile, count = std::min(rows - done, kTokenTile - first);
+    operands.from_tile = slot / kTokenTile;
+    operands.which = ((1u << count) - 1) << first;
+    operands.to_slot = to_slot + done;
+    kDemote(operands);
+    done += count;
+  }
+}
+
+template <void (*kDemote)(const DemoteOperands&)>
+void DemoteThose(const KeyGeometry& geometry, Tier from, const uint8_t* from_page, int32_t from_tile, uint32_t which, Tier to,
+                 uint8_t* to_page, int32_t to_slot) {
+  SPH_CHECK(from <= to && from_tile >= 0 && to_slot >= 0 && which >> kTokenTile == 0);
+  SPH_CHECK((from_tile + 1) * kTokenTile <= LayoutFor(from, geometry.head_dim).tokens);
+  SPH_CHECK(to_slot + std::popcount(which) <= LayoutFor(to, geometry.head_dim).tokens);
+  DemoteOperands operands = DemotionOf(geometry, from, from_page, to, to_page);
+  operands.from_tile = from_tile;
+  operands.which = which;
+  operands.to_slot = to_slot;
+  kDemote(operands);
+}
+
+template <void (*kLadders)(const LadderOperands&)>
+void Ladders(const CodedLosses& losses, int32_t head_dim, Tier tier, const uint8_t* page, int32_t tile, TileSteps& steps) {
+  static_assert(kLadderRungs == kLadderTiers);
+  const TierLayout& layout = LayoutFor(tier, head_dim);
+  SPH_CHECK(tile >= 0 && (tile + 1) * kTokenTile <= layout.tokens);
+  kLadders({.key = losses.key, .value = losses.value, .per_byte = losses.per_byte[0],
+            .radii = page + layout.key_radii + 2 * kTokenTile * tile, .utilities = page + layout.utilities + kTokenTile * tile,
+            .first_utility = kSmallestExponent << 2, .first_price = kSmallestExponent << 3, .last_price = kPriceSteps - 1,
+            .leaves = steps.leaves[0]});
 }
 
 constexpr CodecImpl kImpls[] = {
     {"reference", CpuHasAlways, ReadExact<reference::ReadExact>, MapKeys<reference::MapKeys>, Rotate<reference::Rotate>,
-     Rotate<reference::Unrotate>, Encode<reference::Encode>, Demote<reference::Demote>},
+     Rotate<reference::Unrotate>, Encode<reference::Encode>, Demote<reference::Demote>, DemoteThose<reference::Demote>, Ladders<reference::Ladders>},
     {"avx2", CpuHasAvx2, ReadExact<avx2::ReadExact>, MapKeys<avx2::MapKeys>, Rotate<avx2::Rotate>, Rotate<avx2::Unrotate>,
-     Encode<avx2::Encode>, Demote<avx2::Demote>},
+     Encode<avx2::Encode>, Demote<avx2::Demote>, DemoteThose<avx2::Demote>, Ladders<avx2::Ladders>},
     {"avx512", CpuHasAvx512, ReadExact<avx512::ReadExact>, MapKeys<avx512::MapKeys>, Rotate<avx512::Rotate>, Rotate<avx512::Unrotate>,
-     Encode<avx512::Encode>, Demote<avx512::Demote>},
+     Encode<avx512::Encode>, Demote<avx512::Demote>, DemoteThose<avx512::Demote>, Ladders<avx512::Ladders>},
 };
 
 }  // namespace

@@ -40,6 +40,7 @@
 #include <span>
 
 #include "kernels/spherical/geometry.h"
+#include "kernels/spherical/ladder.h"
 #include "kernels/spherical/page_layout.h"
 
 namespace spherical::kernels {
@@ -75,6 +76,15 @@ struct CodecImpl {
   // along. Other slots keep their bytes.
   void (*demote)(const KeyGeometry& geometry, Tier from, const uint8_t* from_page, int32_t from_slot, int32_t rows, Tier to,
                  uint8_t* to_page, int32_t to_slot);
+
+  // The same of some tokens of one tile, those that `which` has ones for: bit i is slot 16 * from_tile + i. They go to slots from `to_slot`
+  // on, in order. Both pages may be the same one if the tier is and no token moves back.
+  void (*demote_those)(const KeyGeometry& geometry, Tier from, const uint8_t* from_page, int32_t from_tile, uint32_t which, Tier to,
+                       uint8_t* to_page, int32_t to_slot);
+
+  // The ladders of the sixteen tokens of a tile, whatever tier they are coded in (ladder.h); meaningless for slots that hold no token.
+  // page: of `tier`
+  void (*ladders)(const CodedLosses& losses, int32_t head_dim, Tier tier, const uint8_t* page, int32_t tile, TileSteps& steps);
 };
 std::span<const CodecImpl> CodecImpls();  // slowest first; the reference is [0]
 const CodecImpl& BestCodec();

@@ -17,6 +17,7 @@ void Rotate(const RotateOperands& o) { RotateRows<false>(o); }
 void Unrotate(const RotateOperands& o) { RotateRows<true>(o); }
 void ReadExact(const ReadOperands& o) { ReadTokens(o); }
 void Encode(const EncodeOperands& o) { EncodeRows(o); }
-void Demote(const DemoteOperands& o) { DemoteRows(o); }
+void Demote(const DemoteOperands& o) { DemoteTokens(o); }
+void Ladders(const LadderOperands& o) { TileLadders(o); }
 
 }  // namespace spherical::kernels::avx2

@@ -18,6 +18,7 @@ void Rotate(const RotateOperands& o) { RotateRows<false>(o); }
 void Unrotate(const RotateOperands& o) { RotateRows<true>(o); }
 void ReadExact(const ReadOperands& o) { ReadTokens(o); }
 void Encode(const EncodeOperands& o) { EncodeRows(o); }
-void Demote(const DemoteOperands& o) { DemoteTiles(o); }
+void Demote(const DemoteOperands& o) { DemoteTile(o); }
+void Ladders(const LadderOperands& o) { TileLadders(o); }
 
 }  // namespace spherical::kernels::avx512

@@ -74,9 +74,20 @@ struct DemoteOperands {
   bool same_tier;
   const float *importance, *ones, *shaping;
   const uint8_t* from_page;
-  int32_t from_slot, rows;
+  int32_t from_tile;
+  uint32_t which;  // of the tile's sixteen tokens
   uint8_t* to_page;
   int32_t to_slot;
+};
+
+// As in CodedLosses, TileSteps and the scales of ladder.h.
+constexpr int kLadderRungs = 4;
+struct LadderOperands {
+  const float *key, *value;    // [rungs]
+  const float* per_byte;       // [rungs + 1][rungs + 1]
+  const uint8_t *radii, *utilities;  // of the tile
+  int32_t first_utility, first_price, last_price;  // as the upper bits of a float: >> 21, >> 20; the last as a step
+  uint16_t* leaves;            // [rungs][16]
 };
 
 namespace reference {
@@ -86,6 +97,7 @@ void Unrotate(const RotateOperands& o);
 void ReadExact(const ReadOperands& o);
 void Encode(const EncodeOperands& o);
 void Demote(const DemoteOperands& o);
+void Ladders(const LadderOperands& o);
 }  // namespace reference
 namespace avx2 {
 void MapKeys(const MapOperands& o);
@@ -94,6 +106,7 @@ void Unrotate(const RotateOperands& o);
 void ReadExact(const ReadOperands& o);
 void Encode(const EncodeOperands& o);
 void Demote(const DemoteOperands& o);
+void Ladders(const LadderOperands& o);
 }  // namespace avx2
 namespace avx512 {
 void MapKeys(const MapOperands& o);
@@ -102,6 +115,7 @@ void Unrotate(const RotateOperands& o);
 void ReadExact(const ReadOperands& o);
 void Encode(const EncodeOperands& o);
 void Demote(const DemoteOperands& o);
+void Ladders(const LadderOperands& o);
 }  // namespace avx512
 
 }  // namespace spherical::kernels

@@ -1,6 +1,7 @@
 // The codec as codec.h defines it, one coordinate at a time. The order of float operations is part of the definition.
 #include <algorithm>
 #include <array>
+#include <bit>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -255,7 +256,34 @@ void Encode(const EncodeOperands& o) {
 }
 
 void Demote(const DemoteOperands& o) {
-  for (int32_t r = 0; r < o.rows; ++r) DemoteToken(o, o.from_slot + r, o.to_slot + r);
+  int32_t to_slot = o.to_slot;
+  for (int32_t i = 0; i < kTokenTile; ++i) {
+    if ((o.which >> i & 1) != 0) DemoteToken(o, o.from_tile * kTokenTile + i, to_slot++);
+  }
+}
+
+// One token after the other, in the steps that ladder.cc takes for any token.
+void Ladders(const LadderOperands& o) {
+  for (int32_t t = 0; t < kTokenTile; ++t) {
+    uint16_t half;
+    std::memcpy(&half, o.radii + 2 * t, sizeof half);
+    const float radius = F16ToF32(half);
+    const float utility = std::bit_cast<float>(static_cast<uint32_t>(o.utilities[t] + o.first_utility) << 21);
+    float loss[kLadderRungs + 1];
+    for (int32_t r = 0; r < kLadderRungs; ++r) loss[r] = std::min(1.0f, radius * radius * o.key[r]) + o.value[r];
+    loss[kLadderRungs] = 1;
+    for (int32_t r = 0; r < kLadderRungs; ++r) {
+      float price = 0;
+      for (int32_t i = 0; i <= r; ++i) {
+        const float* per_byte = o.per_byte + i * (kLadderRungs + 1);
+        float least = (loss[kLadderRungs] - loss[i]) * per_byte[kLadderRungs];
+        for (int32_t j = r + 1; j < kLadderRungs; ++j) least = std::min(least, (loss[j] - loss[i]) * per_byte[j]);
+        price = std::max(price, least);
+      }
+      const int32_t step = static_cast<int32_t>(std::bit_cast<uint32_t>(price * utility) >> 20) - o.first_price;
+      o.leaves[r * kTokenTile + t] = static_cast<uint16_t>(std::clamp(step, 1, o.last_price));
+    }
+  }
 }
 
 void Rotate(const RotateOperands& o) {

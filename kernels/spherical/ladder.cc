@@ -31,6 +31,19 @@ void RungBytes(int32_t head_dim, float* bytes) {
   bytes[kLadderTiers] = 0;
 }
 
+CodedLosses CodedLossesOf(const KeyGeometry& geometry, float attention_scale) {
+  CodedLosses losses = {};
+  float bytes[kRungs];
+  RungBytes(geometry.head_dim, bytes);
+  for (int32_t r = 0; r < kLadderTiers; ++r) {
+    const Tier tier = static_cast<Tier>(r);
+    losses.key[r] = attention_scale * attention_scale * KeyLoss(geometry, tier);
+    losses.value[r] = static_cast<float>(ExpectedError(ValueWidth(tier)));
+    for (int32_t j = r + 1; j < kRungs; ++j) losses.per_byte[r][j] = 1 / (bytes[r] - bytes[j]);
+  }
+  return losses;
+}
+
 float KeyLoss(const KeyGeometry& geometry, Tier tier) {
   double loss = 0;
   for (int32_t group = 0; group < geometry.head_dim / kGroup; ++group) {

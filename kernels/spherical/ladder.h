@@ -66,6 +66,20 @@ void RungBytes(int32_t head_dim, float* bytes);
 struct KeyGeometry;
 float KeyLoss(const KeyGeometry& geometry, Tier tier);
 
+// The ladders of a head's coded tokens, from what is in their pages. Dropping one costs its utility; a tier of that
+//     min(1, radius^2 key[tier]) + value[tier]
+// with key = s^2 KeyLoss(tier), s the softmax scale, and value the expected error of the tier's value width.
+struct CodedLosses {
+  float key[kLadderTiers], value[kLadderTiers];
+  float per_byte[kRungs][kRungs];  // [i][j], j > i: 1 / (bytes of rung i - bytes of rung j)
+};
+CodedLosses CodedLossesOf(const KeyGeometry& geometry, float attention_scale);
+
+// LadderSteps of the sixteen tokens of a tile. From the rungs above the one that a token stands on it may leave at 0: it has left them.
+struct TileSteps {
+  alignas(32) uint16_t leaves[kLadderTiers][kTokenTile];
+};
+
 }  // namespace spherical::kernels
 
 #endif  // SPHERICAL_KERNELS_SPHERICAL_LADDER_H_

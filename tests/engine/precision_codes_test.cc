@@ -10,7 +10,6 @@
 
 #include "engine/kv/head_notes.h"
 #include "engine/kv/retier.h"
-#include "engine/step/coded_ladder.h"
 #include "engine/step/measure_run.h"
 #include "engine/step/retier_run.h"
 #include "kernels/attention/exact_attention.h"
@@ -86,6 +85,8 @@ Token Moved(Room& room, Tier from, const uint8_t* page, int32_t slot, Tier to) {
   return bytes;
 }
 
+bool Before(const Token& a, const Token& b) { return std::memcmp(a.data(), b.data(), a.size()) < 0; }  // all are of one size
+
 std::vector<Token> TokensOf(Room& room, Tier tier, const std::vector<PageId>& list, int32_t begin, int32_t end) {
   std::vector<Token> tokens;
   for (int32_t slot = begin; slot < end; ++slot) {
@@ -108,7 +109,8 @@ void CheckReprice(int32_t head_dim, std::array<int32_t, kLadderTiers> tokens, in
                      .rungs = rungs, .whole_only = whole_only};
 
   // Where each token goes, asked one by one; and what it is there.
-  const CodedLadder ladder(room.geometry.key(0), room.spec.attention_scale);
+  const kernels::CodedLosses losses = kernels::CodedLossesOf(room.geometry.key(0), room.spec.attention_scale);
+  kernels::TileSteps steps;
   std::array<std::vector<Token>, kLadderTiers> want;
   int32_t dropped = 0;
   for (int32_t t = 0; t < kLadderTiers; ++t) {
@@ -119,7 +121,10 @@ void CheckReprice(int32_t head_dim, std::array<int32_t, kLadderTiers> tokens, in
       const uint8_t* page = room.PageAt(tier, slot, list.pages);
       const bool may_move = t == 0 ? slot >= kSinkTokens && slot < kSinkTokens + settled : !whole_only;
       int32_t rung = t;
-      if (may_move) rung = std::max(t, ladder.StepsOf(t, page, layout, slot % layout.tokens).RungAt(price));
+      if (may_move) {
+        kernels::CodecImpls()[0].ladders(losses, head_dim, tier, page, slot % layout.tokens / kernels::kTokenTile, steps);
+        while (rung < kLadderTiers && steps.leaves[rung][slot % kernels::kTokenTile] <= price) ++rung;
+      }
       if (may_move && keeps_all) rung = std::min(rung, kLadderTiers - 1);
       if (may_move && whole_only) rung = std::min(rung, static_cast<int32_t>(Tier::kT3));
       if (rung == kLadderTiers) {
@@ -141,8 +146,8 @@ void CheckReprice(int32_t head_dim, std::array<int32_t, kLadderTiers> tokens, in
     std::vector<Token> got = TokensOf(room, tier, list.pages, 0, list.tokens);
     std::vector<Token>& expected = want[static_cast<size_t>(t)];
     if (tier != Tier::kT8) {  // T8 keeps its order, that of other lists is free
-      std::sort(got.begin(), got.end());
-      std::sort(expected.begin(), expected.end());
+      std::ranges::sort(got, Before);
+      std::ranges::sort(expected, Before);
     }
     CHECK(got == expected);
   }

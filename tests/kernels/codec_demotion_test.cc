@@ -2,10 +2,12 @@
 #include "kernels/spherical/codec.h"
 
 #include <algorithm>
+#include <bit>
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <vector>
 
+#include "kernels/base/float16.h"
 #include "tests/kernels/codec_heads.h"
 
 namespace spherical::kernels {
@@ -143,6 +145,93 @@ TEST_CASE("A run of tokens demotes as its tokens do one by one, wherever it begi
                            << static_cast<int32_t>(to) << " slot " << to_slot << " rows " << rows);
             CHECK(got == want);
           }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("Any tokens of a tile demote as they do one by one, and close up to the front of their own page") {
+  Rng random(18);
+  for (const int32_t head_dim : kHeadDims) {
+    for (const Tier from : kTiers) {
+      Head head(head_dim);
+      if (head_dim != 64) head.DrawWidths(random);
+      if (head_dim != 80) DrawShaping(head, random, 0.7);
+      const int32_t n = TokensPerPage(from, head_dim);
+      std::vector<uint8_t> page = RandomPage(head_dim, random);
+      const std::vector<float> z = Vectors(n, head_dim, random), v = Vectors(n, head_dim, random);
+      Reference().encode(head.geometry, from, z.data(), v.data(), n, 0, page.data(), nullptr);
+      for (const Tier to : kTiers) {
+        for (int32_t i = 0; to >= from && i < 12; ++i) {
+          const int32_t tile = static_cast<int32_t>(random() % (n / 16));
+          const uint32_t which = i == 0 ? 0 : i == 1 ? 0xffff : static_cast<uint32_t>(random() & random() & 0xffff) | (i % 2 == 0 ? 0x4410u : 0);
+          const int32_t count = std::popcount(which);
+          // Into its own page: to the front, by as much as it likes.
+          const bool same_page = to == from && i % 3 == 0;
+          const int32_t most = same_page ? 16 * tile : TokensPerPage(to, head_dim) - count;
+          const int32_t to_slot = static_cast<int32_t>(random() % (most + 1));
+          const std::vector<uint8_t> before = same_page ? page : RandomPage(head_dim, random);
+          std::vector<uint8_t> want = before;
+          int32_t slot = to_slot;
+          for (int32_t bit = 0; bit < 16; ++bit) {
+            if ((which >> bit & 1) == 0) continue;
+            Reference().demote(head.geometry, from, page.data(), 16 * tile + bit, 1, to, want.data(), slot++);
+          }
+          for (const CodecImpl& impl : CodecImpls()) {
+            if (!impl.supported()) continue;
+            std::vector<uint8_t> got = before;
+            impl.demote_those(head.geometry, from, same_page ? got.data() : page.data(), tile, which, to, got.data(), to_slot);
+            INFO(impl.name << " D " << head_dim << " from tier " << static_cast<int32_t>(from) << " tile " << tile << " tokens " << which
+                           << " to " << static_cast<int32_t>(to) << " slot " << to_slot << (same_page ? " of its own page" : ""));
+            CHECK(got == want);
+          }
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("Ladders of coded tokens are those of what their pages say, to a step, and the same in every implementation") {
+  Rng random(19);
+  for (const int32_t head_dim : kHeadDims) {
+    Head head(head_dim);
+    head.DrawWidths(random);
+    float bytes[kRungs];
+    RungBytes(head_dim, bytes);
+    const float scale = 1 / std::sqrt(static_cast<float>(head_dim));
+    const CodedLosses losses = CodedLossesOf(head.geometry, scale);
+    for (int32_t t = 0; t < kLadderTiers; ++t) {
+      const Tier tier = static_cast<Tier>(t);
+      const TierLayout layout = LayoutOf(tier, head_dim);
+      std::vector<uint8_t> page = RandomPage(head_dim, random);
+      for (int32_t slot = 0; slot < layout.tokens; ++slot) {  // radii from nothing to all that f16 has
+        const uint16_t radius = static_cast<uint16_t>(random() % 0x7c00);
+        std::memcpy(page.data() + layout.key_radii + 2 * slot, &radius, sizeof radius);
+      }
+      for (int32_t tile = 0; tile < layout.tokens / kTokenTile; ++tile) {
+        TileSteps want;
+        Reference().ladders(losses, head_dim, tier, page.data(), tile, want);
+        for (int32_t i = 0; i < kTokenTile; ++i) {
+          const int32_t slot = tile * kTokenTile + i;
+          uint16_t half;
+          std::memcpy(&half, page.data() + layout.key_radii + 2 * slot, sizeof half);
+          const double radius = F16ToF32(half), drop = UtilityOf(page[layout.utilities + slot]);
+          float distortion[kRungs];
+          for (int32_t r = 0; r < kLadderTiers; ++r) {
+            const Tier rung = static_cast<Tier>(r);
+            const double of_key = std::min(1.0, scale * scale * radius * radius * KeyLoss(head.geometry, rung));
+            distortion[r] = static_cast<float>(drop * (of_key + ExpectedError(ValueWidth(rung))));
+          }
+          distortion[kLadderTiers] = static_cast<float>(drop);
+          const LadderSteps steps = LadderOf(distortion, bytes);
+          for (int32_t r = 0; r < kLadderTiers; ++r) CHECK(std::abs(steps.leaves[r] - want.leaves[r][i]) <= 1);
+        }
+        for (const CodecImpl& impl : Others()) {
+          TileSteps got;
+          impl.ladders(losses, head_dim, tier, page.data(), tile, got);
+          INFO(impl.name << " D " << head_dim << " tier " << t << " tile " << tile);
+          CHECK(std::memcmp(&got, &want, sizeof got) == 0);
         }
       }
     }
