@@ -385,6 +385,7 @@ void Engine::State::Publish() {
   stats.pool_held = lender.BytesOf(pool.held());
   stats.sealed_tokens = precision.counts().sealed;
   stats.demoted_tokens = precision.counts().demoted;
+  stats.precision_total = precision.counts().time;
   const KvPool& workspace = lender.workspace().pages();
   stats.workspace = ByteCount(workspace.pages().value() * workspace.page_bytes().value());
   stats.workspace_held = ByteCount(workspace.held().value() * workspace.page_bytes().value());

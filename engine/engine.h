@@ -71,6 +71,7 @@ struct EngineStats {
   ByteCount pool, pool_reserved, pool_held;
   ByteCount pool_held_peak;
   absl::Duration step_last, step_mean, step_longest;   // precision changes included
+  absl::Duration precision_total;                      // those changes, ever
   ByteCount workspace, workspace_held;                 // the prefill workspace; 0 in mode `exact`
   int64_t sealed_tokens = 0, demoted_tokens = 0;       // ever, of one (layer, kv head) each
   std::vector<TenantStats> tenants;

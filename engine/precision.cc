@@ -14,8 +14,11 @@ namespace {
 
 using kernels::Tier;
 
-// Coded tokens that pressing looks at in one tick: a few milliseconds of one core; and while somebody waits for the pages.
-constexpr int64_t kPressTokens = 1 << 16, kUrgentPressTokens = 1 << 19;
+// Coded tokens that pressing reprices in one tick: what takes this share of the time that the step is expected to take, on one core; or, if
+// nobody else waits for it, many. A token that is only looked at counts as a part of one (tests/bench/precision_bench.cc).
+constexpr double kPressShare = 0.08, kPressSecondsPerToken = 75e-9;
+constexpr int64_t kPressTokensMin = 1 << 12, kPressTokensMax = 1 << 16, kUrgentPressTokens = 1 << 19;
+constexpr int64_t kLookedAtPerRepriced = 8;
 // A tenant that is pressed is pressed a little below its budget, so that tokens do not crawl down rung by rung with every page.
 constexpr int64_t kSlackShare = 64;
 // Of the pool: so many pages at most are kept free for the rows of the next tick.
@@ -77,6 +80,11 @@ int32_t Precision::price(TenantId tenant) const {
   return static_cast<size_t>(tenant) < tenants_.size() ? tenants_[static_cast<size_t>(tenant)].job.price : 0;
 }
 absl::Duration Precision::TakeElapsed() { return std::exchange(elapsed_, absl::ZeroDuration()); }
+
+void Precision::Took(absl::Duration time) {
+  elapsed_ += time;
+  counts_.time += time;
+}
 
 // ---- Budgets ------------------------------------------------------------------------------------------------------------------------
 
@@ -211,6 +219,20 @@ void Precision::PressUnsealed(std::span<Sequence* const> live, StepPlan& plan) {
   }
 }
 
+// Pressing is paid for by everyone whose rows are in the step. It hurries where pages are owed, and for a tenant's own rows that wait for
+// them where no other tenant's wait for it.
+int64_t Precision::PressTokens(TenantId tenant, std::span<Sequence* const> live, const StepPlan& plan) const {
+  bool owing = false, others = false;
+  for (const Sequence* sequence : live) {
+    owing = owing || !sequence->loan.room.secured();
+    if (sequence->loan.tenant == tenant || others) continue;
+    others = std::any_of(plan.items.begin(), plan.items.end(), [&](const StepItem& item) { return item.sequence == sequence->request.id; });
+  }
+  if (owing || (tenants_[static_cast<size_t>(tenant)].starved && !others)) return kUrgentPressTokens;
+  const double seconds = absl::ToDoubleSeconds(cost_.Expect(WorkOf(plan)));
+  return std::clamp(static_cast<int64_t>(seconds * (kPressShare / kPressSecondsPerToken)), kPressTokensMin, kPressTokensMax);
+}
+
 void Precision::Press(TenantId tenant, std::span<Sequence* const> live, StepPlan& plan) {
   Tenant& state = At(tenant);
   Job& job = state.job;
@@ -234,12 +256,10 @@ void Precision::Press(TenantId tenant, std::span<Sequence* const> live, StepPlan
     return;
   }
   job.active = true;
-  int64_t work = state.starved || std::any_of(live.begin(), live.end(), [](const Sequence* s) { return !s->loan.room.secured(); })
-                     ? kUrgentPressTokens
-                     : kPressTokens;
+  int64_t work = PressTokens(tenant, live, plan);
   const auto measure = [&](Sequence& sequence, int32_t head, int32_t price) {
     const HeadPages* const pages = &sequence.pages.head(head);
-    work -= CodedTokens(*pages);
+    work -= price < 0 ? CodedTokens(*pages) / kLookedAtPerRepriced : CodedTokens(*pages);
     MeasureItem item = {.kind = MeasureItem::Kind::kCoded, .sequence = sequence.request.id, .pages = pages,
                         .head = head, .price = price};
     // What has become old in it is settled and pressed in one: two changes of a head in one tick would each undo the other.
@@ -419,7 +439,7 @@ absl::Status Precision::Change(StepPlan& plan, Find find) {
   const absl::StatusOr<absl::Duration> took = stepper_.Retier(plan.retier);
   if (!took.ok()) return took.status();
   cost_.ObserveRetier(TokensOf(plan.retier), *took);
-  elapsed_ += *took;
+  Took(*took);
   for (const RetierItem& item : plan.retier) Record(item, find);
   return absl::OkStatus();
 }
@@ -439,7 +459,7 @@ absl::Status Precision::Measure(StepPlan& plan, Find find) {
   absl::StatusOr<MeasureOutput> measured = stepper_.Measure(plan.measure);
   if (!measured.ok()) return measured.status();
   cost_.ObserveMeasure(TokensOf(plan.measure), measured->elapsed);
-  elapsed_ += measured->elapsed;
+  Took(measured->elapsed);
   for (size_t i = 0; i < plan.measure.size(); ++i) {
     const MeasureItem& item = plan.measure[i];
     Sequence& sequence = find(item.sequence);

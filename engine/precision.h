@@ -54,6 +54,7 @@ class Precision {
   struct Counts {
     int64_t sealed = 0, demoted = 0;  // tokens of one head each, ever; drops are demotions
     std::vector<int64_t> demoted_of;  // [TenantId]
+    absl::Duration time;              // that measuring and changing took, ever
   };
   const Counts& counts() const { return counts_; }
   int64_t demoted_of(TenantId tenant) const {
@@ -81,6 +82,7 @@ class Precision {
   PageCount ShareOf(const Sequence& sequence, std::span<Sequence* const> live) const;
   PageCount TargetOf(TenantId tenant, std::span<Sequence* const> live) const;
   void Press(TenantId tenant, std::span<Sequence* const> live, StepPlan& plan);
+  int64_t PressTokens(TenantId tenant, std::span<Sequence* const> live, const StepPlan& plan) const;
   void PressUnsealed(std::span<Sequence* const> live, StepPlan& plan);
   PageCount SealLacks(const Sequence& sequence, int32_t step) const;
   PageCount GrowthOf(const Sequence& sequence) const;
@@ -89,6 +91,7 @@ class Precision {
   void DecidePrices(Sequence& sequence, std::span<Sequence* const> live);
   int32_t SettlePrice(const Sequence& sequence, const RateCurve& curve) const;
   absl::Status Measure(StepPlan& plan, Find find);
+  void Took(absl::Duration time);
   void LendFor(StepPlan& plan, Find find);
   void Record(const RetierItem& item, Find find);
 

@@ -99,6 +99,7 @@ v1::Stats ToWire(const engine::EngineStats& stats, const TenantBook::Reloads& re
   wire.set_demoted_tokens(stats.demoted_tokens);
   SetDuration(stats.step_mean, wire.mutable_step_mean());
   SetDuration(stats.step_longest, wire.mutable_step_longest());
+  SetDuration(stats.precision_total, wire.mutable_precision_total());
   for (const engine::TenantStats& tenant : stats.tenants) *wire.add_tenants() = ToWire(tenant);
   wire.set_quota_reloads(reloads.done);
   wire.set_quota_reload_failures(reloads.failed);

@@ -1,7 +1,10 @@
 #include "engine/budget/pricing.h"
 
+#include <algorithm>
 #include <utility>
 
+#include "engine/kv/retier.h"
+#include "kernels/base/units.h"
 #include "kernels/spherical/page_layout.h"
 
 namespace spherical::engine {
@@ -33,6 +36,16 @@ std::vector<int32_t> PricesFor(std::span<const RateCurve> curves, int32_t head_d
     const RungCounts counts = curve.CountsAt(step);
     return BytesOf(keeps_all ? KeepAll(counts) : counts, head_dim);
   };
+  // With the sinks and the newest, which share T8's pages.
+  const auto page_bytes_of = [&](const RateCurve& curve, int32_t step) {
+    RungCounts counts = keeps_all ? KeepAll(curve.CountsAt(step)) : curve.CountsAt(step);
+    counts[0] += kSinkTokens + static_cast<int32_t>(curve.newest.size());
+    int64_t pages = 0;
+    for (int32_t r = 0; r < kernels::kLadderTiers; ++r) {
+      pages += CeilDiv(counts[static_cast<size_t>(r)], kernels::TokensPerPage(static_cast<kernels::Tier>(r), head_dim));
+    }
+    return pages * kernels::PageBytes(head_dim);
+  };
   const auto bytes_at = [&](int32_t step) {
     int64_t sum = 0;
     for (const RateCurve& curve : curves) sum += bytes_of(curve, step);
@@ -40,12 +53,22 @@ std::vector<int32_t> PricesFor(std::span<const RateCurve> curves, int32_t head_d
   };
   const int32_t step = LeastStep(bytes_at, bytes);
   std::vector<int32_t> prices(curves.size(), step);
-  int64_t left = bytes - bytes_at(step);
-  for (size_t i = 0; i < curves.size() && step > 0; ++i) {
+  if (step == 0) return prices;
+  struct Lower {
+    size_t head;
+    int64_t more, unused;  // bytes that a step less takes, and of pages, those that it leaves unused besides
+  };
+  std::vector<Lower> lower;
+  for (size_t i = 0; i < curves.size(); ++i) {
     const int64_t more = bytes_of(curves[i], step - 1) - bytes_of(curves[i], step);
-    if (more > left) continue;
-    left -= more;
-    prices[i] = step - 1;
+    lower.push_back({.head = i, .more = more, .unused = page_bytes_of(curves[i], step - 1) - page_bytes_of(curves[i], step) - more});
+  }
+  std::ranges::stable_sort(lower, {}, &Lower::unused);
+  int64_t left = bytes - bytes_at(step);
+  for (const Lower& head : lower) {
+    if (head.more > left) continue;
+    left -= head.more;
+    prices[head.head] = step - 1;
   }
   return prices;
 }

@@ -18,8 +18,8 @@ int64_t BytesOf(const RungCounts& counts, int32_t head_dim);
 // The least price step at which `bytes_at`, which does not grow with the step, is at most `bytes`; the last step if it never is.
 int32_t LeastStep(absl::FunctionRef<int64_t(int32_t step)> bytes_at, int64_t bytes);
 
-// Of curves together, in bytes of fractional pages: a step for each. All the same but that the first ones stay a step lower, as many as the
-// bytes that are left pay for.   keeps_all: nothing is dropped, T2 is the last rung
+// Of curves together, in bytes of fractional pages: a step for each. All the same but that some stay a step lower, as many as the bytes
+// that are left pay for: those first whose pages that fills best.   keeps_all: nothing is dropped, T2 is the last rung
 std::vector<int32_t> PricesFor(std::span<const RateCurve> curves, int32_t head_dim, bool keeps_all, int64_t bytes);
 
 // Counts with what would be dropped on T2 instead.

@@ -3,7 +3,7 @@
 namespace spherical::engine {
 
 int32_t TokensOf(const MeasureItem& item) {
-  constexpr int32_t kCodedPerExact = 128;  // looking at codes takes that much less time than at exact tokens
+  constexpr int32_t kCodedPerExact = 512;  // looking at codes takes that much less time than at exact tokens
   if (item.kind == MeasureItem::Kind::kExact) return item.end - item.pages->exact_begin;
   int32_t tokens = item.pages->settled;
   if (item.kind == MeasureItem::Kind::kCoded) {

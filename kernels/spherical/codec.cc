@@ -86,7 +86,8 @@ template <void (*kDemote)(const DemoteOperands&)>
 void Demote(const KeyGeometry& geometry, Tier from, const uint8_t* from_page, int32_t from_slot, int32_t rows, Tier to, uint8_t* to_page,
             int32_t to_slot) {
   SPH_CHECK(from <= to && from_slot >= 0 && to_slot >= 0);
-  SPH_CHECK(from_slot + rows <= LayoutFor(from, geometry.head_dim).tokens && to_slot + rows <= LayoutFor(to, geometry.head_dim).tokens);
+  SPH_CHECK(from_slot + rows <= LayoutFor(from, geometry.head_dim).tokens);
+  SPH_CHECK(to_slot + rows <= LayoutFor(to, geometry.head_dim).tokens);
   DemoteOperands operands = DemotionOf(geometry, from, from_page, to, to_page);
   for (int32_t done = 0; done < rows;) {
     const int32_t slot = from_slot + done, first = slot % kTokenTile, count = std::min(rows - done, kTokenTile - first);
@@ -124,7 +125,8 @@ void Ladders(const CodedLosses& losses, int32_t head_dim, Tier tier, const uint8
 
 constexpr CodecImpl kImpls[] = {
     {"reference", CpuHasAlways, ReadExact<reference::ReadExact>, MapKeys<reference::MapKeys>, Rotate<reference::Rotate>,
-     Rotate<reference::Unrotate>, Encode<reference::Encode>, Demote<reference::Demote>, DemoteThose<reference::Demote>, Ladders<reference::Ladders>},
+     Rotate<reference::Unrotate>, Encode<reference::Encode>, Demote<reference::Demote>, DemoteThose<reference::Demote>,
+     Ladders<reference::Ladders>},
     {"avx2", CpuHasAvx2, ReadExact<avx2::ReadExact>, MapKeys<avx2::MapKeys>, Rotate<avx2::Rotate>, Rotate<avx2::Unrotate>,
      Encode<avx2::Encode>, Demote<avx2::Demote>, DemoteThose<avx2::Demote>, Ladders<avx2::Ladders>},
     {"avx512", CpuHasAvx512, ReadExact<avx512::ReadExact>, MapKeys<avx512::MapKeys>, Rotate<avx512::Rotate>, Rotate<avx512::Unrotate>,

@@ -80,6 +80,7 @@ Json StatsToJson(const v1::Stats& stats) {
           {"demoted_tokens", stats.demoted_tokens()},
           {"step_mean_ms", Seconds(stats.step_mean()) * 1e3},
           {"step_longest_ms", Seconds(stats.step_longest()) * 1e3},
+          {"precision_total_ms", Seconds(stats.precision_total()) * 1e3},
           {"quota_reloads", stats.quota_reloads()},
           {"quota_reload_failures", stats.quota_reload_failures()},
           {"quota_error", stats.quota_error()},
@@ -93,8 +94,8 @@ void PrintTable(const v1::Stats& stats) {
   absl::PrintF("ever     %d admitted, %d finished, %d cancelled, %d refused, %d failed\n", stats.admitted(), stats.finished(),
                stats.cancelled(), stats.refused(), stats.failed());
   absl::PrintF("tokens   %d of prompts, %d generated\n", stats.prompt_tokens(), stats.generated_tokens());
-  absl::PrintF("steps    %d, mean %.1f ms, longest %.1f ms\n", stats.steps(), Seconds(stats.step_mean()) * 1e3,
-               Seconds(stats.step_longest()) * 1e3);
+  absl::PrintF("steps    %d, mean %.1f ms, longest %.1f ms; %.1f s of them to change precision\n", stats.steps(),
+               Seconds(stats.step_mean()) * 1e3, Seconds(stats.step_longest()) * 1e3, Seconds(stats.precision_total()));
   absl::PrintF("KV pool  %.1f MiB: %.1f reserved, %.1f held, %.1f held at most\n", mib(stats.pool_bytes()),
                mib(stats.pool_reserved_bytes()), mib(stats.pool_held_bytes()), mib(stats.pool_held_peak_bytes()));
   if (stats.workspace_bytes() > 0) {

@@ -44,7 +44,8 @@ def parse_args():
     parser.add_argument("--fit", type=int, default=8, help="sequences of prompts that the pool holds in f16")
     parser.add_argument("--prompt-tokens", type=int, default=6144)
     parser.add_argument("--tokens", type=int, default=256, help="that each decodes while all run")
-    parser.add_argument("--max-tokens", type=int, default=0, help="that each asks for; 0: what the context leaves")
+    parser.add_argument("--max-tokens", type=int, default=1024,
+                        help="that each asks for, and so has reserved, to decode until the last one joins; 0: what the context leaves")
     parser.add_argument("--floor", type=float, default=2.0)
     parser.add_argument("--target-step-ms", type=int, default=2000, help="long steps: the prompts are most of the work")
     parser.add_argument("--workspace", default="0", help="--kv-prefill-workspace-bytes")

@@ -1,7 +1,7 @@
 #!/bin/bash
 # How many long sequences decode at once in a pool that holds eight of them in f16, at a floor of 2 bits. See README.md.
 #
-#   tests/bench/capacity.sh [--json OUT] [--prompts N] [--fit N] [--prompt-tokens N] [--tokens N] [--check] TEXT...
+#   tests/bench/capacity.sh [--json OUT] [--prompts N] [--fit N] [--prompt-tokens N] [--tokens N] [--max-tokens N] [--check] TEXT...
 #   tests/bench/capacity.sh --readme RESULT.json      puts a result into README.md
 #
 # TEXT: text files; prompts are pieces of them that do not overlap. About twenty minutes.

@@ -278,8 +278,10 @@ def rise(stage, limit, seconds_max):
 
 
 def held_by(daemon, name):
-    [tenant] = [t for t in daemon.stats().tenants if t.name == name]
-    return tenant.held_bytes, tenant.demoted_tokens
+    """Bytes that a tenant holds, tokens of it that were demoted, seconds that the daemon spent on changing precision."""
+    stats = daemon.stats()
+    [tenant] = [t for t in stats.tenants if t.name == name]
+    return tenant.held_bytes, tenant.demoted_tokens, stats.precision_total.ToTimedelta().total_seconds()
 
 
 def halve(stage, way, quotas, seed, before, after):
@@ -290,7 +292,7 @@ def halve(stage, way, quotas, seed, before, after):
     start = time.monotonic()
     quiet.start()
     time.sleep(before)
-    held_before, demoted_before = held_by(stage.daemon, "flood")
+    held_before, demoted_before, _ = held_by(stage.daemon, "flood")
     if way == "SetQuota":
         request = stage.daemon.message("SetQuotaRequest")(tenant="flood", quota={"limit_bytes": half})
         set_at = time.monotonic()
@@ -299,8 +301,8 @@ def halve(stage, way, quotas, seed, before, after):
         set_at = stage.write({**quotas, "flood": {**quotas["flood"], "limit_bytes": half}})
     answered = time.monotonic()
     while not polls or (polls[-1]["held"] > half and time.monotonic() < set_at + 60):
-        held, demoted = held_by(stage.daemon, "flood")
-        polls.append({"at": time.monotonic() - set_at, "held": held, "demoted": demoted - demoted_before})
+        held, demoted, changing = held_by(stage.daemon, "flood")
+        polls.append({"at": time.monotonic() - set_at, "held": held, "demoted": demoted - demoted_before, "changing": changing})
         time.sleep(0.002)
     fits_at = set_at + polls[-1]["at"]
     quiet.join()
@@ -325,8 +327,10 @@ def drop_of(polls, half):
     begins = max((p["at"] for p in polls if p["held"] >= polls[0]["held"]), default=0)
     moving = max(seconds - begins, 1e-3)
     cores = len(os.sched_getaffinity(0))
+    changing = max(polls[-1]["changing"] - polls[0]["changing"], 1e-4)  # sealing of the flood's next prompts is in it
     return {"fits": polls[-1]["held"] <= half, "seconds": seconds, "begins_s": begins, "bytes_left": left,
-            "demoted_tokens": polls[-1]["demoted"], "gb_per_s": left / moving / 1e9, "gb_per_s_core": left / moving / 1e9 / cores}
+            "demoted_tokens": polls[-1]["demoted"], "gb_per_s": left / moving / 1e9, "changing_s": changing,
+            "gb_per_s_core": left / changing / 1e9 / cores}
 
 
 def growth_of(requests, frames, start, set_at, fits_at, end):
@@ -361,8 +365,9 @@ def control_bars(halvings):
     growth = [h["itl_growth"] for h in halvings if h.get("itl_growth") is not None]
     speeds = [h["gb_per_s_core"] for h in halvings if h["bytes_left"] > 0]
     worse = statistics.median(growth) * 100 if growth else 1e3
+    slowness = 1 / statistics.median(speeds) if speeds else 1e3
     return [bar("the quiet tenant's time between tokens while bytes leave, growth", worse, 5, "%"),
-            bar("seconds per GB and core while bytes leave", 1 / statistics.median(speeds) if speeds else 1e3, 1, "s"),
+            bar("seconds on each core per GB that left, of the time spent on changing precision", slowness, 1, "s"),
             bar("halvings that did not end, or found nothing to take", sum(not (h["fits"] and h["bytes_left"]) for h in halvings), 0, ""),
             bar("bytes taken below the guarantee, any frame of these", max(h["below_guarantee_bytes"] for h in halvings), 0, "bytes")]
 
@@ -387,12 +392,14 @@ def markdown(result):
                          f" | {phase['rate_bits']:.2f} | " + " | ".join(cells) + " |")
         lines.append("")
     if "control" in result:
-        lines += ["| limit halved by | held before | limit then | fits after | first byte left after | bytes left | GB/s per core "
-                  "| tokens between, growth | step, growth |", "|---" * 9 + "|"]
+        lines += ["| limit halved by | held before | limit then | fits after | first byte left after | bytes left | GB/s "
+                  "| changing precision took | GB/s per core of that time | time between tokens, growth | step, growth |",
+                  "|---" * 11 + "|"]
         for h in result["control"]:
             growth = [f"{h[key] * 100:+.1f} %" if h.get(key) is not None else "" for key in ("itl_growth", "step_growth")]
             lines.append(f"| {h['way']} | {h['held_before'] / 1e6:.1f} MB | {h['limit_after'] / 1e6:.1f} MB | {h['seconds'] * 1e3:.0f} ms "
-                         f"| {h['begins_s'] * 1e3:.0f} ms | {h['bytes_left'] / 1e6:.1f} MB | {h['gb_per_s_core']:.3f} | "
+                         f"| {h['begins_s'] * 1e3:.0f} ms | {h['bytes_left'] / 1e6:.1f} MB | {h['gb_per_s']:.3f} "
+                         f"| {h['changing_s'] * 1e3:.0f} ms | {h['gb_per_s_core']:.3f} | "
                          + " | ".join(growth) + " |")
         lines.append("")
     lines += ["| bar | measured | wanted | |", "|---|---|---|---|"]

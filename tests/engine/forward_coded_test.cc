@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <cmath>
+#include <cstring>
 #include <random>
 #include <vector>
 
@@ -11,6 +12,8 @@
 #include "engine/step/forward.h"
 #include "engine/step/retier_run.h"
 #include "kernels/base/check.h"
+#include "kernels/base/float16.h"
+#include "kernels/spherical/ladder.h"
 #include "kernels/spherical/page_layout.h"
 #include "tests/engine/tiny_model.h"
 
@@ -80,6 +83,7 @@ class CodedRunner {
     item.position = entered;
     item.pages = &pages;
     item.prompt = prompt;
+    item.refresh = refresh;
     StepPlan plan;
     plan.items.push_back(item);
     plan.rows = rows;
@@ -117,6 +121,12 @@ class CodedRunner {
   void SealAll(Tier tier, std::vector<int32_t> heads) {
     Retier({.tier = tier, .end = entered, .newest = entered - kNewestTokens, .last = true}, std::move(heads));
   }
+  void UseValueWeights(std::span<const float> weights) { forward_.UseValueWeights(weights); }
+  uint8_t* WholePage(int32_t head, int32_t slot) {
+    const int32_t page_tokens = kernels::TokensPerPage(Tier::kT8, model_.spec.head_dim);
+    const PageId page = pages.head(head).of(Tier::kT8).pages[static_cast<size_t>(slot / page_tokens)];
+    return coded_.data() + page * kernels::PageBytes(model_.spec.head_dim);
+  }
   std::vector<int32_t> AllHeads() const {
     std::vector<int32_t> heads;
     for (int32_t i = 0; i < pages.heads(); ++i) heads.push_back(i);
@@ -141,6 +151,7 @@ class CodedRunner {
  public:
   PageTable pages;
   std::vector<TokenId> prompt;
+  std::span<const float> refresh;  // of the next step
   int32_t entered = 0;
 };
 
@@ -256,6 +267,61 @@ TEST_CASE("rows that enter sealed heads together give the bits of rows that ente
   CHECK(run(3, 1) == want);
   CHECK(run(2, 37) == want);
   CHECK(run(1, 100) == want);
+}
+
+// One query head per kv head, everything T8: then a utility is c p^2 |v|^2, and the p of all tokens add up to 1.
+TEST_CASE("a refresh leads utilities to what the step attends to, young tokens all the way, old ones by their share") {
+  const testing::TinyModelOptions shape = {.layers = 2, .width = 128, .heads = 2, .kv_heads = 2, .head_dim = 64};
+  const TinyModel model(shape);
+  const std::vector<TokenId> tokens = SomeTokens(122, model.spec.vocabulary, 9);
+  const kernels::TierLayout layout = kernels::LayoutOf(Tier::kT8, shape.head_dim);
+  CodedRunner runner(model, 2);
+  runner.prompt = tokens;
+  const std::vector<float> weights = {0.5f, 3, 0.02f, 40}, residuals = {0.25f, 7};
+  runner.UseValueWeights(weights);
+  runner.Enter(std::span(tokens).first(120));
+  runner.SealAll(Tier::kT8, {0, 1, 2});  // the last head stays exact
+  const auto utility = [&](int32_t head, int32_t slot) -> uint8_t& {
+    return runner.WholePage(head, slot)[layout.utilities + slot % layout.tokens];
+  };
+
+  runner.Enter(std::span(tokens).subspan(120, 1));
+  for (int32_t head = 0; head < 3; ++head) {
+    for (int32_t i = 0; i < 121; ++i) CHECK(utility(head, i) == 0);  // nobody has looked
+  }
+  runner.refresh = residuals;
+  runner.Enter(std::span(tokens).subspan(121, 1));
+  for (int32_t head = 0; head < 3; ++head) {
+    double sum = 0;
+    for (int32_t i = 0; i < 122; ++i) {
+      uint16_t half;
+      std::memcpy(&half, runner.WholePage(head, i) + layout.value_radii + 2 * (i % layout.tokens), sizeof half);
+      const double radius = kernels::F16ToF32(half);
+      // |v|^2 is about 2.1 D radius^2: a T8 radius is the largest coordinate's over 3.94.
+      const double each = weights[static_cast<size_t>(head)] / residuals[static_cast<size_t>(head / 2)] * 2.1 * 64 * radius * radius;
+      sum += std::sqrt(kernels::UtilityOf(utility(head, i)) / each);
+    }
+    CHECK(sum == Approx(1).margin(0.05));  // bytes are a quarter of an octave apart
+  }
+
+  // What was known before weighs as much as the refreshes that a token has lived through, this one aside.
+  for (int32_t head = 0; head < 3; ++head) {
+    for (int32_t i = 0; i < 122; ++i) utility(head, i) = 250;
+  }
+  runner.Enter(std::span(tokens).first(1));
+  for (int32_t head = 0; head < 3; ++head) {
+    for (int32_t i = 0; i < 122; ++i) {
+      const int32_t refreshes = (123 - i) / kRefreshSteps + 1;
+      const double kept = kernels::UtilityOf(utility(head, i)) / kernels::UtilityOf(250), want = 1 - 1.0 / refreshes;
+      CAPTURE(head, i, refreshes);
+      if (refreshes == 1) {
+        CHECK(kept < 0.05);
+      } else {
+        CHECK(kept >= want / 1.25);
+        CHECK(kept <= want * 1.25 + 0.05);
+      }
+    }
+  }
 }
 
 }  // namespace

@@ -165,7 +165,8 @@ TEST_CASE("Any tokens of a tile demote as they do one by one, and close up to th
       for (const Tier to : kTiers) {
         for (int32_t i = 0; to >= from && i < 12; ++i) {
           const int32_t tile = static_cast<int32_t>(random() % (n / 16));
-          const uint32_t which = i == 0 ? 0 : i == 1 ? 0xffff : static_cast<uint32_t>(random() & random() & 0xffff) | (i % 2 == 0 ? 0x4410u : 0);
+          const uint32_t some = static_cast<uint32_t>(random() & random() & 0xffff) | (i % 2 == 0 ? 0x4410u : 0);
+          const uint32_t which = i == 0 ? 0 : i == 1 ? 0xffff : some;
           const int32_t count = std::popcount(which);
           // Into its own page: to the front, by as much as it likes.
           const bool same_page = to == from && i % 3 == 0;
