@@ -48,7 +48,7 @@ def parse_args():
                         help="that each asks for, and so has reserved, to decode until the last one joins; 0: what the context leaves")
     parser.add_argument("--floor", type=float, default=2.0)
     parser.add_argument("--target-step-ms", type=int, default=2000, help="long steps: the prompts are most of the work")
-    parser.add_argument("--workspace", default="0", help="--kv-prefill-workspace-bytes")
+    parser.add_argument("--workspace", default="1GiB", help="--kv-prefill-workspace-bytes: prompts enter while others are sealed")
     parser.add_argument("--geometry", default="auto", help="of the daemon: --kv-geometry")
     parser.add_argument("--minutes", type=float, default=40, help="give up after so many")
     return parser.parse_with("daemon", "model", "texts")
