@@ -2,6 +2,7 @@
 #define SPHERICAL_ENGINE_KV_RATE_CURVE_H_
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
 #include <vector>
 
