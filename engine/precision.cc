@@ -27,19 +27,6 @@ constexpr int64_t kHeadroomShare = 16;
 // An octave is eight steps.
 constexpr int32_t kPriceRise = 24;
 
-PageCount PagesAt(const RungCounts& counts, int32_t head_dim) {
-  int64_t pages = 0;
-  for (int32_t r = 1; r < kernels::kLadderTiers; ++r) {
-    pages += CeilDiv(counts[static_cast<size_t>(r)], kernels::TokensPerPage(static_cast<Tier>(r), head_dim));
-  }
-  return PageCount(pages);
-}
-
-// Pages of T8 with `counts[0]` settled tokens besides the protected and the new ones.
-PageCount WholePages(int64_t settled, int64_t rest, int32_t head_dim) {
-  return PageCount(CeilDiv(settled + rest, kernels::TokensPerPage(Tier::kT8, head_dim)));
-}
-
 PageCount HeldPages(const HeadPages& head) {
   PageCount pages;
   for (const HeadPages::Coded& tier : head.tiers) pages += PageCount(static_cast<int64_t>(tier.pages.size()));
@@ -48,9 +35,9 @@ PageCount HeldPages(const HeadPages& head) {
 
 // What a head holds once tokens of its curve are sealed too, `counts` on each rung, with so many new ones that stay T8.
 PageCount PagesOnceSealed(const HeadPages& head, RungCounts counts, int32_t newest, int32_t head_dim) {
-  const int32_t whole = head.of(Tier::kT8).tokens + (head.exact_begin == 0 ? kSinkTokens : 0) + newest;
-  for (int32_t r = 1; r < kernels::kLadderTiers; ++r) counts[static_cast<size_t>(r)] += head.tiers[static_cast<size_t>(r)].tokens;
-  return PagesAt(counts, head_dim) + WholePages(counts[0], whole, head_dim);
+  for (size_t r = 0; r < kernels::kLadderTiers; ++r) counts[r] += head.tiers[r].tokens;
+  counts[0] += (head.exact_begin == 0 ? kSinkTokens : 0) + newest;
+  return PagesOf(counts, head_dim);
 }
 
 int64_t CodedTokens(const HeadPages& head) {
@@ -222,13 +209,13 @@ void Precision::PressUnsealed(std::span<Sequence* const> live, StepPlan& plan) {
 // Pressing is paid for by everyone whose rows are in the step. It hurries where pages are owed, and for a tenant's own rows that wait for
 // them where no other tenant's wait for it.
 int64_t Precision::PressTokens(TenantId tenant, std::span<Sequence* const> live, const StepPlan& plan) const {
-  bool owing = false, others = false;
-  for (const Sequence* sequence : live) {
-    owing = owing || !sequence->loan.room.secured();
-    if (sequence->loan.tenant == tenant || others) continue;
-    others = std::any_of(plan.items.begin(), plan.items.end(), [&](const StepItem& item) { return item.sequence == sequence->request.id; });
-  }
-  if (owing || (tenants_[static_cast<size_t>(tenant)].starved && !others)) return kUrgentPressTokens;
+  const auto owed = [](const Sequence* sequence) { return !sequence->loan.room.secured(); };
+  const auto waits_for_it = [&](const Sequence* sequence) {
+    const auto is_its = [&](const StepItem& item) { return item.sequence == sequence->request.id; };
+    return sequence->loan.tenant != tenant && std::ranges::any_of(plan.items, is_its);
+  };
+  if (std::ranges::any_of(live, owed)) return kUrgentPressTokens;
+  if (tenants_[static_cast<size_t>(tenant)].starved && std::ranges::none_of(live, waits_for_it)) return kUrgentPressTokens;
   const double seconds = absl::ToDoubleSeconds(cost_.Expect(WorkOf(plan)));
   return std::clamp(static_cast<int64_t>(seconds * (kPressShare / kPressSecondsPerToken)), kPressTokensMin, kPressTokensMax);
 }
@@ -329,8 +316,9 @@ PageCount Precision::PagesOf(const Sequence& sequence, int32_t step) const {
     const HeadPages& held = sequence.pages.head(head);
     PageCount now = HeldPages(held);
     if (static_cast<size_t>(head) < sequence.curves.size()) {
-      const RungCounts counts = sequence.CountsAt(sequence.curves[static_cast<size_t>(head)], step);
-      now = std::min(now, PagesAt(counts, head_dim) + WholePages(counts[0], held.of(Tier::kT8).tokens - held.settled, head_dim));
+      RungCounts counts = sequence.CountsAt(sequence.curves[static_cast<size_t>(head)], step);
+      counts[0] += held.of(Tier::kT8).tokens - held.settled;  // the protected and the new ones
+      now = std::min(now, engine::PagesOf(counts, head_dim));
     }
     pages += now;
   }
@@ -396,7 +384,7 @@ void Precision::DecidePrices(Sequence& sequence, std::span<Sequence* const> live
   }
   const int64_t whole_prompt = std::max<int64_t>(sequence.prompt_size(), tokens);
   // Of a prompt that is not complete, room for its end; else for the next rows.
-  const PageCount growth(shape.heads() * (last ? 1 : WholePages(0, kWholeTokensMax, shape.head_dim).value()));
+  const PageCount growth(shape.heads() * (last ? 1 : CeilDiv(kWholeTokensMax, kernels::TokensPerPage(Tier::kT8, shape.head_dim))));
   const PageCount allowed(std::max<int64_t>(0, (most - std::min(most, growth)).value() * tokens / whole_prompt));
   const auto pages_at = [&](int32_t step) {
     int64_t pages = 0;

@@ -4,7 +4,6 @@
 #include <utility>
 
 #include "engine/kv/retier.h"
-#include "kernels/base/units.h"
 #include "kernels/spherical/page_layout.h"
 
 namespace spherical::engine {
@@ -15,6 +14,14 @@ int64_t BytesOf(const RungCounts& counts, int32_t head_dim) {
     bytes += int64_t{counts[static_cast<size_t>(r)]} * kernels::TokenBytes(static_cast<kernels::Tier>(r), head_dim);
   }
   return bytes;
+}
+
+PageCount PagesOf(const RungCounts& counts, int32_t head_dim) {
+  int64_t pages = 0;
+  for (int32_t r = 0; r < kernels::kLadderTiers; ++r) {
+    pages += CeilDiv(counts[static_cast<size_t>(r)], kernels::TokensPerPage(static_cast<kernels::Tier>(r), head_dim));
+  }
+  return PageCount(pages);
 }
 
 int32_t LeastStep(absl::FunctionRef<int64_t(int32_t step)> bytes_at, int64_t bytes) {
@@ -32,19 +39,16 @@ RungCounts KeepAll(RungCounts counts) {
 }
 
 std::vector<int32_t> PricesFor(std::span<const RateCurve> curves, int32_t head_dim, bool keeps_all, int64_t bytes) {
-  const auto bytes_of = [&](const RateCurve& curve, int32_t step) {
+  const auto counts_at = [&](const RateCurve& curve, int32_t step) {
     const RungCounts counts = curve.CountsAt(step);
-    return BytesOf(keeps_all ? KeepAll(counts) : counts, head_dim);
+    return keeps_all ? KeepAll(counts) : counts;
   };
+  const auto bytes_of = [&](const RateCurve& curve, int32_t step) { return BytesOf(counts_at(curve, step), head_dim); };
   // With the sinks and the newest, which share T8's pages.
   const auto page_bytes_of = [&](const RateCurve& curve, int32_t step) {
-    RungCounts counts = keeps_all ? KeepAll(curve.CountsAt(step)) : curve.CountsAt(step);
+    RungCounts counts = counts_at(curve, step);
     counts[0] += kSinkTokens + static_cast<int32_t>(curve.newest.size());
-    int64_t pages = 0;
-    for (int32_t r = 0; r < kernels::kLadderTiers; ++r) {
-      pages += CeilDiv(counts[static_cast<size_t>(r)], kernels::TokensPerPage(static_cast<kernels::Tier>(r), head_dim));
-    }
-    return pages * kernels::PageBytes(head_dim);
+    return PagesOf(counts, head_dim).value() * kernels::PageBytes(head_dim);
   };
   const auto bytes_at = [&](int32_t step) {
     int64_t sum = 0;

@@ -9,11 +9,15 @@
 
 #include "absl/functional/function_ref.h"
 #include "engine/kv/rate_curve.h"
+#include "kernels/base/units.h"
 
 namespace spherical::engine {
 
 // Bytes of codes, radii and metadata of so many tokens on each rung. Fractions of pages: what rates are made of.
 int64_t BytesOf(const RungCounts& counts, int32_t head_dim);
+
+// Whole pages of so many tokens on each rung.
+PageCount PagesOf(const RungCounts& counts, int32_t head_dim);
 
 // The least price step at which `bytes_at`, which does not grow with the step, is at most `bytes`; the last step if it never is.
 int32_t LeastStep(absl::FunctionRef<int64_t(int32_t step)> bytes_at, int64_t bytes);

@@ -58,6 +58,14 @@ constexpr int32_t AllowedRung(const RetierItem& item, int32_t rung) {
   return std::min(rung, lowest);
 }
 constexpr int32_t RungOf(const RetierItem& item, const kernels::LadderSteps& steps) { return AllowedRung(item, steps.RungAt(item.price)); }
+// The slots [begin, end) of a tier whose tokens are looked at and may go lower: of T8 the settled ones.
+struct SlotRange {
+  int32_t begin, end;
+};
+constexpr SlotRange MovableSlots(const HeadPages& pages, kernels::Tier tier) {
+  if (tier == kernels::Tier::kT8) return {kSinkTokens, kSinkTokens + pages.settled};
+  return {0, pages.of(tier).tokens};
+}
 // What the head holds once the item has run.
 TierCounts CountsAfter(const RetierItem& item);
 // kReprice: fills in `lists` and `emptied` from the head's own pages; `acquire` is asked for what they lack.

@@ -155,9 +155,8 @@ void MeasureCoded(const MeasureContext& context, const KvArenas& arenas, const M
     const Tier tier = static_cast<Tier>(r);
     const HeadPages::Coded& list = item.pages->of(tier);
     const int32_t page_tokens = kernels::TokensPerPage(tier, d);
-    const int32_t begin = tier == Tier::kT8 ? kSinkTokens : 0;
-    const int32_t end = tier == Tier::kT8 ? kSinkTokens + item.pages->settled : list.tokens;
-    for (int32_t first = 0; first < end; first += kernels::kTokenTile) {
+    const auto [begin, end] = MovableSlots(*item.pages, tier);
+    for (int32_t first = 0; first < end && begin < end; first += kernels::kTokenTile) {
       const uint8_t* page = arenas.coded + list.pages[static_cast<size_t>(first / page_tokens)] * arenas.coded_page_bytes;
       codec.ladders(losses, d, tier, page, first % page_tokens / kernels::kTokenTile, steps);
       curve.Add(r, steps, std::max(begin - first, 0), std::min(end - first, kernels::kTokenTile));

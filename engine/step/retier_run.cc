@@ -17,9 +17,8 @@
 namespace spherical::engine {
 namespace {
 
-using kernels::Tier;
-
 using kernels::kTokenTile;
+using kernels::Tier;
 
 constexpr int32_t kTile = kernels::kExactTokensPerPage;
 
@@ -133,8 +132,7 @@ class HeadRetier {
 
   std::vector<TileGoing> GoingOf(const kernels::CodedLosses& losses, Tier tier) const {
     const int32_t own = static_cast<int32_t>(tier), tokens = filled_[static_cast<size_t>(tier)], page_tokens = PageTokens(tier);
-    const int32_t begin = tier == Tier::kT8 ? kSinkTokens : 0;
-    const int32_t end = tier == Tier::kT8 ? kSinkTokens + item_.pages->settled : tokens;
+    const auto [begin, end] = MovableSlots(*item_.pages, tier);
     std::vector<TileGoing> going(static_cast<size_t>(CeilDiv(tokens, kTokenTile)));
     kernels::TileSteps steps;
     for (int32_t first = 0; first < tokens; first += kTokenTile) {

@@ -21,6 +21,7 @@
 #include "kernels/attention/ada_decode.h"
 #include "kernels/attention/exact_attention.h"
 #include "kernels/spherical/page_layout.h"
+#include "tests/bench/median.h"
 
 namespace spherical::kernels {
 namespace {
@@ -35,11 +36,6 @@ constexpr Case kCases[] = {{3, 64, 1024}, {3, 64, 8192}, {4, 80, 8192}, {4, 96, 
 // Widths of a quarter of the groups each, as a calibrated model's profiles fall; less where that is more than the tier's keys may take.
 constexpr uint8_t kProfiles[kTierCount][4] = {{8, 8, 8, 8}, {6, 5, 4, 3}, {5, 4, 3, 2}, {4, 3, 2, 1}, {3, 2, 2, 1}};
 constexpr const char* kTierNames[kTierCount] = {"T8", "T4", "T3", "T2", "T1"};
-
-double Median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
-  return values[values.size() / 2];
-}
 
 template <class Function>
 double Seconds(Function function) {

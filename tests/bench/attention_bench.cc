@@ -20,6 +20,7 @@
 #include "kernels/attention/exact_attention.h"
 #include "kernels/base/float16.h"
 #include "kernels/spherical/page_layout.h"
+#include "tests/bench/median.h"
 
 namespace spherical::kernels {
 namespace {
@@ -33,11 +34,6 @@ struct Case {
 constexpr Case kDecode[] = {{3, 64, 1024, 1},  {3, 64, 4096, 1},  {3, 64, 8192, 1},  {4, 128, 1024, 1}, {4, 128, 4096, 1},
                             {4, 128, 8192, 1}, {4, 256, 1024, 1}, {4, 256, 4096, 1}, {4, 256, 8192, 1}};
 constexpr Case kPrefill[] = {{3, 64, 512, 512}, {3, 64, 4096, 512}, {4, 128, 512, 512}, {4, 128, 4096, 512}, {4, 256, 4096, 512}};
-
-double Median(std::vector<double> values) {
-  std::nth_element(values.begin(), values.begin() + values.size() / 2, values.end());
-  return values[values.size() / 2];
-}
 
 template <class Function>
 double Seconds(Function function) {

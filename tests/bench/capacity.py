@@ -1,7 +1,7 @@
 """How many long sequences decode at once in a pool that would hold a few of them in f16. Called by capacity.sh.
 
 All prompts come at once; each sequence decodes until every one of them was running and has so many tokens since. Then all are cancelled:
-none may end by itself before, so each asks for all tokens that its context leaves, or --max-tokens.
+none may end by itself before, so each asks for --max-tokens, more than it decodes until the last one joins.
 """
 import itertools
 import json

@@ -12,9 +12,11 @@
 #include <cstring>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/spherical/codec.h"
+#include "tests/bench/median.h"
 
 namespace spherical::kernels {
 namespace {
@@ -43,8 +45,7 @@ double MedianSeconds(Function function) {
     function();
     seconds.push_back(CpuSeconds() - start);
   }
-  std::nth_element(seconds.begin(), seconds.begin() + kRepetitions / 2, seconds.end());
-  return seconds[kRepetitions / 2];
+  return Median(std::move(seconds));
 }
 
 // Bytes per second of reading it once, in order.

@@ -11,11 +11,13 @@
 #include <cstdio>
 #include <random>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/dense/matmul.h"
 #include "kernels/dense/weight_format.h"
 #include "tests/fakes/stored_rows.h"
+#include "tests/bench/median.h"
 
 namespace spherical::kernels {
 namespace {
@@ -47,8 +49,7 @@ double Seconds(double macs, Function function) {
     for (int i = 0; i < calls; ++i) function();
     s = (Now() - start) / calls;
   }
-  std::nth_element(seconds.begin(), seconds.begin() + kRepetitions / 2, seconds.end());
-  return seconds[kRepetitions / 2];
+  return Median(std::move(seconds));
 }
 
 std::vector<float> RandomRows(int64_t count, std::mt19937& random) {

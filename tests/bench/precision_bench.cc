@@ -5,7 +5,6 @@
 // Each figure is the median of several runs, per token of one (layer, kv head); and for repricing the bytes that the tokens had before,
 // over the time.
 #include <CLI/CLI.hpp>
-#include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <iterator>
@@ -16,6 +15,7 @@
 #include "absl/time/time.h"
 #include "engine/clock.h"
 #include "kernels/base/check.h"
+#include "tests/bench/median.h"
 #include "tests/quality/mode.h"
 #include "tests/quality/scoring_model.h"
 
@@ -27,11 +27,6 @@ struct Flags {
   int32_t tokens = 6144, start = 10'000, threads = 1, runs = 5;
 };
 
-double MedianOf(std::vector<double> times) {
-  std::ranges::nth_element(times, times.begin() + static_cast<std::ptrdiff_t>(times.size() / 2));
-  return times[times.size() / 2];
-}
-
 double MedianSeconds(int32_t runs, absl::FunctionRef<void()> work) {
   std::vector<double> times;
   for (int32_t i = 0; i < runs; ++i) {
@@ -39,7 +34,7 @@ double MedianSeconds(int32_t runs, absl::FunctionRef<void()> work) {
     work();
     times.push_back(absl::ToDoubleSeconds(engine::SystemClock().Now() - begin));
   }
-  return MedianOf(times);
+  return Median(times);
 }
 
 int Run(const Flags& flags) {
@@ -77,7 +72,7 @@ int Run(const Flags& flags) {
     if (i > 0) kept = model.kv().SealPriced(*prompt, context, 4);
     times.push_back(MedianSeconds(1, [&] { model.kv().Reprice(*kept, context, 2); }));
   }
-  const double moved = MedianOf(times);
+  const double moved = Median(times);
   print("looked at and moved, 4 to 2 bits", moved);
   std::printf("%-34s %7.3f GB/s of the codes that were there\n", "", static_cast<double>(bytes) / moved / 1e9);
   return 0;

@@ -72,6 +72,7 @@ class PythonClientTest(unittest.TestCase):
         self.assertEqual(after.generated_tokens - before.generated_tokens, 3)
         self.assertEqual(after.prompt_tokens - before.prompt_tokens, 5)
         self.assertGreater(after.pool_held_peak_bytes, 0)
+        self.assertGreater(after.precision_total.ToNanoseconds(), before.precision_total.ToNanoseconds())  # the prompt was measured
         self.assertEqual(after.tenants[0].name, "default")
         self.assertLessEqual(after.pool_bytes, 256 << 20)
 

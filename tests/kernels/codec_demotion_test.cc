@@ -113,17 +113,24 @@ TEST_CASE("Every implementation demotes to the bits of the reference, between al
   }
 }
 
+// Every token of it coded, under a geometry drawn for the head.
+std::vector<uint8_t> FullPage(Head& head, Tier tier, Rng& random) {
+  const int32_t head_dim = head.geometry.head_dim, n = TokensPerPage(tier, head_dim);
+  if (head_dim != 64) head.DrawWidths(random);
+  if (head_dim != 80) DrawShaping(head, random, 0.7);
+  std::vector<uint8_t> page = RandomPage(head_dim, random);
+  const std::vector<float> z = Vectors(n, head_dim, random), v = Vectors(n, head_dim, random);
+  Reference().encode(head.geometry, tier, z.data(), v.data(), n, 0, page.data(), nullptr);
+  return page;
+}
+
 TEST_CASE("A run of tokens demotes as its tokens do one by one, wherever it begins and ends") {
   Rng random(17);
   for (const int32_t head_dim : kHeadDims) {
     for (const Tier from : kTiers) {
       Head head(head_dim);
-      if (head_dim != 64) head.DrawWidths(random);
-      if (head_dim != 80) DrawShaping(head, random, 0.7);
+      const std::vector<uint8_t> page = FullPage(head, from, random);
       const int32_t n = TokensPerPage(from, head_dim);
-      std::vector<uint8_t> page = RandomPage(head_dim, random);
-      const std::vector<float> z = Vectors(n, head_dim, random), v = Vectors(n, head_dim, random);
-      Reference().encode(head.geometry, from, z.data(), v.data(), n, 0, page.data(), nullptr);
       for (const Tier to : kTiers) {
         if (to < from) continue;
         for (int32_t i = 0; i < 8; ++i) {
@@ -156,12 +163,8 @@ TEST_CASE("Any tokens of a tile demote as they do one by one, and close up to th
   for (const int32_t head_dim : kHeadDims) {
     for (const Tier from : kTiers) {
       Head head(head_dim);
-      if (head_dim != 64) head.DrawWidths(random);
-      if (head_dim != 80) DrawShaping(head, random, 0.7);
+      const std::vector<uint8_t> page = FullPage(head, from, random);
       const int32_t n = TokensPerPage(from, head_dim);
-      std::vector<uint8_t> page = RandomPage(head_dim, random);
-      const std::vector<float> z = Vectors(n, head_dim, random), v = Vectors(n, head_dim, random);
-      Reference().encode(head.geometry, from, z.data(), v.data(), n, 0, page.data(), nullptr);
       for (const Tier to : kTiers) {
         for (int32_t i = 0; to >= from && i < 12; ++i) {
           const int32_t tile = static_cast<int32_t>(random() % (n / 16));
