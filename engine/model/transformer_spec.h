@@ -27,10 +27,15 @@ struct TransformerSpec {
   float norm_epsilon = 0;
   float attention_scale = 0; // logits = scale * q.k
 
+  // Sliding windows: how many of the newest positions a query of a layer sees, itself included; 0: all. Layers with a window are local.
+  std::vector<int32_t> windows;  // [layers]; empty: no layer has one
+  int32_t window(int32_t layer) const { return windows.empty() ? 0 : windows[static_cast<size_t>(layer)]; }
+
   // Rotary position encoding.
   int32_t rotary_dim = 0;
   kernels::RotaryPairing rotary_pairing = kernels::RotaryPairing::kAdjacent;
-  std::vector<double> rotary_frequency;  // [rotary_dim / 2] radians per position
+  std::vector<double> rotary_frequency;        // [rotary_dim / 2] radians per position
+  std::vector<double> local_rotary_frequency;  // the same for local layers; empty: as the others
 
   bool tied_output = false;  // the embedding is the output matrix: kept once
 };
