@@ -21,10 +21,11 @@ TierCounts CountsAfter(const RetierItem& item) {
   int32_t& lower = counts[static_cast<size_t>(item.tier)];  // may be the same
   if (item.kind == RetierItem::Kind::kSeal) {
     const int32_t begin = item.pages->exact_begin;
-    const int32_t newest = std::clamp(item.newest, std::max(begin, kSinkTokens), std::max(item.end, kSinkTokens));
-    whole += Between(begin, std::min(item.end, kSinkTokens)) + Between(std::max(newest, begin), item.end);
+    const int32_t sinks = item.pages->sinks();
+    const int32_t newest = std::clamp(item.newest, std::max(begin, sinks), std::max(item.end, sinks));
+    whole += Between(begin, std::min(item.end, sinks)) + Between(std::max(newest, begin), item.end);
     if (!item.priced) {
-      lower += Between(std::max(begin, kSinkTokens), std::min(newest, item.end));
+      lower += Between(std::max(begin, sinks), std::min(newest, item.end));
     } else {
       for (size_t rung = 0; rung < kernels::kLadderTiers; ++rung) counts[rung] += item.rungs[rung];
     }
@@ -92,7 +93,13 @@ int32_t TokensOf(const RetierItem& item) {
     }
     return left + looked / 16 + 1;
   }
-  return item.pages->of(Tier::kT8).tokens - kSinkTokens;
+  return item.pages->of(Tier::kT8).tokens - item.pages->sinks();
+}
+
+int32_t CommonRung(const RungCounts& rungs) {
+  int32_t rung = 0;
+  while (rung + 1 < kernels::kRungs && rungs[static_cast<size_t>(rung)] == 0) ++rung;
+  return rungs[static_cast<size_t>(rung)] == 0 ? 0 : rung;
 }
 
 void RecordRetier(const RetierItem& item, HeadPages& pages) {
@@ -103,9 +110,11 @@ void RecordRetier(const RetierItem& item, HeadPages& pages) {
     for (size_t tier = 0; tier < counts.size(); ++tier) pages.tiers[tier].pages = item.lists[tier];
     pages.settled = item.rungs[0];
     pages.dropped += item.rungs[kernels::kLadderTiers];
+    if (pages.local()) pages.older = static_cast<Tier>(CommonRung(item.rungs));
     return;
   }
   if (item.kind != RetierItem::Kind::kSeal) return;
+  if (pages.local()) pages.older = item.priced ? static_cast<Tier>(CommonRung(item.rungs)) : item.tier;
   if (item.priced) {
     pages.settled += item.rungs[0];
     pages.dropped += item.rungs[kernels::kLadderTiers];
@@ -120,16 +129,49 @@ void RecordEntry(int32_t rows, PageTable& table) {
   }
 }
 
+namespace {
+
+// Whole pages of `page_tokens` that end at or before position `end` if the first begins at `begin`.
+int32_t PagesBefore(int32_t begin, int32_t end, int32_t page_tokens) { return std::max(0, end - begin) / page_tokens; }
+
+void TakeFront(std::vector<PageId>& list, int32_t count, absl::FunctionRef<void(PageId)> give_back) {
+  for (int32_t i = 0; i < count; ++i) give_back(list[static_cast<size_t>(i)]);
+  list.erase(list.begin(), list.begin() + count);
+}
+
+}  // namespace
+
+void LeaveWindow(int32_t entered, int32_t head_dim, HeadPages& pages, absl::FunctionRef<void(PageId, bool exact)> give_back) {
+  if (!pages.local()) return;
+  const int32_t oldest = pages.oldest_seen(entered);
+  if (!pages.sealed) {
+    if (!pages.notes.empty()) return;
+    const int32_t gone = PagesBefore(pages.exact_begin, oldest, kernels::kExactTokensPerPage);
+    TakeFront(pages.exact, gone, [&](PageId page) { give_back(page, true); });
+    pages.exact_begin += gone * kernels::kExactTokensPerPage;
+    return;
+  }
+  for (const Tier tier : {pages.older, Tier::kT8}) {  // the same, or one after the other
+    HeadPages::Coded& list = pages.of(tier);
+    const int32_t page_tokens = kernels::TokensPerPage(tier, head_dim);
+    const int32_t gone = std::min(PagesBefore(pages.first_held(tier, entered), oldest, page_tokens), list.tokens / page_tokens);
+    TakeFront(list.pages, gone, [&](PageId page) { give_back(page, false); });
+    list.tokens -= gone * page_tokens;
+    if (tier == Tier::kT8) pages.settled = std::max(0, pages.settled - gone * page_tokens);
+  }
+}
+
 double RateBits(const PageTable& table, int32_t head_dim, int32_t entered) {
   if (entered == 0) return 16;
   std::array<int64_t, kernels::kTierCount> tiers = {};
-  int64_t exact = 0;
+  int64_t exact = 0, in_reach = 0;
   for (int32_t i = 0; i < table.heads(); ++i) {
     const HeadPages& pages = table.head(i);
     for (size_t tier = 0; tier < tiers.size(); ++tier) tiers[tier] += pages.tiers[tier].tokens;
     if (!pages.sealed) exact += entered - pages.exact_begin;
+    in_reach += pages.in_reach(entered);
   }
-  return RateBits(tiers, exact, head_dim, int64_t{entered} * table.heads());
+  return RateBits(tiers, exact, head_dim, in_reach);
 }
 
 double RateBits(const std::array<int64_t, kernels::kTierCount>& tiers, int64_t exact, int32_t head_dim, int64_t entered) {

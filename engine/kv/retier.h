@@ -14,9 +14,6 @@
 
 namespace spherical::engine {
 
-inline constexpr int32_t kSinkTokens = 4;     // the first of a sequence: T8 for good
-inline constexpr int32_t kNewestTokens = 64;  // the last of a sequence: T8 until newer ones come
-
 // One change of precision of one (layer, kv head) of one sequence: planned as a value, run by the stepper, recorded by commit.
 //
 // kSeal: positions [exact_begin, end) leave the f16 pages and are coded, in order. Sinks and positions from `newest` on go to T8, the
@@ -26,6 +23,7 @@ inline constexpr int32_t kNewestTokens = 64;  // the last of a sequence: T8 unti
 // kReprice: every coded token (`whole_only`: every settled one of T8) that stands above its rung at `price` goes there. Sinks and T8 tokens
 //   that are not settled stay. Holes are filled: in T8 by moving up, in the other lists, whose order is free, with the last tokens. The
 //   lists become `lists`, made of the pages that the head has (lists grow into pages that others leave, after those were read).
+//   Of a local head all move together, to the one rung that `rungs` names, and keep their order.
 //
 // The pages for CountsAfter are lent before it runs; what it empties is taken back after.
 struct RetierItem {
@@ -63,7 +61,7 @@ struct SlotRange {
   int32_t begin, end;
 };
 constexpr SlotRange MovableSlots(const HeadPages& pages, kernels::Tier tier) {
-  if (tier == kernels::Tier::kT8) return {kSinkTokens, kSinkTokens + pages.settled};
+  if (tier == kernels::Tier::kT8) return {pages.sinks(), pages.sinks() + pages.settled};
   return {0, pages.of(tier).tokens};
 }
 // What the head holds once the item has run.
@@ -78,9 +76,15 @@ int32_t TokensOf(const RetierItem& item);
 void RecordRetier(const RetierItem& item, HeadPages& pages);
 // After a step in which `rows` tokens entered: those of sealed heads are T8 now.
 void RecordEntry(int32_t rows, PageTable& table);
+// Local heads, when `entered` tokens have entered: whole pages at the front of a list whose tokens have all left the window are taken out of
+// it. An unsealed head that was measured keeps them until it is sealed: its notes count from exact_begin.   give_back: [exact?](page)
+void LeaveWindow(int32_t entered, int32_t head_dim, HeadPages& pages, absl::FunctionRef<void(PageId, bool exact)> give_back);
+
+// The one rung that a local head's tokens are on, or go to.
+int32_t CommonRung(const RungCounts& rungs);
 
 // The rate of a sequence of `entered` tokens: bits of codes, radii and per-token metadata of all that is held, per element of K and V of
-// the tokens entered. 16 where nothing is coded.
+// the tokens entered; in local heads, of those in the window. 16 where nothing is coded.
 double RateBits(const PageTable& table, int32_t head_dim, int32_t entered);
 // The same of sums over heads and sequences: tokens on each tier, exact ones, and `entered` of each head.
 double RateBits(const std::array<int64_t, kernels::kTierCount>& tiers, int64_t exact, int32_t head_dim, int64_t entered);

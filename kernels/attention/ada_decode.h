@@ -12,7 +12,8 @@
 //
 // This library knows how to read codes, not how to turn them back into keys: it depends on page_layout and query_geometry alone.
 // Units are cut from the item's first token, whatever pages its tiles of 16 tokens lie in: bits depend on where items begin, and on nothing
-// else: not on page ids, nor on the other heads. Portable, avx2 and avx512vnni give the same bits. A sliding window is not looked at.
+// else: not on page ids, nor on the other heads. Portable, avx2 and avx512vnni give the same bits. A sliding window is what the item says
+// of it (AdaItem::skip), not AttentionShape::window; scores are of all tokens.
 // Scratch per item: at most 8 KiB, on the stack. Threads: pure functions.
 #ifndef SPHERICAL_KERNELS_ATTENTION_ADA_DECODE_H_
 #define SPHERICAL_KERNELS_ATTENTION_ADA_DECODE_H_

@@ -109,13 +109,13 @@ void SplitAda(const QueryGeometry& geometry, Tier tier, const AdaMappedQuery& ma
 void AttendAda(const AttentionShape& shape, const AdaLayout& layout, const uint8_t* arena, const AdaItem& item) {
   for (int32_t g = 0; g < shape.group; ++g) {
     float max = -std::numeric_limits<float>::infinity();
-    for (int32_t t = 0; t < item.tokens; ++t) {
+    for (int32_t t = item.skip; t < item.tokens; ++t) {
       const float logit = static_cast<float>(Logit(shape, item, g, TokenAt(shape, layout.page, arena, item, t)));
       if (logit > max) max = logit;
     }
     double sum = 0;
     double output[kHeadDimMax] = {};
-    for (int32_t t = 0; t < item.tokens; ++t) {
+    for (int32_t t = item.skip; t < item.tokens; ++t) {
       const Token token = TokenAt(shape, layout.page, arena, item, t);
       const double p = std::exp(Logit(shape, item, g, token) - max);
       sum += p;

@@ -42,6 +42,7 @@ struct Queries {
   std::vector<float> map, rows;
   QueryGeometry geometry;
   AdaQuery digits = {};
+  int32_t skip = 0;  // tokens that have left their window
 
   Queries(const CodedPages& pages, int32_t group, uint64_t seed, float size = 1) {
     const int32_t dims = pages.head_dim;
@@ -62,7 +63,7 @@ States Attend(const AdaDecodeImpl& impl, const CodedPages& pages, const Queries&
   States states(queries.shape.group, pages.head_dim);
   impl.attend(queries.shape, pages.arena.data(),
               {.query = &queries.digits, .pages = pages.pages.data() + first_page, .tokens = tokens < 0 ? pages.tokens : tokens,
-               .tier = pages.tier, .widths = pages.widths.data(), .state = states.view()});
+               .skip = queries.skip, .tier = pages.tier, .widths = pages.widths.data(), .state = states.view()});
   return states;
 }
 
@@ -91,10 +92,10 @@ struct Plain {
       double logit = double{shape.scale} * digits.scale[g] * pages.key_radii[t] * dot;
       if (shape.softcap > 0) logit = shape.softcap * std::tanh(logit / shape.softcap);
       logits.push_back(logit);
-      max = std::max(max, logit);
+      if (t >= queries.skip) max = std::max(max, logit);
     }
     for (int32_t t = 0; t < pages.tokens; ++t) {
-      p.push_back(std::exp(logits[t] - max));
+      p.push_back(t < queries.skip ? 0 : std::exp(logits[t] - max));
       sum += p[t];
       for (int32_t d = 0; d < pages.head_dim; ++d) output[d] += p[t] * pages.value_radii[t] * pages.Value(t, d);
     }
@@ -200,6 +201,26 @@ TEST_CASE("Every implementation agrees at every length around tiles, units, page
                                  529}) {
       const CodedPages pages(64, tier, RandomWidths(64, tier, tokens), tokens, tokens);
       CheckAll(pages, Queries(pages, 3, tokens + 1));
+    }
+  }
+}
+
+TEST_CASE("Tokens that have left the window count for nothing, whatever they are") {
+  constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
+  for (const Tier tier : kTiers) {
+    for (const int32_t skip : {1, 15, 16, 17, 31, 32, 33, 60}) {
+      for (const int32_t tokens : {skip + 1, skip + 20, 300}) {
+        CodedPages pages(64, tier, RandomWidths(64, tier, tokens), tokens, tokens + skip);
+        Queries queries(pages, 3, tokens + 1);
+        queries.skip = skip;
+        queries.shape.softcap = tokens == 300 && skip == 17 ? 5.0f : 0.0f;
+        CheckAll(pages, queries);
+        CodedPages poisoned = pages;
+        std::fill_n(poisoned.key_radii.begin(), skip, kNan);
+        std::fill_n(poisoned.value_radii.begin(), skip, skip % 2 != 0 ? kNan : std::numeric_limits<float>::infinity());
+        poisoned.Write();
+        for (const AdaDecodeImpl& impl : Supported()) CHECK(Attend(impl, poisoned, queries).SameBits(Attend(impl, pages, queries)));
+      }
     }
   }
 }

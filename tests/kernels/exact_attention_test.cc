@@ -250,6 +250,24 @@ TEST_CASE("A row's bits do not depend on the rows beside it") {
   }
 }
 
+TEST_CASE("Under a window a row's bits do not depend on where before its oldest key the run begins") {
+  for (const int32_t window : {5, 100, 300}) {
+    Sequence s(64, 3, 1200, 35);
+    s.shape.window = window;
+    for (const int32_t position : {511, 512, 700, 1023, 1199}) {
+      const std::vector<float> query = RandomRows(3 * 64, 36);
+      const int32_t oldest = (position + 1 - window) / 16 * 16;
+      for (const ExactAttentionImpl& impl : Supported()) {
+        const States whole = s.Attend(impl, query, 1, position);
+        for (const int32_t first : {16, oldest - 16, oldest}) {
+          INFO(impl.name << " window " << window << " position " << position << " first " << first);
+          CHECK(s.Attend(impl, query, 1, position, first, s.tokens - first).SameBits(whole));
+        }
+      }
+    }
+  }
+}
+
 TEST_CASE("A row's bits do not depend on later tokens of its run, even infinite ones") {
   Sequence s(64, 3, 90, 41);
   const int32_t rows = 12, position = 70;
