@@ -259,7 +259,7 @@ void Engine::State::Start(Submission request, Reservation room) {
   const QuerySampling sampling =
       options.kv.mode.priced ? QuerySampling::For(static_cast<int32_t>(request.prompt.size())) : QuerySampling();
   Sequence sequence{.request = std::move(request),
-                    .pages = PageTable(options.kv.layers, options.kv.kv_heads, sampling),
+                    .pages = PageTable(options.kv.layers, options.kv.kv_heads, sampling, options.kv.windows),
                     .loan = {.tenant = tenant, .room = std::move(room), .workspace = {}},
                     .keeps_all = KeepsAll(options.kv, lender.ledger().account(tenant).quota),
                     .output = {},
@@ -346,6 +346,7 @@ void Engine::State::Record(Live& live, const StepItem& item, StepItemOutput outp
     sequence.energy_rows += output.energy_rows;
   }
   RecordEntry(rows, sequence.pages);
+  lender.TakeBackLeft(sequence.entered, sequence.loan, sequence.pages);
   share.Charge(sequence.loan.tenant, rows);
   lender.CountTokens(sequence.loan.tenant, rows);
   if (!sequence.decoding()) stats.prompt_tokens += rows;

@@ -36,18 +36,12 @@ PageCount HeldPages(const HeadPages& head) {
 // What a head holds once tokens of its curve are sealed too, `counts` on each rung, with so many new ones that stay T8.
 PageCount PagesOnceSealed(const HeadPages& head, RungCounts counts, int32_t newest, int32_t head_dim) {
   for (size_t r = 0; r < kernels::kLadderTiers; ++r) counts[r] += head.tiers[r].tokens;
-  counts[0] += (head.exact_begin == 0 ? kSinkTokens : 0) + newest;
+  counts[0] += (head.exact_begin == 0 ? head.sinks() : 0) + newest;
   return PagesOf(counts, head_dim);
 }
 
-int64_t CodedTokens(const HeadPages& head) {
-  int64_t tokens = 0;
-  for (const HeadPages::Coded& tier : head.tiers) tokens += tier.tokens;
-  return tokens;
-}
-
 // It has coded tokens that are not protected.
-bool CanBePressed(const HeadPages& head) { return CodedTokens(head) > head.of(Tier::kT8).tokens || head.settled > 0; }
+bool CanBePressed(const HeadPages& head) { return head.coded() > head.of(Tier::kT8).tokens || head.settled > 0; }
 
 }  // namespace
 
@@ -137,8 +131,8 @@ Precision::Held Precision::HeldBy(TenantId tenant, std::span<const Sequence* con
       for (size_t tier = 0; tier < held.tiers.size(); ++tier) held.tiers[tier] += head.tiers[tier].tokens;
       held.exact += head.sealed ? 0 : sequence->entered - head.exact_begin;
       held.dropped += head.dropped;
+      entered += head.in_reach(sequence->entered);
     }
-    entered += int64_t{sequence->entered} * shape.heads();
     held.distortion += sequence->distortion;
   }
   if (entered > 0) held.rate_bits = RateBits(held.tiers, held.exact, shape.head_dim, entered);
@@ -160,7 +154,7 @@ PageCount Precision::SealLacks(const Sequence& sequence, int32_t step) const {
   const int32_t decoded = std::max(0, sequence.entered - kNewestTokens - sequence.measured_to);  // since the first head was measured
   const int32_t newest = last ? std::min(sequence.entered, kNewestTokens) + decoded : 0;
   PageCount lacks;
-  for (int32_t i = sequence.next_to_seal; i < shape.heads(); ++i) {
+  for (int32_t i = sequence.NextToSeal(sequence.next_to_seal); i < shape.heads(); i = sequence.NextToSeal(i + 1)) {
     const HeadPages& head = sequence.pages.head(i);
     const RungCounts counts = sequence.CountsAt(sequence.curves[static_cast<size_t>(i)], step);
     const PageCount held = HeldPages(head);
@@ -246,7 +240,7 @@ void Precision::Press(TenantId tenant, std::span<Sequence* const> live, StepPlan
   int64_t work = PressTokens(tenant, live, plan);
   const auto measure = [&](Sequence& sequence, int32_t head, int32_t price) {
     const HeadPages* const pages = &sequence.pages.head(head);
-    work -= price < 0 ? CodedTokens(*pages) / kLookedAtPerRepriced : CodedTokens(*pages);
+    work -= price < 0 ? pages->coded() / kLookedAtPerRepriced : pages->coded();
     MeasureItem item = {.kind = MeasureItem::Kind::kCoded, .sequence = sequence.request.id, .pages = pages,
                         .head = head, .price = price};
     // What has become old in it is settled and pressed in one: two changes of a head in one tick would each undo the other.
@@ -355,17 +349,18 @@ void Precision::DecidePrices(Sequence& sequence, std::span<Sequence* const> live
   int64_t element_bytes = 0;
   int64_t fixed = 0;
   const int32_t newest = last ? std::min(kNewestTokens, std::max(0, tokens - kSinkTokens)) : 0;
-  for (int32_t i = 0; i < shape.heads(); ++i) {
+  for (int32_t i = sequence.NextToSeal(0); i < shape.heads(); i = sequence.NextToSeal(i + 1)) {
     const HeadPages& head = sequence.pages.head(i);
+    const int32_t in_reach = head.in_reach(tokens);
     for (int32_t t = 0; t < kernels::kTierCount; ++t) {
       fixed += int64_t{head.tiers[static_cast<size_t>(t)].tokens} * kernels::TokenBytes(static_cast<Tier>(t), shape.head_dim);
     }
-    const int32_t sinks = head.exact_begin == 0 ? std::min(kSinkTokens, tokens) : 0;
+    const int32_t sinks = head.exact_begin == 0 ? std::min(head.sinks(), tokens) : 0;
     if (ceiling) {
-      element_bytes += static_cast<int64_t>(token_bytes * std::max(0, tokens - kSinkTokens - newest));
-      fixed -= head.exact_begin == 0 ? 0 : int64_t{kSinkTokens} * kernels::TokenBytes(Tier::kT8, shape.head_dim);
+      element_bytes += static_cast<int64_t>(token_bytes * std::max(0, in_reach - head.sinks() - newest));
+      fixed -= head.exact_begin == 0 ? 0 : int64_t{head.sinks()} * kernels::TokenBytes(Tier::kT8, shape.head_dim);
     } else {
-      element_bytes += static_cast<int64_t>(token_bytes * tokens);
+      element_bytes += static_cast<int64_t>(token_bytes * in_reach);
       fixed += int64_t{sinks + newest} * kernels::TokenBytes(Tier::kT8, shape.head_dim);
     }
   }
@@ -388,7 +383,7 @@ void Precision::DecidePrices(Sequence& sequence, std::span<Sequence* const> live
   const PageCount allowed(std::max<int64_t>(0, (most - std::min(most, growth)).value() * tokens / whole_prompt));
   const auto pages_at = [&](int32_t step) {
     int64_t pages = 0;
-    for (int32_t i = 0; i < shape.heads(); ++i) {
+    for (int32_t i = sequence.NextToSeal(0); i < shape.heads(); i = sequence.NextToSeal(i + 1)) {
       const HeadPages& head = sequence.pages.head(i);
       const RungCounts counts = sequence.CountsAt(sequence.curves[static_cast<size_t>(i)], step);
       pages += PagesOnceSealed(head, counts, newest, shape.head_dim).value();
@@ -454,14 +449,18 @@ absl::Status Precision::Measure(StepPlan& plan, Find find) {
     RateCurve& curve = measured->curves[i];
     const int32_t price = item.kind == MeasureItem::Kind::kWhole ? SettlePrice(sequence, curve) : item.price;
     if (item.price < 0) {
-      SPH_CHECK(static_cast<int32_t>(sequence.curves.size()) == item.head);
+      SPH_CHECK(static_cast<int32_t>(sequence.curves.size()) <= item.head);
+      sequence.curves.resize(static_cast<size_t>(item.head));  // heads that are not in this turn have nothing on theirs
       sequence.curves.push_back(std::move(curve));
-      if (item.kind == MeasureItem::Kind::kExact && item.head + 1 == sequence.pages.heads()) DecidePrices(sequence, live_);
+      if (item.kind == MeasureItem::Kind::kExact && sequence.NextToSeal(item.head + 1) == sequence.pages.heads()) {
+        sequence.curves.resize(static_cast<size_t>(sequence.pages.heads()));
+        DecidePrices(sequence, live_);
+      }
       continue;
     }
     sequence.distortion += curve.DistortionAt(price, rung_bytes_.data());
     RungCounts counts = sequence.CountsAt(curve, price);
-    if (item.kind == MeasureItem::Kind::kWhole) counts = SettledRungs(counts);
+    if (item.kind == MeasureItem::Kind::kWhole) counts = SettledRungs(counts, *item.pages);
     plan.retier.push_back({.kind = RetierItem::Kind::kReprice, .sequence = item.sequence, .pages = item.pages, .head = item.head,
                            .priced = true, .keeps_all = sequence.keeps_all, .price = price, .rungs = counts,
                            .whole_only = item.kind == MeasureItem::Kind::kWhole});
@@ -513,7 +512,8 @@ void Precision::Record(const RetierItem& item, Find find) {
   counts_.demoted_of[tenant] += moved;
   sequence.held_peak = std::max(sequence.held_peak, sequence.loan.room.held());
   if (!seals) return;
-  sequence.next_to_seal = item.head + 1 == sequence.pages.heads() ? 0 : item.head + 1;
+  const int32_t next = sequence.NextToSeal(item.head + 1);
+  sequence.next_to_seal = next == sequence.pages.heads() ? 0 : next;
   if (sequence.next_to_seal == 0) {
     sequence.curves.clear();
     sequence.prices.clear();

@@ -81,7 +81,7 @@ absl::StatusOr<engine::EngineOptions> OptionsOf(const Config& config, const engi
   if (!context.ok()) return context.status();
   engine::EngineOptions options;
   options.kv = engine::MakeKvShape(spec.layers, spec.kv_heads, spec.head_dim, engine::FindKvMode(config.kv_mode).value(),
-                                   spec.heads / spec.kv_heads);
+                                   spec.heads / spec.kv_heads, spec.windows);
   options.pool_pages = PageCount(config.kv_pool_bytes / options.kv.page_bytes.value());
   const PageCount least = engine::ReservedPages(options.kv, TokenCount(2));  // one token in, one out
   if (options.pool_pages < least) {

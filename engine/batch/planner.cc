@@ -52,7 +52,7 @@ struct SealRange {
 };
 SealRange RangeOf(const Sequence& sequence) {
   if (sequence.decoding()) return {.end = sequence.entered, .newest = sequence.entered - kNewestTokens, .last = true};
-  const int32_t begin = sequence.entered - sequence.exact_tokens();
+  const int32_t begin = sequence.entered - sequence.exact_tokens();  // of global heads: local ones are not sealed early
   const int32_t end = begin + PrefillWorkspace::EarlyTokens(sequence.loan.workspace.window);
   return {.end = end, .newest = end, .last = false};
 }
@@ -60,9 +60,9 @@ SealRange RangeOf(const Sequence& sequence) {
 // The next heads of a sequence, as many as are sealed between two of its steps.
 void SealNextHeads(const Sequence& sequence, const PlanLimits& limits, std::vector<RetierItem>& retier) {
   const SealRange range = RangeOf(sequence);
-  const int32_t heads = sequence.pages.heads();
-  const int32_t end = std::min(heads, sequence.next_to_seal + limits.workspace->SealHeadsPerStep(sequence.loan.workspace));
-  for (int32_t head = sequence.next_to_seal; head < end; ++head) {
+  int32_t left = limits.workspace->SealHeadsPerStep(sequence.loan.workspace);
+  for (int32_t head = sequence.NextToSeal(sequence.next_to_seal); head < sequence.pages.heads() && left > 0;
+       head = sequence.NextToSeal(head + 1), --left) {
     RetierItem item = {.sequence = sequence.request.id, .pages = &sequence.pages.head(head), .head = head, .tier = limits.mode.tier,
                        .end = range.end, .newest = range.newest, .last = range.last};
     if (limits.mode.priced) {
@@ -71,7 +71,8 @@ void SealNextHeads(const Sequence& sequence, const PlanLimits& limits, std::vect
       item.keeps_all = sequence.keeps_all;
       item.noted = range.last ? sequence.measured_to + kNewestTokens : range.end;
       item.price = sequence.prices[static_cast<size_t>(head)];
-      item.rungs = sequence.CountsAt(curve, item.price, std::max(0, range.newest - std::max(sequence.measured_to, kSinkTokens)));
+      const int32_t measured = std::max({sequence.measured_to, item.pages->sinks(), item.pages->exact_begin});
+      item.rungs = sequence.CountsAt(curve, item.price, std::max(0, range.newest - measured));
     }
     retier.push_back(std::move(item));
   }
@@ -84,12 +85,13 @@ void MeasureNextHeads(const Sequence& sequence, const PlanLimits& limits, std::v
   // All heads the same tokens, though some decode meanwhile.
   const int32_t newest = first == 0 ? range.newest : sequence.measured_to;
   const int32_t tokens = range.last ? newest + kNewestTokens : range.end;
-  const int32_t end = std::min(sequence.pages.heads(), first + limits.workspace->MeasureHeadsPerStep(sequence.loan.workspace));
+  int32_t left = limits.workspace->MeasureHeadsPerStep(sequence.loan.workspace);
   const int32_t kv_heads = sequence.pages.kv_heads();
-  const int32_t samples = sequence.pages.sampling().CountAfter(sequence.entered);
-  for (int32_t head = first; head < end; ++head) {
-    measure.push_back({.kind = MeasureItem::Kind::kExact, .sequence = sequence.request.id, .pages = &sequence.pages.head(head),
-                       .head = head, .end = tokens, .newest = newest, .samples = samples,
+  for (int32_t head = sequence.NextToSeal(first); head < sequence.pages.heads() && left > 0; head = sequence.NextToSeal(head + 1), --left) {
+    const HeadPages& pages = sequence.pages.head(head);
+    const QuerySampling::Slots asked = sequence.pages.sampling().SlotsFrom(pages.local() ? pages.exact_begin : 0, sequence.entered);
+    measure.push_back({.kind = MeasureItem::Kind::kExact, .sequence = sequence.request.id, .pages = &pages, .head = head, .end = tokens,
+                       .newest = newest, .samples = asked.count, .first_sample = asked.first,
                        .residual = sequence.residual(head / kv_heads)});
   }
 }
@@ -173,7 +175,8 @@ StepPlan PlanStep(std::span<const Sequence* const> running, const StepCost& cost
     } else if (!coded) {
       wishes.prompts.push_back({.sequence = sequence, .room = sequence->prompt_left()});
     } else if (sequence->loan.workspace.granted()) {
-      wishes.prompts.push_back({.sequence = sequence, .room = sequence->loan.workspace.window - sequence->exact_tokens()});
+      const int32_t room = sequence->loan.workspace.window - sequence->exact_tokens();
+      wishes.prompts.push_back({.sequence = sequence, .room = std::min(room, sequence->prompt_left())});
     } else {
       plan.unmet.push_back(sequence->request.tenant);
     }

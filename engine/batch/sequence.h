@@ -39,7 +39,7 @@ struct Sequence {
   int64_t energy_rows = 0;
   double distortion = 0;                        // what its demoted and dropped tokens cost, as estimated when that was decided
   std::vector<float> residuals = {};               // [layers], of them once it is sealed
-  int32_t next_to_seal = 0;                     // head; those before it are as far as sealing has come
+  int32_t next_to_seal = 0;                     // head; those before it are as far as sealing has come, or are not in this turn
   int32_t entered = 0;                          // tokens of prompt and output that went through the model
   std::vector<TokenId> output;                  // tokens chosen so far
   std::vector<SampledToken> prompt_scores;      // gathered chunk by chunk, sent once the prompt is complete
@@ -64,8 +64,20 @@ struct Sequence {
     const double mean = energy_rows == 0 ? 0 : energy[static_cast<size_t>(layer)] / static_cast<double>(energy_rows);
     return mean > 0 ? static_cast<float>(mean) : 1.0f;
   }
-  // Exact tokens of the head that is sealed last.
-  int32_t exact_tokens() const { return entered - pages.head(pages.heads() - 1).exact_begin; }
+  // Heads in a turn of sealing: all once the prompt is complete; before that, local heads have nothing to seal, they let go.
+  bool seals(int32_t head) const { return decoding() || !pages.head(head).local(); }
+  // The next head from `head` on that is in the turn; heads() if none is.
+  int32_t NextToSeal(int32_t head) const {
+    while (head < pages.heads() && !seals(head)) ++head;
+    return head;
+  }
+  // Exact tokens of the global head that is sealed last; 0 if all heads are local.
+  int32_t exact_tokens() const {
+    for (int32_t i = pages.heads() - 1; i >= 0; --i) {
+      if (!pages.head(i).local()) return entered - pages.head(i).exact_begin;
+    }
+    return 0;
+  }
 };
 
 }  // namespace spherical::engine

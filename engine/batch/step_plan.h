@@ -16,8 +16,7 @@
 
 namespace spherical::engine {
 
-// Bounds of one step. kRowsMax rows of activations are allocated at start.
-inline constexpr int32_t kStepRowsMax = 512;
+// Sequences of one step; its rows are kStepRowsMax at most (engine/kv/page_table.h).
 inline constexpr int32_t kStepSequencesMax = 256;
 
 // Mode `rdr`: at every so many tokens of a sequence the utilities of its tokens follow what the step pays attention to.

@@ -139,6 +139,13 @@ void Lender::TakeBackEmptied(int32_t sealed, Loan& loan, HeadPages& pages) {
   if (pages.sealed) TakeBackAll(pages.samples, loan);
 }
 
+void Lender::TakeBackLeft(int32_t entered, Loan& loan, PageTable& table) {
+  for (int32_t i = 0; i < table.heads(); ++i) {
+    LeaveWindow(entered, shape_.head_dim, table.head(i),
+                [&](PageId page, bool exact) { exact ? ReleaseExact(page, loan) : Release(page, loan); });
+  }
+}
+
 void Lender::TakeBackAll(std::vector<PageId>& pages, Loan& loan) {
   for (const PageId page : pages) workspace_.Release(page, loan.workspace);
   pages.clear();

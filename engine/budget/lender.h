@@ -51,6 +51,8 @@ class Lender {
   void TakeBackPage(PageId page, Loan& loan) { Release(page, loan); }
   // Takes back what a recorded change has emptied: `sealed` is how many exact tokens it coded.
   void TakeBackEmptied(int32_t sealed, Loan& loan, HeadPages& pages);
+  // After a step: what has left the windows of local heads.
+  void TakeBackLeft(int32_t entered, Loan& loan, PageTable& table);
   // The last head is sealed: the workspace is for others.
   void TakeBackWorkspace(Loan& loan);
   // Takes every page and the room back: the table is empty afterwards.

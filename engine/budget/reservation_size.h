@@ -1,6 +1,8 @@
 #ifndef SPHERICAL_ENGINE_BUDGET_RESERVATION_SIZE_H_
 #define SPHERICAL_ENGINE_BUDGET_RESERVATION_SIZE_H_
 
+#include <vector>
+
 #include "engine/intake/quota.h"
 #include "engine/kv/kv_mode.h"
 #include "engine/kv/prefill_workspace.h"
@@ -17,14 +19,20 @@ struct KvShape {
   ByteCount page_bytes;
   KvMode mode = {};
   int32_t group = 1;  // query heads per kv head
+  std::vector<int32_t> windows = {};  // [layers] as in TransformerSpec, or empty
   int32_t heads() const { return layers * kv_heads; }
+  int32_t window(int32_t layer) const { return windows.empty() ? 0 : windows[static_cast<size_t>(layer)]; }
 };
 
 // The shape with the page that its head dim gives (kernels/spherical/page_layout.h), which rooms above the engine do not see.
-KvShape MakeKvShape(int32_t layers, int32_t kv_heads, int32_t head_dim, KvMode mode = {}, int32_t group = 1);
+KvShape MakeKvShape(int32_t layers, int32_t kv_heads, int32_t head_dim, KvMode mode = {}, int32_t group = 1,
+                    std::vector<int32_t> windows = {});
 
 // What the prefill workspace needs to know of it.
 PrefillWorkspace::Shape WorkspaceShape(const KvShape& shape);
+
+// Elements of K or V (head dims excluded: tokens of heads) that a sequence of so many tokens can attend to.
+int64_t TokensInReach(const KvShape& shape, int64_t tokens);
 
 // Bytes of one token of all heads in f16 pages.
 ByteCount ExactTokenBytes(const KvShape& shape);
@@ -37,6 +45,9 @@ bool KeepsAll(const KvShape& shape, const Quota& quota);
 // T8 tokens that leave together for the mode's tier, and how many T8 tokens of a head make them leave.
 inline constexpr int32_t kDemoteTokens = 32;
 inline constexpr int32_t kWholeTokensMax = kSinkTokens + kNewestTokens + kDemoteTokens;
+// Tokens beyond its window that a local head may hold when it is sealed: what decodes while a sequence's heads are measured and sealed, and
+// a page of f16.
+inline constexpr int32_t kWindowSlack = kNewestTokens + kernels::kExactTokensPerPage;
 
 // Pages of the pool that `tokens` tokens of one sequence can ever need, per layer and kv head:
 //   exact      ceil(tokens / 16)
@@ -44,6 +55,8 @@ inline constexpr int32_t kWholeTokensMax = kSinkTokens + kNewestTokens + kDemote
 //   rdr        ceil(min(tokens, 100) / N(T8)) + one open page for each of T8, T4, T3, T2 that tokens are left for
 // and in rdr, for all heads together, the bytes of the tokens that may leave T8 at `floor_bits` per element, over what a page of the tier
 // that fills pages worst can use. The floor is that of the mode where it has a rate. A sequence never needs more: the last rung is free.
+// Local heads hold what is in the window and little more: kWindowSlack tokens (f16: a chunk of the prompt) and a page that the window has
+// entered. In rdr their tokens can all go to T2, or to the tier that the floor takes.
 // The one function that computes reservations: for admission, for sizing the pool and for tests.
 PageCount ReservedPages(const KvShape& shape, TokenCount tokens, double floor_bits = kFloorBitsDefault);
 

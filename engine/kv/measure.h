@@ -14,6 +14,8 @@ namespace spherical::engine {
 // kExact: tokens [exact_begin, end), by the sampled queries and the encoder's own errors; notes are written for all of them. Sinks and
 //   tokens from `newest` on are not in the curve.
 // kCoded: by utility bytes and radii; T8 tokens count only if they are settled. kWhole: of those alone.
+// A local head's tokens are all on one rung: the mean token decides, for all of them (RateCurve::AddTogether), and only queries from the
+// window on are asked.
 // One item a head and tick: what comes of it changes the head.
 struct MeasureItem {
   enum class Kind : uint8_t { kExact, kCoded, kWhole };
@@ -22,7 +24,8 @@ struct MeasureItem {
   const HeadPages* pages = nullptr;
   int32_t head = 0;              // layer * kv_heads + kv head
   int32_t end = 0, newest = 0;   // kExact
-  int32_t samples = 0;           // kExact: sampled positions that are there
+  int32_t samples = 0;           // kExact: sampled positions that are asked, from slot `first_sample` on, around the ring
+  int32_t first_sample = 0;
   int32_t price = -1;            // kCoded, kWhole: >= 0, the head is repriced at it then
   int32_t settles = 0;           // kCoded, kWhole: T8 tokens that newer ones have made old: settled from now on
   float residual = 1;            // mean squared norm of what enters the layer: what distortion is measured in

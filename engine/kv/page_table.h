@@ -15,6 +15,7 @@ namespace spherical::engine {
 
 inline constexpr int32_t kSinkTokens = 4;     // the first of a sequence: T8 for good, but in local heads
 inline constexpr int32_t kNewestTokens = 64;  // the last of a sequence: T8 until newer ones come
+inline constexpr int32_t kStepRowsMax = 512;  // rows of one step: what pages must have room for at once
 
 // What one sequence holds of one (layer, kv head).
 //

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "engine/kv/head_notes.h"
+#include "engine/kv/page_table.h"
 #include "engine/kv/query_sampling.h"
 #include "kernels/base/check.h"
 #include "kernels/spherical/page_layout.h"
@@ -24,6 +25,12 @@ int32_t HeadsPerStep(int32_t heads, int32_t head_dim, int64_t exact, int64_t coo
 // at sealing was measured.
 constexpr int32_t kMeasureStepsMax = 24, kPricedSealStepsMax = 36;
 static_assert(kMeasureStepsMax + kPricedSealStepsMax + 2 <= 64);
+
+// Exact tokens of a head, in the mean, when a prompt with a window of so many is complete.
+int64_t MeanExact(const PrefillWorkspace::Shape& shape, int64_t window) {
+  const int64_t local = std::min<int64_t>(window, shape.window + kPageTokens);
+  return ((shape.heads - shape.local_heads) * window + shape.local_heads * local) / std::max(shape.heads, 1);
+}
 
 int32_t MeasureHeads(const PrefillWorkspace::Shape& shape, int64_t exact) {
   return static_cast<int32_t>(std::max<int64_t>(HeadsPerStep(shape.heads, shape.head_dim, exact, kMeasureCoordinatesPerStep),
@@ -48,19 +55,19 @@ int32_t RoundDown(int64_t tokens) { return static_cast<int32_t>(tokens / kPageTo
 
 PrefillWorkspace::PrefillWorkspace(const Shape& shape, TokenCount tokens)
     : shape_(shape),
-      large_tokens_(RoundDown(tokens.value() * 4 / 5)),
-      small_tokens_(RoundDown(tokens.value()) - large_tokens_),
-      pages_(PagesFor(shape.heads, tokens), ByteCount(kernels::ExactBytesUsed(shape.head_dim))) {}
+      pages_(PagesFor(shape.heads, tokens), ByteCount(kernels::ExactBytesUsed(shape.head_dim))),
+      large_pages_(PagesFor(shape.heads, TokenCount(tokens.value() * 4 / 5))),
+      small_pages_(pages_.pages() - large_pages_) {}
 
 PageCount PrefillWorkspace::PagesFor(int32_t heads, TokenCount tokens) {
   return PageCount(int64_t{heads} * (RoundDown(tokens.value()) / kPageTokens));
 }
 
 int32_t PrefillWorkspace::SealHeadsPerStep(const WorkspaceRoom& room) const {
-  return SealHeads(shape_, room.window);
+  return SealHeads(shape_, MeanExact(shape_, room.window));
 }
 int32_t PrefillWorkspace::MeasureHeadsPerStep(const WorkspaceRoom& room) const {
-  return MeasureHeads(shape_, room.window);
+  return MeasureHeads(shape_, MeanExact(shape_, room.window));
 }
 
 int32_t PrefillWorkspace::SamplePagesFor(const Shape& shape, int32_t prompt_tokens) {
@@ -68,33 +75,36 @@ int32_t PrefillWorkspace::SamplePagesFor(const Shape& shape, int32_t prompt_toke
   return shape.group == 0 ? 0 : SamplePages(sampling.CountAfter(prompt_tokens), shape.group);
 }
 
-// Exact tokens of a window of a prompt, what decodes until they are sealed, and in mode `rdr` samples and notes.
-int64_t PrefillWorkspace::PagesOfHead(const Shape& shape, int64_t prompt_tokens, int64_t window) {
-  const int64_t exact = RoundUp(window, kPageTokens) + Slack(shape, window);
+// `held` exact tokens of a window of a prompt, what decodes until they are sealed, and in mode `rdr` samples and notes.
+int64_t PrefillWorkspace::PagesOfHead(const Shape& shape, int64_t prompt_tokens, int64_t window, int64_t held) {
+  const int64_t exact = RoundUp(held, kPageTokens) + Slack(shape, MeanExact(shape, window));
   const int64_t notes = shape.group == 0 ? 0 : NotePages(static_cast<int32_t>(exact), shape.head_dim);
   return exact / kPageTokens + notes + SamplePagesFor(shape, static_cast<int32_t>(prompt_tokens));
 }
 
+int64_t PrefillWorkspace::PagesOfRoom(const Shape& shape, int64_t prompt_tokens, int64_t window) {
+  const int64_t local = std::min<int64_t>(prompt_tokens, shape.window + kStepRowsMax + kPageTokens);
+  return (shape.heads - shape.local_heads) * PagesOfHead(shape, prompt_tokens, window, window) +
+         shape.local_heads * PagesOfHead(shape, prompt_tokens, window, local);
+}
+
 PrefillWorkspace::Need PrefillWorkspace::NeedOf(int32_t prompt_tokens) const {
-  const int64_t whole = PagesOfHead(shape_, prompt_tokens, prompt_tokens);
-  const auto pages = [&](int64_t of_head) { return PageCount(shape_.heads * of_head); };
-  if (whole <= small_tokens_ / kPageTokens / 4) return {.large = false, .window = prompt_tokens, .pages = pages(whole)};
-  const int64_t large = large_tokens_ / kPageTokens;
-  if (whole <= large) return {.large = true, .window = prompt_tokens, .pages = pages(whole)};
+  const PageCount whole(PagesOfRoom(shape_, prompt_tokens, prompt_tokens));
+  if (whole <= PageCount(small_pages_.value() / 4)) return {.large = false, .window = prompt_tokens, .pages = whole};
+  if (whole <= large_pages_) return {.large = true, .window = prompt_tokens, .pages = whole};
   int64_t fits = 0, too_long = prompt_tokens;
   while (too_long - fits > 1) {
     const int64_t middle = fits + (too_long - fits) / 2;
-    (PagesOfHead(shape_, prompt_tokens, middle) <= large ? fits : too_long) = middle;
+    (PagesOfRoom(shape_, prompt_tokens, middle) <= large_pages_.value() ? fits : too_long) = middle;
   }
-  return {.large = true, .window = RoundDown(fits), .pages = pages(large)};
+  return {.large = true, .window = RoundDown(fits), .pages = large_pages_};
 }
 
 std::optional<WorkspaceRoom> PrefillWorkspace::Grant(int32_t prompt_tokens) {
   const Need need = NeedOf(prompt_tokens);
   SPH_CHECK(need.window >= std::min(prompt_tokens, 2 * kPageTokens));  // Least() is enforced at start
   PageCount& lane = need.large ? large_ : small_;
-  const PageCount most(shape_.heads * ((need.large ? large_tokens_ : small_tokens_) / kPageTokens));
-  if (lane + need.pages > most) return std::nullopt;
+  if (lane + need.pages > LaneOf(need.large)) return std::nullopt;
   std::optional<Reservation> pages = pages_.Reserve(need.pages);
   SPH_CHECK(pages.has_value());
   lane += need.pages;
@@ -107,12 +117,15 @@ void PrefillWorkspace::TakeBack(WorkspaceRoom room) {
 }
 
 TokenCount PrefillWorkspace::Least(const Shape& shape, int32_t context, int32_t chunk) {
-  const int32_t window = std::min(context, chunk);
-  return TokenCount(CeilDiv(PagesOfHead(shape, context, window) * kPageTokens * 5, 4) + 2 * kPageTokens);
+  return TokensFor(shape, PagesOfRoom(shape, context, std::min(context, chunk)));
 }
 
 TokenCount PrefillWorkspace::ForContext(const Shape& shape, int32_t context) {
-  return TokenCount(CeilDiv(PagesOfHead(shape, context, context) * kPageTokens * 5, 4) + 2 * kPageTokens);  // what rounding down loses
+  return TokensFor(shape, PagesOfRoom(shape, context, context));
+}
+
+TokenCount PrefillWorkspace::TokensFor(const Shape& shape, int64_t pages) {
+  return TokenCount(CeilDiv(CeilDiv(pages, shape.heads) * kPageTokens * 5, 4) + 2 * kPageTokens);  // what rounding down loses
 }
 
 }  // namespace spherical::engine

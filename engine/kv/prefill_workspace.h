@@ -1,6 +1,8 @@
 // PrefillWorkspace lends f16 pages to prompts in the coded modes: a prompt's chunks attend to the exact keys and values of those before
 // them, and are coded once it is complete. Apart from the pool, not charged to tenants.
 //
+// Local heads let go of what has left their window, so their part of a room does not grow with the prompt, and they never seal early.
+//
 // A prompt gets its room whole before its first chunk, so nobody stops half-way. Rooms come from two lanes, so that a long prompt never
 // keeps short ones waiting: four fifths for any, one fifth for short ones alone (at most a twentieth each). A prompt longer than the large
 // lane keeps a window of it: when the window is full, its oldest quarter is sealed early.
@@ -29,7 +31,7 @@ inline constexpr int64_t kSealCoordinatesPerStep = int64_t{1} << 20;
 struct WorkspaceRoom {
   Reservation pages;
   bool large = false;       // the lane
-  int32_t window = 0;       // exact tokens of the prompt at once; at least 32, or the whole prompt
+  int32_t window = 0;       // exact tokens of the prompt at once, in global heads; at least 32, or the whole prompt
   bool granted() const { return window > 0; }
 };
 
@@ -39,6 +41,8 @@ class PrefillWorkspace {
     int32_t heads = 0;  // layers * kv_heads
     int32_t head_dim = 0;
     int32_t group = 0;  // query heads per kv head whose queries are sampled; 0: none are
+    int32_t local_heads = 0;  // of the heads, those of layers with a window:
+    int32_t window = 0;       // the largest. They hold what is in it and a step's rows, however long the prompt
   };
   // `tokens`: f16 tokens that fit, of all heads, samples and notes counted as the tokens that their pages would hold; 0 in mode `exact`.
   PrefillWorkspace(const Shape& shape, TokenCount tokens);
@@ -77,11 +81,15 @@ class PrefillWorkspace {
   };
   Need NeedOf(int32_t prompt_tokens) const;
   static int32_t SamplePagesFor(const Shape& shape, int32_t prompt_tokens);
-  static int64_t PagesOfHead(const Shape& shape, int64_t prompt_tokens, int64_t window);
+  static int64_t PagesOfHead(const Shape& shape, int64_t prompt_tokens, int64_t window, int64_t held);
+  static int64_t PagesOfRoom(const Shape& shape, int64_t prompt_tokens, int64_t window);
+  // Tokens of all heads that make four fifths of them so many pages.
+  static TokenCount TokensFor(const Shape& shape, int64_t pages);
+  PageCount LaneOf(bool large) const { return large ? large_pages_ : small_pages_; }
 
   const Shape shape_;
-  const int32_t large_tokens_, small_tokens_;  // of the two lanes
   KvPool pages_;
+  const PageCount large_pages_, small_pages_;  // of the two lanes
   PageCount large_, small_;                    // reserved of each lane
 };
 

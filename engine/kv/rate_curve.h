@@ -31,6 +31,11 @@ struct RateCurve {
       for (int32_t i = begin; i < end; ++i) ++below[static_cast<size_t>(r)][tile.leaves[r][i]];
     }
   }
+  // `n` tokens of a head that keeps all of them on one rung, `rung` now: they leave it together, and are never dropped.
+  void AddTogether(int32_t n, const kernels::LadderSteps& steps, int32_t rung) {
+    tokens += n;
+    for (int32_t r = 0; r + 1 < kernels::kLadderTiers; ++r) below[static_cast<size_t>(r)][r < rung ? 0 : steps.leaves[r]] += n;
+  }
   void Finish() {
     for (auto& rung : below) {
       for (size_t step = 1; step < rung.size(); ++step) rung[step] += rung[step - 1];

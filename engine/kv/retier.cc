@@ -39,9 +39,12 @@ TierCounts CountsAfter(const RetierItem& item) {
   return counts;
 }
 
-RungCounts SettledRungs(RungCounts counts) {
+RungCounts SettledRungs(RungCounts counts, const HeadPages& pages) {
   for (size_t rung = kLowestSettledRung + 1; rung < counts.size(); ++rung) counts[kLowestSettledRung] += std::exchange(counts[rung], 0);
-  return counts;
+  if (pages.older == Tier::kT8) return counts;
+  RungCounts together = {};
+  for (const int32_t tokens : counts) together[static_cast<size_t>(pages.older)] += tokens;
+  return together;
 }
 
 namespace {
@@ -153,11 +156,14 @@ void LeaveWindow(int32_t entered, int32_t head_dim, HeadPages& pages, absl::Func
   }
   for (const Tier tier : {pages.older, Tier::kT8}) {  // the same, or one after the other
     HeadPages::Coded& list = pages.of(tier);
+    const int32_t begin = pages.first_held(tier, entered);
+    const bool all = begin + list.tokens <= oldest;
     const int32_t page_tokens = kernels::TokensPerPage(tier, head_dim);
-    const int32_t gone = std::min(PagesBefore(pages.first_held(tier, entered), oldest, page_tokens), list.tokens / page_tokens);
+    const int32_t gone = all ? static_cast<int32_t>(list.pages.size()) : PagesBefore(begin, oldest, page_tokens);
+    const int32_t tokens = all ? list.tokens : gone * page_tokens;
     TakeFront(list.pages, gone, [&](PageId page) { give_back(page, false); });
-    list.tokens -= gone * page_tokens;
-    if (tier == Tier::kT8) pages.settled = std::max(0, pages.settled - gone * page_tokens);
+    list.tokens -= tokens;
+    if (tier == Tier::kT8) pages.settled = std::max(0, pages.settled - tokens);
   }
 }
 

@@ -46,21 +46,21 @@ struct RetierItem {
 };
 
 using TierCounts = std::array<int32_t, kernels::kTierCount>;  // tokens per tier
-// Settled only: T3 at the lowest, since what is known of them is little. Pressing takes them further.
+// Settled only: T3 at the lowest, since what is known of them is little; pressing takes them further. In a local head, where the older are.
 inline constexpr int32_t kLowestSettledRung = static_cast<int32_t>(kernels::Tier::kT3);
-RungCounts SettledRungs(RungCounts counts);
+RungCounts SettledRungs(RungCounts counts, const HeadPages& pages);
 
 // Where a token goes that its price would put on `rung`.
-constexpr int32_t AllowedRung(const RetierItem& item, int32_t rung) {
+inline int32_t AllowedRung(const RetierItem& item, int32_t rung) {
   const int32_t lowest = item.whole_only ? kLowestSettledRung : item.keeps_all ? kernels::kLadderTiers - 1 : kernels::kLadderTiers;
   return std::min(rung, lowest);
 }
-constexpr int32_t RungOf(const RetierItem& item, const kernels::LadderSteps& steps) { return AllowedRung(item, steps.RungAt(item.price)); }
+inline int32_t RungOf(const RetierItem& item, const kernels::LadderSteps& steps) { return AllowedRung(item, steps.RungAt(item.price)); }
 // The slots [begin, end) of a tier whose tokens are looked at and may go lower: of T8 the settled ones.
 struct SlotRange {
   int32_t begin, end;
 };
-constexpr SlotRange MovableSlots(const HeadPages& pages, kernels::Tier tier) {
+inline SlotRange MovableSlots(const HeadPages& pages, kernels::Tier tier) {
   if (tier == kernels::Tier::kT8) return {pages.sinks(), pages.sinks() + pages.settled};
   return {0, pages.of(tier).tokens};
 }
@@ -76,8 +76,8 @@ int32_t TokensOf(const RetierItem& item);
 void RecordRetier(const RetierItem& item, HeadPages& pages);
 // After a step in which `rows` tokens entered: those of sealed heads are T8 now.
 void RecordEntry(int32_t rows, PageTable& table);
-// Local heads, when `entered` tokens have entered: whole pages at the front of a list whose tokens have all left the window are taken out of
-// it. An unsealed head that was measured keeps them until it is sealed: its notes count from exact_begin.   give_back: [exact?](page)
+// Local heads, when `entered` tokens have entered: pages at the front of a list whose tokens have all left the window of the next are taken
+// out of it. An unsealed head that was measured keeps them until it is sealed: its notes count from exact_begin.
 void LeaveWindow(int32_t entered, int32_t head_dim, HeadPages& pages, absl::FunctionRef<void(PageId, bool exact)> give_back);
 
 // The one rung that a local head's tokens are on, or go to.

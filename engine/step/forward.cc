@@ -21,8 +21,6 @@ constexpr int32_t kPartsPerWorker = 4;
 // Below this, row-wise work is done sooner than a worker wakes.
 constexpr int64_t kParallelRowsMin = 4;
 
-bool HoldsCodes(const HeadPages& pages) { return pages.sealed || pages.exact_begin > 0; }
-
 template <class T>
 void Grow(std::vector<T>& v, int64_t size) {
   if (static_cast<int64_t>(v.size()) < size) v.resize(static_cast<size_t>(size));
@@ -54,7 +52,7 @@ void Forward::Embed(const StepPlan& plan) {
   coded_rows_ = 0;
   for (int32_t i = 0; i < static_cast<int32_t>(plan.items.size()); ++i) {
     const StepItem& item = plan.items[i];
-    const bool codes = HoldsCodes(item.pages->head(0));  // the first head is sealed first
+    const bool codes = item.pages->holds_codes();
     for (int32_t t = 0; t < static_cast<int32_t>(item.tokens.size()); ++t) {
       rows_.push_back({.item = i, .index = t, .position = item.position + t, .token = item.tokens[static_cast<size_t>(t)],
                        .coded_row = codes ? coded_rows_++ : -1});
@@ -163,7 +161,7 @@ void Forward::RotateAndEnter(const StepPlan& plan, int32_t layer, const KvArenas
         const HeadPages& pages = item.pages->at(layer, kv_head);
         const float *key = keys + kv_head * d, *value = values + kv_head * d;
         const int32_t head = layer * spec_.kv_heads + kv_head;
-        if (HoldsCodes(pages)) {
+        if (pages.holds_codes()) {
           ada_.map(geometry_->query(head), &query_[(r * spec_.kv_heads + kv_head) * attention_.group * d], attention_.group,
                    MappedOf(r, kv_head));
         }
@@ -253,6 +251,7 @@ void Forward::AttendPart(const StepPlan& plan, int32_t layer, const KvArenas& ar
   } else {
     kernels::AttentionShape shape = attention_;
     shape.page_bytes = arenas.exact_page_bytes;
+    shape.window = pages.window;
     exact_.attend(shape, arenas.exact,
                   {.query = query_.data() + offset,
                    .query_stride = row_floats,
@@ -283,10 +282,12 @@ void Forward::AttendCoded(const HeadPages& pages, int32_t head, const KvArenas& 
     const kernels::AttentionState state = StateAt(part.state_row + r);
     kernels::AdaQuery prepared;
     ada_.split(geometry, part.tier, MappedOf(part.row + r, part.kv_head), group, prepared);
+    const int32_t skip = part.skipped_tokens(r), tokens = part.coded_tokens(r);
     ada_.attend(shape, arenas.coded,
                 {.query = &prepared,
                  .pages = list.data() + part.first / kernels::TokensPerPage(part.tier, spec_.head_dim),
-                 .tokens = part.coded_tokens(r),
+                 .tokens = skip == tokens ? 0 : tokens,
+                 .skip = skip == tokens ? 0 : skip,
                  .tier = part.tier,
                  .widths = geometry.widths[static_cast<size_t>(part.tier)],
                  .state = state});
@@ -318,8 +319,9 @@ void Forward::RefreshUtilities(const StepPlan& plan, int32_t layer, const KvAren
   });
 }
 
-// What this row pays attention to in a head: probabilities of all its coded tokens.   p [G, padded], T8's tokens first
-int32_t Forward::AttentionOf(const HeadPages& pages, int32_t row, int32_t head, const KvArenas& arenas, std::vector<float>& p) {
+// What this row, at `position`, pays attention to in a head: probabilities of all its coded tokens.   p [G, padded], T8's tokens first
+int32_t Forward::AttentionOf(const HeadPages& pages, int32_t position, int32_t row, int32_t head, const KvArenas& arenas,
+                             std::vector<float>& p) {
   constexpr float kNever = -std::numeric_limits<float>::infinity();
   const int32_t group = attention_.group;
   const kernels::QueryGeometry& geometry = geometry_->query(head);
@@ -340,7 +342,12 @@ int32_t Forward::AttentionOf(const HeadPages& pages, int32_t row, int32_t head, 
                {.query = &prepared, .pages = pages.tiers[tier].pages.data(), .tokens = tokens, .tier = static_cast<Tier>(tier),
                 .widths = geometry.widths[tier], .state = {}},
                p.data() + begin, padded);
-    for (int32_t g = 0; g < group; ++g) std::fill_n(p.begin() + g * padded + begin + tokens, end - begin - tokens, kNever);
+    const int32_t first_held = pages.local() ? pages.first_held(static_cast<Tier>(tier), position) : 0;
+    const int32_t gone = std::clamp(pages.oldest_seen(position) - first_held, 0, tokens);
+    for (int32_t g = 0; g < group; ++g) {
+      std::fill_n(p.begin() + g * padded + begin, gone, kNever);
+      std::fill_n(p.begin() + g * padded + begin + tokens, end - begin - tokens, kNever);
+    }
     begin = end;
   }
   // Below e^-9 their squares are far below what anybody's utility is decided by, and most tokens' are.
@@ -361,7 +368,7 @@ void Forward::RefreshHead(const StepItem& item, int32_t row, int32_t layer, int3
   constexpr float kWholeEnergy = 2.1f;
   const int32_t group = attention_.group, d = spec_.head_dim, head = layer * spec_.kv_heads + kv_head;
   const HeadPages& pages = item.pages->at(layer, kv_head);
-  const int32_t padded = AttentionOf(pages, row, head, arenas, p);
+  const int32_t padded = AttentionOf(pages, item.position, row, head, arenas, p);
   const HeadPages::Coded& whole = pages.of(Tier::kT8);
   const int32_t tokens = whole.tokens + 1;
   const kernels::TierLayout layout = kernels::LayoutOf(Tier::kT8, d);

@@ -89,7 +89,7 @@ class Forward {
   void AttendCoded(const HeadPages& pages, int32_t head, const KvArenas& arenas, const AttentionPart& part, bool beside_exact);
   kernels::AdaMappedQuery& MappedOf(int64_t row, int32_t kv_head);
   void RefreshUtilities(const StepPlan& plan, int32_t layer, const KvArenas& arenas);
-  int32_t AttentionOf(const HeadPages& pages, int32_t row, int32_t head, const KvArenas& arenas, std::vector<float>& p);
+  int32_t AttentionOf(const HeadPages& pages, int32_t position, int32_t row, int32_t head, const KvArenas& arenas, std::vector<float>& p);
   void RefreshHead(const StepItem& item, int32_t row, int32_t layer, int32_t kv_head, const KvArenas& arenas, std::vector<float>& p);
   void UnrotateHeads(float* outputs);  // [G, D]
   kernels::AttentionState StateAt(int32_t state_row);

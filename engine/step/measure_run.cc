@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <limits>
 
 #include "engine/kv/head_notes.h"
 #include "engine/kv/retier.h"
@@ -49,6 +50,7 @@ class ExactMeasure {
     context_.estimator.estimate({.mean = std::span(mean_).first(utility_.size()), .square = std::span(square_).first(utility_.size())},
                                 utility_);
     for (int32_t first = 0; first < tokens_; first += kTile) MeasureTile(first, std::min(kTile, tokens_ - first), curve);
+    if (item_.pages->local()) AddTogether(curve);
     curve.Finish();
   }
 
@@ -62,8 +64,9 @@ class ExactMeasure {
     square_.assign(padded, 0);
     std::vector<float> query(static_cast<size_t>(queries) * static_cast<size_t>(d_));
     for (int32_t q = 0; q < queries; ++q) {
-      const PageId page = item_.pages->samples[static_cast<size_t>(q / kSampleVectorsPerPage)];
-      const uint8_t* from = arenas_.exact + page * arenas_.exact_page_bytes + int64_t{q % kSampleVectorsPerPage} * d_ * 2;
+      const int32_t vector = (item_.first_sample + q / group) % kSampledPositions * group + q % group;
+      const PageId page = item_.pages->samples[static_cast<size_t>(vector / kSampleVectorsPerPage)];
+      const uint8_t* from = arenas_.exact + page * arenas_.exact_page_bytes + int64_t{vector % kSampleVectorsPerPage} * d_ * 2;
       for (int32_t i = 0; i < d_; ++i) {
         uint16_t half;
         std::memcpy(&half, from + 2 * i, sizeof(half));
@@ -119,17 +122,30 @@ class ExactMeasure {
         distortion[r] = w * (std::min(1.0f, scale2 * errors[r][t].key) * away + errors[r][t].value);
       }
       distortion[kLadderTiers] = w * away;
+      for (int32_t r = 0; r < kLadderTiers; ++r) summed_[r] += distortion[r];
       const kernels::LadderSteps steps = kernels::LadderOf(distortion, bytes_);
       const PageId notes = item_.pages->notes[static_cast<size_t>(at / NotesPerPage(d_))];
       NotesPage(arenas_.exact + notes * arenas_.exact_page_bytes, d_)
           .Write(at % NotesPerPage(d_), steps, kernels::UtilityByteOf(distortion[kLadderTiers]));
-      if (position < kSinkTokens) continue;
+      if (position < item_.pages->sinks() || item_.pages->local()) continue;
       if (position < item_.newest) {
         curve.Add(steps);
       } else {
         curve.newest.push_back(steps);
       }
     }
+  }
+
+  // A local head: what is best for the sum of its tokens' distortions is best for the mean.
+  void AddTogether(RateCurve& curve) const {
+    float mean[kRungs];
+    for (int32_t r = 0; r < kLadderTiers; ++r) mean[r] = static_cast<float>(summed_[r] / std::max(tokens_, 1));
+    mean[kLadderTiers] = std::numeric_limits<float>::infinity();
+    kernels::LadderSteps steps = kernels::LadderOf(mean, bytes_);
+    steps.leaves[kLadderTiers - 1] = kernels::kPriceSteps;
+    const int32_t old = std::clamp(item_.newest - item_.pages->exact_begin, 0, tokens_);
+    curve.AddTogether(old, steps, 0);
+    curve.newest.assign(static_cast<size_t>(tokens_ - old), steps);
   }
 
   const MeasureContext& context_;
@@ -140,6 +156,7 @@ class ExactMeasure {
   const kernels::CodecImpl& codec_;
   float bytes_[kRungs];
   std::vector<float> mean_, square_, utility_;
+  double summed_[kLadderTiers] = {};                // distortion on each rung, of all tokens
   alignas(64) float output_[kernels::kHeadDimMax];  // o, rotated as values are
   alignas(64) float keys_[kTile * kernels::kHeadDimMax], values_[kTile * kernels::kHeadDimMax], z_[kTile * kernels::kHeadDimMax];
   alignas(64) uint8_t page_[kernels::PageBytes(kernels::kHeadDimMax)];  // codes that nobody keeps
@@ -151,6 +168,8 @@ void MeasureCoded(const MeasureContext& context, const KvArenas& arenas, const M
   const kernels::CodecImpl& codec = kernels::BestCodec();
   const int32_t d = context.spec.head_dim, rungs = item.kind == MeasureItem::Kind::kWhole ? 1 : kLadderTiers;
   kernels::TileSteps steps;
+  int32_t tokens = 0;
+  double prices[kLadderTiers] = {};  // at which tokens leave each rung, summed
   for (int32_t r = 0; r < rungs; ++r) {
     const Tier tier = static_cast<Tier>(r);
     const HeadPages::Coded& list = item.pages->of(tier);
@@ -159,8 +178,23 @@ void MeasureCoded(const MeasureContext& context, const KvArenas& arenas, const M
     for (int32_t first = 0; first < end && begin < end; first += kernels::kTokenTile) {
       const uint8_t* page = arenas.coded + list.pages[static_cast<size_t>(first / page_tokens)] * arenas.coded_page_bytes;
       codec.ladders(losses, d, tier, page, first % page_tokens / kernels::kTokenTile, steps);
-      curve.Add(r, steps, std::max(begin - first, 0), std::min(end - first, kernels::kTokenTile));
+      const int32_t from = std::max(begin - first, 0), to = std::min(end - first, kernels::kTokenTile);
+      if (!item.pages->local()) {
+        curve.Add(r, steps, from, to);
+        continue;
+      }
+      for (int32_t i = from; i < to; ++i) {
+        for (int32_t s = r; s < kLadderTiers; ++s) prices[s] += static_cast<double>(kernels::PriceOf(steps.leaves[s][i]));
+      }
+      tokens += std::max(to - from, 0);
     }
+  }
+  if (tokens > 0) {  // a local head. Distortion is what is saved times the price: the mean price is that of the mean token
+    kernels::LadderSteps mean = {};
+    for (int32_t r = 0; r < kLadderTiers; ++r) {
+      mean.leaves[r] = static_cast<uint16_t>(std::max(1, kernels::PriceStepOf(static_cast<float>(prices[r] / tokens))));
+    }
+    curve.AddTogether(tokens, mean, static_cast<int32_t>(item.pages->older));
   }
   curve.Finish();
 }

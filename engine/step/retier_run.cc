@@ -58,8 +58,9 @@ class HeadRetier {
 
   void Demote() {
     const int32_t whole = filled_[static_cast<size_t>(Tier::kT8)];
-    Move(kSinkTokens, item_.count, item_.tier, filled_[static_cast<size_t>(item_.tier)]);
-    Move(kSinkTokens + item_.count, whole - kSinkTokens - item_.count, Tier::kT8, kSinkTokens);
+    const int32_t sinks = item_.pages->sinks();
+    Move(sinks, item_.count, item_.tier, filled_[static_cast<size_t>(item_.tier)]);
+    Move(sinks + item_.count, whole - sinks - item_.count, Tier::kT8, sinks);
   }
 
   // What comes to a tier is coded apart first: lists grow into pages that others leave, and those must have been read by then.
@@ -89,7 +90,7 @@ class HeadRetier {
       const Tier to = static_cast<Tier>(r);
       arrivals[at] = Arrivals(stay[at], came[at], PageTokens(to), arenas_.coded_page_bytes);
       int32_t slot = stay[at];
-      for (int32_t t = 0; t < std::min(r, tiers); ++t) {
+      for (int32_t t = std::min(r, tiers) - 1; t >= 0; --t) {  // local heads: oldest first
         const std::vector<TileGoing>& tiles = going[static_cast<size_t>(t)];
         for (size_t tile = 0; tile < tiles.size(); ++tile) {
           slot = MoveThose(static_cast<Tier>(t), static_cast<int32_t>(tile), tiles[tile].to[r], to, slot,
@@ -140,6 +141,11 @@ class HeadRetier {
       const uint32_t held = OnesBetween(0, tokens - first), asked = OnesBetween(begin - first, end - first);
       tile.to[own] = held;
       if (asked == 0) continue;
+      if (item_.pages->local()) {
+        tile.to[own] &= ~asked;
+        tile.to[CommonRung(item_.rungs)] |= asked;
+        continue;
+      }
       codec_.ladders(losses, geometry_.head_dim, tier, PageOf(tier, first), first % page_tokens / kTokenTile, steps);
       uint32_t left[kernels::kLadderTiers];  // those that are below rung r
       for (int32_t r = 0; r < kernels::kLadderTiers; ++r) {
@@ -225,8 +231,9 @@ class HeadRetier {
 
   // A tier, or kDropped.
   int32_t RungAt(int32_t position) const {
-    if (position < kSinkTokens || position >= item_.newest) return static_cast<int32_t>(Tier::kT8);
+    if (position < item_.pages->sinks() || position >= item_.newest) return static_cast<int32_t>(Tier::kT8);
     if (!item_.priced) return static_cast<int32_t>(item_.tier);
+    if (item_.pages->local()) return CommonRung(item_.rungs);
     const int32_t note = position - item_.pages->exact_begin;
     const int32_t rung = RungOf(item_, NotesOf(note).StepsOf(note % NotesPerPage(geometry_.head_dim)));
     return rung == kernels::kLadderTiers ? kDropped : rung;

@@ -35,7 +35,7 @@ struct AdaItem {
   const AdaQuery* query;
   const PageId* pages;    // [CeilDiv(tokens, TokensPerPage)], all of one tier, full but for the last
   int32_t tokens = 0;     // 0: the state says that nothing was seen. Later slots of the last page are not looked at
-  int32_t skip = 0;       // of these the first that have left the query's window: in the first page, and fewer than `tokens` unless both are 0
+  int32_t skip = 0;       // of these the first that have left the query's window: at most 255, and fewer than `tokens` unless both are 0
   Tier tier = Tier::kT4;
   const uint8_t* widths;  // [D/16] of the tier
   AttentionState state;   // rows = 1; written fully

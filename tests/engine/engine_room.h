@@ -96,7 +96,7 @@ struct EngineRoom {
         engine(std::make_unique<Engine>(options, tokenizer, stepper, intake, clock)) {}
 
   static EngineOptions Complete(EngineOptions options, int64_t tiles) {
-    options.kv = MakeKvShape(2, 2, 64, options.kv.mode);
+    options.kv = MakeKvShape(2, 2, 64, options.kv.mode, 1, options.kv.windows);
     if (options.kv.mode.coded && options.workspace_tokens == TokenCount(0)) {
       options.workspace_tokens = PrefillWorkspace::ForContext(WorkspaceShape(options.kv), 4096);
     }

@@ -104,7 +104,7 @@ void CheckReprice(int32_t head_dim, std::array<int32_t, kLadderTiers> tokens, in
   const MeasureItem question = {.kind = whole_only ? MeasureItem::Kind::kWhole : MeasureItem::Kind::kCoded, .pages = &room.head};
   RungCounts rungs = RunMeasure(room.context(), room.arenas(), std::span(&question, 1), room.threads)[0].CountsAt(price);
   if (keeps_all) rungs[kLadderTiers - 1] += std::exchange(rungs[kLadderTiers], 0);
-  if (whole_only) rungs = SettledRungs(rungs);
+  if (whole_only) rungs = SettledRungs(rungs, room.head);
   RetierItem item = {.kind = RetierItem::Kind::kReprice, .pages = &room.head, .priced = true, .keeps_all = keeps_all, .price = price,
                      .rungs = rungs, .whole_only = whole_only};
 
@@ -283,6 +283,76 @@ TEST_CASE("Exact tokens are measured as the definition says, to a step of the pr
       CHECK(worst <= 1);  // rounding may fall on either side of a step's edge
       CHECK(worst_utility <= 1);
     }
+  }
+}
+
+// What prices would do to each token alone, averaged: the mean price at which they leave a rung is the mean token's.
+TEST_CASE("A local head is measured as its mean token, by the queries in its window, and never dropped") {
+  const int32_t head_dim = 64, tokens = 333, samples = 20, asked = 7, newest = tokens - kNewestTokens;
+  std::mt19937 random(5);
+  Room room(head_dim, 200);
+  Prompt prompt = FillExact(room, tokens, samples, random);
+  room.head.window = 300;
+  // Slots 250 to 255 and slot 0 are asked, around the ring: the first seven of the prompt's are there, whose others nobody may look at.
+  const std::vector<PageId> made = room.head.samples;
+  room.head.samples.assign(SamplePages(kSampledPositions, 2), made[0]);
+  for (int32_t q = 0; q < asked * 2; ++q) {
+    const int32_t vector = (250 + q / 2) % kSampledPositions * 2 + q % 2;
+    PageId& page = room.head.samples[static_cast<size_t>(vector / kSampleVectorsPerPage)];
+    if (page == made[0]) page = room.next++;
+    for (int32_t i = 0; i < head_dim; ++i) {
+      const uint16_t half = kernels::F32ToF16(prompt.queries[q * head_dim + i]);
+      uint8_t* const to = room.exact.data() + page * kernels::ExactBytesUsed(head_dim);
+      std::memcpy(to + 2 * ((vector % kSampleVectorsPerPage) * head_dim + i), &half, sizeof(half));
+    }
+  }
+  prompt.queries.resize(static_cast<size_t>(asked * 2 * head_dim));
+  std::vector<uint8_t> utilities;
+  const std::vector<kernels::LadderSteps> alone = Naive(room, prompt, tokens, asked, 2.5f, utilities);
+  const MeasureItem question = {.pages = &room.head, .end = tokens, .newest = newest, .samples = asked, .first_sample = 250,
+                                .residual = 2.5f};
+  const RateCurve curve = RunMeasure(room.context(), room.arenas(), std::span(&question, 1), room.threads)[0];
+  CHECK(curve.tokens == newest);
+  CHECK(curve.newest.size() == kNewestTokens);
+  int32_t last = 0;
+  for (int32_t r = 0; r + 1 < kLadderTiers; ++r) {
+    double mean = 0;
+    for (const kernels::LadderSteps& steps : alone) mean += static_cast<double>(kernels::PriceOf(steps.leaves[r])) / tokens;
+    int32_t step = 0;
+    while (step + 1 < kernels::kPriceSteps && curve.below[static_cast<size_t>(r)][static_cast<size_t>(step)] == 0) ++step;
+    CAPTURE(r, step, kernels::PriceStepOf(static_cast<float>(mean)));
+    CHECK(curve.below[static_cast<size_t>(r)][static_cast<size_t>(step)] == newest);  // all together
+    CHECK(step >= last);
+    // A token that would be dropped before it reaches the rung leaves it sooner than it does here.
+    CHECK(std::abs(step - kernels::PriceStepOf(static_cast<float>(mean))) <= 16);
+    last = step;
+  }
+  CHECK(curve.CountsAt(kernels::kPriceSteps - 1)[kLadderTiers] == 0);
+  CHECK(curve.CountsAt(kernels::kPriceSteps - 1, 3)[kLadderTiers - 1] == newest + 3);
+}
+
+TEST_CASE("A coded local head is looked at as a whole, and goes down as a whole") {
+  for (const Tier older : {Tier::kT8, Tier::kT4, Tier::kT2}) {
+    std::mt19937 random(11);
+    Room room(64, 200);
+    room.head.window = 400;
+    room.head.older = older;
+    std::array<int32_t, kLadderTiers> tokens = {};
+    tokens[0] = 90;
+    tokens[static_cast<size_t>(older)] += 200;
+    FillCoded(room, tokens, older == Tier::kT8 ? 200 : 0, random);
+    const MeasureItem question = {.kind = MeasureItem::Kind::kCoded, .pages = &room.head};
+    const RateCurve curve = RunMeasure(room.context(), room.arenas(), std::span(&question, 1), room.threads)[0];
+    for (int32_t price = 0; price < kernels::kPriceSteps; price += 7) {
+      const RungCounts rungs = curve.CountsAt(price);
+      const int32_t rung = CommonRung(rungs);
+      CAPTURE(static_cast<int32_t>(older), price, rung);
+      CHECK(rungs[static_cast<size_t>(rung)] == 200);
+      CHECK((rung >= static_cast<int32_t>(older) && rung < kLadderTiers));
+    }
+    CHECK(CommonRung(curve.CountsAt(kernels::kPriceSteps - 1)) == kLadderTiers - 1);
+    CHECK(SettledRungs(curve.CountsAt(kernels::kPriceSteps - 1), room.head)[static_cast<size_t>(std::max(older, Tier::kT3))] ==
+          (older == Tier::kT4 ? 0 : 200));
   }
 }
 

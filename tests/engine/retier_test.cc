@@ -104,6 +104,76 @@ TEST_CASE("a reservation covers what a sequence holds at its worst") {
   }
 }
 
+// A sequence of one local head, token by token as the engine does it, beside the reservation for as many.
+TEST_CASE("a local head holds its window at every length, in order, and never more than is reserved") {
+  for (const NamedKvMode& mode : KvModes()) {
+    for (const int32_t window : {1, 7, 64, 90, 130, 500}) {
+      for (const int32_t prompt : {1, 40, 200, 900}) {
+        if (mode.mode.priced) continue;  // the simulation
+        CAPTURE(mode.name, window, prompt);
+        const KvShape shape = MakeKvShape(1, 1, 64, mode.mode, 1, {window});
+        HeadPages head = PageTable(1, 1, {}, shape.windows).head(0);
+        const auto fit = [&](std::vector<PageId>& list, int32_t tokens, int32_t page_tokens) {
+          list.resize(std::max(list.size(), static_cast<size_t>(CeilDiv(tokens, page_tokens))));
+        };
+        const auto tier_pages = [&](Tier tier, int32_t tokens) { fit(head.of(tier).pages, tokens, kernels::TokensPerPage(tier, 64)); };
+        int32_t entered = 0;
+        for (const int32_t end = prompt + 700; entered < end;) {
+          if (mode.mode.coded && !head.sealed && entered >= prompt) {
+            const RetierItem item = {.pages = &head, .tier = mode.mode.tier, .end = entered, .newest = entered - kNewestTokens,
+                                     .last = true};
+            const TierCounts after = CountsAfter(item);
+            for (size_t t = 0; t < after.size(); ++t) tier_pages(static_cast<Tier>(t), after[t]);
+            RecordRetier(item, head);
+            head.exact.clear();
+          }
+          const int32_t rows = entered < prompt ? std::min(prompt - entered, kStepRowsMax) : 1;
+          if (head.sealed) {
+            tier_pages(Tier::kT8, head.of(Tier::kT8).tokens + rows);
+            head.of(Tier::kT8).tokens += rows;
+          } else {
+            fit(head.exact, entered + rows - head.exact_begin, 16);
+          }
+          int64_t pages = mode.mode.coded ? 0 : static_cast<int64_t>(head.exact.size());
+          entered += rows;
+          if (head.sealed && mode.mode.tier != Tier::kT8 && head.of(Tier::kT8).tokens >= kWholeTokensMax) {
+            const RetierItem item = {.kind = RetierItem::Kind::kDemote, .pages = &head, .tier = mode.mode.tier, .count = kDemoteTokens};
+            tier_pages(mode.mode.tier, CountsAfter(item)[static_cast<size_t>(mode.mode.tier)]);
+            RecordRetier(item, head);
+          }
+          for (const HeadPages::Coded& tier : head.tiers) pages += static_cast<int64_t>(tier.pages.size());
+          REQUIRE(PageCount(pages) <= ReservedPages(shape, TokenCount(end)));
+          for (size_t t = 0; t < head.tiers.size(); ++t) {
+            HeadPages::Coded& tier = head.tiers[t];
+            tier.pages.resize(static_cast<size_t>(CeilDiv(tier.tokens, kernels::TokensPerPage(static_cast<Tier>(t), 64))));
+          }
+          int32_t given = 0;
+          LeaveWindow(entered, 64, head, [&](PageId, bool exact) { given += exact == !head.sealed ? 1 : 1000; });
+          REQUIRE(given < 1000);
+          const int32_t first = head.sealed ? entered - head.coded() : head.exact_begin;
+          REQUIRE(first <= head.oldest_seen(entered));
+          REQUIRE(first + kernels::TokensPerPage(head.sealed ? head.older : Tier::kT8, 64) > std::min(head.oldest_seen(entered), entered));
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("a prompt's room does not grow with it where every layer has a window, and by its global heads' part where some have") {
+  const PrefillWorkspace::Shape global = {.heads = 18, .head_dim = 64};
+  const PrefillWorkspace::Shape mixed = {.heads = 18, .head_dim = 64, .local_heads = 15, .window = 512};
+  const PrefillWorkspace::Shape local = {.heads = 18, .head_dim = 64, .local_heads = 18, .window = 512};
+  const int64_t all = PrefillWorkspace::ForContext(global, 32768).value(), some = PrefillWorkspace::ForContext(mixed, 32768).value();
+  CHECK(PrefillWorkspace::ForContext(local, 32768) == PrefillWorkspace::ForContext(local, 4096));
+  CHECK(some < all / 5);
+  CHECK(some > all / 6);
+  PrefillWorkspace workspace(mixed, TokenCount(some));
+  std::optional<WorkspaceRoom> room = workspace.Grant(32768);
+  REQUIRE(room);
+  CHECK(room->window == 32768);
+  workspace.TakeBack(*std::move(room));
+}
+
 TEST_CASE("sampled positions are the prompt's newest, each in a slot of its own, and there is room for all of them") {
   for (const int32_t prompt : {1, 3, 4, 100, 1023, 1024, 4096, 6144, 100'000}) {
     const QuerySampling sampling = QuerySampling::For(prompt);
@@ -119,6 +189,23 @@ TEST_CASE("sampled positions are the prompt's newest, each in a slot of its own,
     }
   }
   CHECK_FALSE(QuerySampling().Takes(0));
+}
+
+TEST_CASE("the sampled positions from somewhere on are a run of slots around the ring") {
+  for (const int32_t prompt : {3, 100, 4096, 6144, 100'000}) {
+    const QuerySampling sampling = QuerySampling::For(prompt);
+    std::map<int32_t, int32_t> held;
+    for (int32_t position = 0; position < prompt; ++position) {
+      if (sampling.Takes(position)) held[sampling.SlotOf(position)] = position;
+    }
+    for (const int32_t begin : {0, 1, prompt / 2, prompt - 300, prompt - 17, prompt - 1, prompt}) {
+      const QuerySampling::Slots slots = sampling.SlotsFrom(std::max(begin, 0), prompt);
+      int32_t later = 0;
+      for (const auto& [slot, position] : held) later += position >= begin;
+      CHECK(slots.count == later);
+      for (int32_t i = 0; i < slots.count; ++i) CHECK(held[(slots.first + i) % kSampledPositions] >= begin);
+    }
+  }
 }
 
 TEST_CASE("every prompt is granted a window when the workspace is empty, and lanes do not mix") {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/intake/submission.h"
@@ -17,16 +18,23 @@
 namespace spherical::engine {
 
 struct TinyModel {
-  explicit TinyModel(const testing::TinyModelOptions& options)
+  // windows: in place of those that the file gives its layers, if not empty
+  explicit TinyModel(const testing::TinyModelOptions& options, std::vector<int32_t> windows = {})
       : bytes(testing::TinyModel(options).Build()),
         file(*GgufFile::Parse({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}, "tiny")),
-        spec(*ReadTransformerSpec(file)),
+        spec(SpecOf(file, std::move(windows))),
         weights(*LoadWeights(
             file, spec,
             [](int64_t n, const std::function<void(int64_t)>& work) {
               for (int64_t i = 0; i < n; ++i) work(i);
             },
             [](int64_t, int64_t) {})) {}
+
+  static TransformerSpec SpecOf(const GgufFile& file, std::vector<int32_t> windows) {
+    TransformerSpec spec = *ReadTransformerSpec(file);
+    if (!windows.empty()) spec.windows = std::move(windows);
+    return spec;
+  }
 
   const std::string bytes;
   const GgufFile file;

@@ -61,6 +61,7 @@ class FakeStepper : public Stepper {
   // What stands for a token in the pages.
   TokenId Written(SequenceId sequence, int32_t position, TokenId token) const;
   static kernels::LadderSteps StepsOf(TokenId mark);
+  static kernels::LadderSteps CommonSteps(TokenId mark);  // of a local head's tokens, by one of them
   void CheckMarks(const StepItem& item, const HeadPages& pages, std::span<const TokenId> read) const;
   void Reprice(const RetierItem& item);
   std::vector<TokenId> WriteAndReadBack(const StepItem& item);

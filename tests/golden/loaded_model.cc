@@ -68,7 +68,7 @@ LoadedModel::~LoadedModel() {
 }
 
 LoadedModel::Sequence LoadedModel::Begin() {
-  sequences_.push_back({.pages = engine::PageTable(spec_.layers, spec_.kv_heads)});
+  sequences_.push_back({.pages = engine::PageTable(spec_.layers, spec_.kv_heads, {}, spec_.windows)});
   return static_cast<Sequence>(sequences_.size()) - 1;
 }
 

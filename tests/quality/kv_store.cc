@@ -43,7 +43,8 @@ uint8_t* ValueAt(uint8_t* page, int32_t head_dim, int32_t slot, int32_t i) {
 absl::StatusOr<std::unique_ptr<KvStore>> KvStore::Make(const engine::KvShape& shape, TokenCount tokens_max, engine::ThreadPool& threads) {
   auto store = std::make_unique<KvStore>(shape, threads);
   const int64_t heads = int64_t{shape.layers} * shape.kv_heads;
-  const PageCount exact = engine::ReservedPages(shape, tokens_max) * kExactSequences;
+  // All of it, in local heads too: a prefix is read again and again.
+  const PageCount exact(heads * kExactSequences * CeilDiv(tokens_max.value(), kExactTokens));
   // At most as many as T8 takes, and an open page per tier.
   const PageCount coded(heads * kCodedSequences * (CeilDiv(tokens_max.value(), store->TokensPerPage(Tier::kT8)) + kernels::kTierCount));
   for (const auto& [pages, arena] : {std::pair(exact, &store->exact_), std::pair(coded, &store->coded_)}) {
@@ -117,7 +118,7 @@ KvStore::Handle KvStore::Seal(const Kv& kv, const engine::ModelGeometry& geometr
   std::vector<engine::RetierItem> items;
   for (int32_t i = 0; i < kv.pages.heads(); ++i) {
     HeadPages& head = result->pages.head(i);
-    head.exact = kv.pages.head(i).exact;  // borrowed until the codes are made
+    Borrow(kv, i, head);  // until the codes are made
     items.push_back({.kind = engine::RetierItem::Kind::kSeal,
                      .pages = &head,
                      .head = i,
@@ -136,21 +137,21 @@ KvStore::Handle KvStore::SealPriced(const Kv& kv, const engine::MeasureContext& 
   const int32_t notes = engine::NotePages(kv.tokens, shape_.head_dim);
   for (int32_t i = 0; i < kv.pages.heads(); ++i) {
     HeadPages& head = result->pages.head(i);
-    head.exact = kv.pages.head(i).exact;  // borrowed until the codes are made, as are the samples
+    Borrow(kv, i, head);  // until the codes are made, as are the samples
     head.samples = kv.pages.head(i).samples;
     for (int32_t page = 0; page < notes; ++page) head.notes.push_back(exact_.pool->Acquire(exact_.room));
+    const engine::QuerySampling::Slots asked = kv.pages.sampling().SlotsFrom(head.exact_begin, kv.tokens);
     questions.push_back({.pages = &head,
                          .head = i,
                          .end = kv.tokens,
                          .newest = kv.tokens - engine::kNewestTokens,
-                         .samples = kv.pages.sampling().CountAfter(kv.tokens),
+                         .samples = asked.count,
+                         .first_sample = asked.first,
                          .residual = static_cast<float>(kv.energy[static_cast<size_t>(i / shape_.kv_heads)] /
                                                         static_cast<double>(kv.energy_rows))});
   }
   const std::vector<engine::RateCurve> curves = engine::RunMeasure(context, arenas(), questions, threads_);
-  const int64_t all = static_cast<int64_t>(rate / 8 * 2 * shape_.head_dim * kv.tokens) * kv.pages.heads();
-  const int64_t whole = int64_t{engine::kSinkTokens + engine::kNewestTokens} * kernels::TokenBytes(Tier::kT8, shape_.head_dim);
-  const std::vector<int32_t> prices = engine::PricesFor(curves, shape_.head_dim, /*keeps_all=*/false, all - whole * kv.pages.heads());
+  const std::vector<int32_t> prices = engine::PricesFor(curves, shape_.head_dim, /*keeps_all=*/false, BytesFor(kv, rate));
   std::vector<engine::RetierItem> items;
   for (int32_t i = 0; i < kv.pages.heads(); ++i) {
     items.push_back({.pages = &result->pages.head(i),
@@ -175,6 +176,23 @@ KvStore::Handle KvStore::SealPriced(const Kv& kv, const engine::MeasureContext& 
   return result;
 }
 
+void KvStore::Borrow(const Kv& kv, int32_t head, HeadPages& to) {
+  const std::vector<PageId>& from = kv.pages.head(head).exact;
+  const int32_t gone = to.oldest_seen(kv.tokens) / kExactTokens;
+  to.exact.assign(from.begin() + gone, from.end());
+  to.exact_begin = gone * kExactTokens;
+}
+
+int64_t KvStore::BytesFor(const Kv& kv, double rate) const {
+  int64_t bytes = 0;
+  for (int32_t i = 0; i < kv.pages.heads(); ++i) {
+    const HeadPages& head = kv.pages.head(i);
+    bytes += static_cast<int64_t>(rate / 8 * 2 * shape_.head_dim * head.in_reach(kv.tokens));
+    bytes -= int64_t{head.sinks() + engine::kNewestTokens} * kernels::TokenBytes(Tier::kT8, shape_.head_dim);
+  }
+  return bytes;
+}
+
 void KvStore::Settle(Kv& kv, const engine::MeasureContext& context) {
   std::vector<engine::MeasureItem> questions;
   for (int32_t i = 0; i < kv.pages.heads(); ++i) {
@@ -187,8 +205,9 @@ void KvStore::Settle(Kv& kv, const engine::MeasureContext& context) {
   const std::vector<engine::RateCurve> curves = engine::RunMeasure(context, arenas(), questions, threads_);
   std::vector<engine::RetierItem> items;
   for (size_t i = 0; i < questions.size(); ++i) {
+    const engine::RungCounts rungs = engine::SettledRungs(curves[i].CountsAt(kv.price), *questions[i].pages);
     items.push_back({.kind = engine::RetierItem::Kind::kReprice, .pages = questions[i].pages, .head = questions[i].head, .priced = true,
-                     .price = kv.price, .rungs = engine::SettledRungs(curves[i].CountsAt(kv.price)), .whole_only = true});
+                     .price = kv.price, .rungs = rungs, .whole_only = true});
   }
   RunReprice(kv, context, items);
 }
@@ -203,10 +222,7 @@ std::vector<engine::RateCurve> KvStore::Look(const Kv& kv, const engine::Measure
 
 void KvStore::Reprice(Kv& kv, const engine::MeasureContext& context, double rate) {
   const std::vector<engine::RateCurve> curves = Look(kv, context);
-  const int64_t all = static_cast<int64_t>(rate / 8 * 2 * shape_.head_dim * kv.tokens) * kv.pages.heads();
-  const int64_t whole = int64_t{engine::kSinkTokens + engine::kNewestTokens} * kernels::TokenBytes(Tier::kT8, shape_.head_dim);
-  const std::vector<int32_t> prices =
-      engine::PricesFor(curves, shape_.head_dim, /*keeps_all=*/false, all - whole * kv.pages.heads());
+  const std::vector<int32_t> prices = engine::PricesFor(curves, shape_.head_dim, /*keeps_all=*/false, BytesFor(kv, rate));
   std::vector<engine::RetierItem> items;
   for (int32_t i = 0; i < kv.pages.heads(); ++i) {
     const size_t at = static_cast<size_t>(i);
@@ -320,13 +336,14 @@ void KvStore::Rewrite(Kv& kv, Rewriter rewrite) {
 }
 
 KvRate KvStore::RateOf(const Kv& kv) const {
-  int64_t pages = 0;
+  int64_t pages = 0, in_reach = 0;
   for (int32_t i = 0; i < kv.pages.heads(); ++i) {
     const HeadPages& head = kv.pages.head(i);
+    in_reach += head.in_reach(kv.tokens);
     pages += static_cast<int64_t>(head.exact.size());
     for (const HeadPages::Coded& tier : head.tiers) pages += static_cast<int64_t>(tier.pages.size());
   }
-  const double elements = 2.0 * shape_.head_dim * kv.tokens * kv.pages.heads();
+  const double elements = 2.0 * shape_.head_dim * static_cast<double>(in_reach);
   return {.bits = engine::RateBits(kv.pages, shape_.head_dim, kv.tokens),
           .real_bits = 8.0 * static_cast<double>(pages * shape_.page_bytes.value()) / elements};
 }

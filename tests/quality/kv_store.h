@@ -32,7 +32,8 @@ namespace spherical::quality {
 
 // One sequence's KV.
 struct Kv {
-  explicit Kv(const engine::KvShape& shape, engine::QuerySampling sampling = {}) : pages(shape.layers, shape.kv_heads, sampling) {}
+  explicit Kv(const engine::KvShape& shape, engine::QuerySampling sampling = {})
+      : pages(shape.layers, shape.kv_heads, sampling, shape.windows) {}
   engine::PageTable pages;
   int32_t tokens = 0;             // entered
   std::vector<double> energy;     // [layers] of sampled sequences: Forward::EnergyOf, summed
@@ -44,7 +45,8 @@ struct Kv {
   const engine::ModelGeometry* geometry = nullptr;  // of coded pages; null: all is f16
 };
 
-// What a sequence costs, in bits per element of K and V of the tokens entered (design, glossary). Counted from its pages.
+// What a sequence costs, in bits per element of K and V of the tokens entered (design, glossary), of local heads of those in the window.
+// Counted from its pages.
 struct KvRate {
   double bits = 0;       // codes, radii and metadata of the tokens held, T8 tokens included; f16: the numbers
   double real_bits = 0;  // pages held, open ones and what pages leave unused included
@@ -103,6 +105,10 @@ class KvStore {
   void End(Kv* kv);
   void RunReprice(Kv& kv, const engine::MeasureContext& context, std::span<engine::RetierItem> items);
   Handle SealAs(const Kv& kv, const engine::ModelGeometry& geometry, std::span<engine::RetierItem> items, Handle result);
+  // Of f16 tokens, those that coding begins with: local heads leave out what has left their window.
+  static void Borrow(const Kv& kv, int32_t head, engine::HeadPages& to);
+  // What is left of a rate for tokens that are not protected.
+  int64_t BytesFor(const Kv& kv, double rate) const;
   Handle MakeKv() { return Handle(std::make_unique<Kv>(shape_).release(), GiveBack{this}); }
   uint8_t* ExactPage(PageId page) { return exact_.memory.data() + page * shape_.page_bytes.value(); }
   int64_t TokensPerPage(kernels::Tier tier) const { return kernels::TokensPerPage(tier, shape_.head_dim); }

@@ -35,7 +35,8 @@ absl::StatusOr<std::unique_ptr<ScoringModel>> ScoringModel::Load(const std::stri
   model->parts_ = *std::move(parts);
   const engine::TransformerSpec& spec = model->parts_.spec;
   absl::StatusOr<std::unique_ptr<KvStore>> kv =
-      KvStore::Make(engine::MakeKvShape(spec.layers, spec.kv_heads, spec.head_dim), options.tokens_max, model->threads_);
+      KvStore::Make(engine::MakeKvShape(spec.layers, spec.kv_heads, spec.head_dim, {}, 1, spec.windows), options.tokens_max,
+                    model->threads_);
   if (!kv.ok()) return kv.status();
   model->kv_ = *std::move(kv);
   model->activations_ = options.activations;

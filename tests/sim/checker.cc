@@ -197,7 +197,8 @@ void Checker::CheckRunning(const Sequence& sequence, Guest& guest, const Moment&
     const int64_t wanted = CeilDiv(whole + 1, kernels::TokensPerPage(kernels::Tier::kT8, options_.kv.head_dim));
     const int64_t there = static_cast<int64_t>(head.of(kernels::Tier::kT8).pages.size());
     if (sequence.lacks_pages) guest.lacks += PageCount(std::max<int64_t>(0, wanted - there));
-    Expect(whole - head.settled >= std::min(sequence.entered, kSinkTokens + kNewestTokens), "too few protected tokens in ", id);
+    const int32_t guarded = head.local() ? std::min(kNewestTokens, head.window - 1) : kSinkTokens + kNewestTokens;
+    Expect(whole - head.settled >= std::min(sequence.entered, guarded), "too few protected tokens in ", id);
   }
 }
 

@@ -22,8 +22,11 @@ constexpr int32_t kContext = 1200;
 EngineOptions Simulation::Options(testing::Random& random, const KvMode& mode) {
   EngineOptions options;
   const int32_t layers = 1 + static_cast<int32_t>(random.Below(2)), kv_heads = 1 + static_cast<int32_t>(random.Below(2));
-  options.kv = MakeKvShape(layers, kv_heads, 64, mode, 1 + static_cast<int32_t>(random.Below(3)));
-  options.pool_pages = PageCount(options.kv.heads() * static_cast<int64_t>(40 + random.Below(50)));
+  const int32_t group = 1 + static_cast<int32_t>(random.Below(3));
+  options.kv = MakeKvShape(layers, kv_heads, 64, mode, group, Windows(random, layers));
+  // Heads that hold no more than a window fill no pool of the usual size.
+  const double heads = static_cast<double>(TokensInReach(options.kv, kContext)) / kContext;
+  options.pool_pages = PageCount(static_cast<int64_t>(heads * static_cast<double>(40 + random.Below(50))));
   options.context_max = kContext;
   // From so little that most prompts are sealed early to more than anyone needs.
   const PrefillWorkspace::Shape workspace = WorkspaceShape(options.kv);
@@ -36,6 +39,17 @@ EngineOptions Simulation::Options(testing::Random& random, const KvMode& mode) {
   options.stall_timeout = absl::Milliseconds(200 + random.Below(1000));
   options.quotas = Quotas(random, options, 3 + random.Below(3));
   return options;
+}
+
+// Half of all models have local layers, with windows from less than what is T8 anyway to most of the context. Where that is too little for
+// anybody to be pressed, one layer is global.
+std::vector<int32_t> Simulation::Windows(testing::Random& random, int32_t layers) {
+  std::vector<int32_t> windows;
+  if (random.Below(2) == 0) return windows;
+  const int32_t window = 1 + static_cast<int32_t>(random.Below(random.Below(2) == 0 ? 100 : 900));
+  for (int32_t layer = 0; layer < layers; ++layer) windows.push_back(random.Below(3) == 0 ? 0 : window);
+  if (window < 300) windows.back() = 0;
+  return windows;
 }
 
 // Anything that an operator can say: guarantees of all together within the pool, each at most its limit.

@@ -46,6 +46,7 @@ class Simulation {
 
   static EngineOptions Options(testing::Random& random, const KvMode& mode);
   static std::vector<Quota> Quotas(testing::Random& random, const EngineOptions& options, size_t tenants);
+  static std::vector<int32_t> Windows(testing::Random& random, int32_t layers);
 
   uint64_t Below(uint64_t n) { return random_.Below(n); }
   bool OneIn(uint64_t n) { return Below(n) == 0; }
