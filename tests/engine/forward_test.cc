@@ -188,14 +188,14 @@ TEST_CASE("a model that does not fit its description is refused by name, with wh
   CHECK(changed([](Builder& b) { b.Tensor("output_norm.weight", 0, {128}, Floats(128, NAN)); }) ==
         "tiny.gguf: tensor output_norm.weight holds NaN or infinity");
   CHECK(changed([](Builder& b) { b.String("general.architecture", "mamba"); }) ==
-        "tiny.gguf: architecture 'mamba' is not supported; supported: llama");
+        "tiny.gguf: architecture 'mamba' is not supported; supported: llama, mistral, qwen2, qwen3, gemma3");
   CHECK(changed([](Builder& b) { b.U32("llama.block_count", 0); }) == "tiny.gguf: llama.block_count is 0, expected 1 to 1024");
   CHECK(changed([](Builder& b) { b.U32("llama.attention.key_length", 72); }) ==
         "tiny.gguf: head dim 72 is not supported; expected one of 64, 80, 96, 128, 256");
   CHECK(changed([](Builder& b) { b.U32("llama.attention.head_count_kv", 3); }) ==
-        "tiny.gguf: attention.head_count 2 is not a multiple of attention.head_count_kv 3");
-  CHECK(changed([](Builder& b) { b.String("llama.rope.scaling.type", "yarn"); }) ==
-        "tiny.gguf: rope scaling 'yarn' is not supported; supported: none");
+        "tiny.gguf: 2 query heads are not a multiple of 3 kv heads");
+  CHECK(changed([](Builder& b) { b.String("llama.rope.scaling.type", "longrope"); }) ==
+        "tiny.gguf: rope scaling 'longrope' is not supported; supported: none, default, linear, dynamic, llama3, yarn");
   CHECK(changed([](Builder& b) { b.F32("llama.rope.freq_base", -1); }) ==
         "tiny.gguf: llama.rope.freq_base is -1, expected a positive number");
 }
