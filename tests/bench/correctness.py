@@ -17,7 +17,7 @@ from side import Arguments, Side, engine_command
 HERE = pathlib.Path(__file__).resolve().parent
 GOLDEN = HERE.parent / "golden"
 sys.path.insert(0, str(GOLDEN))
-from llama_forward import log_softmax  # noqa: E402
+from reference_forward import log_softmax  # noqa: E402
 
 F32_KL_MAX = 1e-5
 INT8_KL_MAX = 0.005

@@ -15,7 +15,7 @@ import sys
 import numpy as np
 
 from gguf import FORMATS, Gguf
-from llama_forward import LlamaForward, log_softmax
+from reference_forward import ReferenceForward, log_softmax
 
 HERE = pathlib.Path(__file__).resolve().parent
 GREEDY_TOKENS = 48
@@ -36,7 +36,7 @@ def main():
     logits.add_argument("--window", type=int, required=True, help="positions after which a new sequence starts")
     logits.add_argument("--out", required=True, help="float32 [tokens, vocabulary]")
     args = parser.parse_args()
-    model = LlamaForward(Gguf(args.model))
+    model = ReferenceForward(Gguf(args.model))
     if args.command == "logits":
         write_logits(model, args)
     else:
