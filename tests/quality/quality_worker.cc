@@ -8,7 +8,8 @@
 //                                                  each; "file", with "file": one that sphericalctl calibrate made
 //   {"do": "tokenize", "file": F} or {"text": T}   what later commands take tokens from                      {"tokens": N}
 //   {"do": "begin", "tokens": 6144}                       a new prefix; the one before is forgotten
-//   {"do": "prefill", "first": I, "tokens": N}     appends tokens [I, I + N) of the text to the prefix, exactly
+//   {"do": "prefill", "first": I, "tokens": N}     appends tokens [I, I + N) of the text to the prefix, exactly; a model that begins texts with
+//                                                  a token of its own has it first, as it would in serving
 //   {"do": "exact", "first": I, "tokens": N}       the distributions after each of these, which modes are compared with  {"nll": ...}
 //   {"do": "mode", "name": NAME}                   keeps the prefix so and goes through the same tokens
 //                                                  {"mean_kl", "delta_nll", "top1", "rate_bits", "rate_real_bits"}
@@ -146,6 +147,7 @@ class Worker {
   }
 
   json Prefill(const json& command) {
+    if (prefix_->tokens == 0) model_->Enter(*prefix_, OrFail(model_->tokenizer().Encode("", {})));
     model_->Enter(*prefix_, Tokens(command));
     return json::object();
   }
@@ -260,7 +262,7 @@ int main(int argc, char** argv) {
   auto model = quality::OrFail(quality::ScoringModel::Load(
       argv[1], {.activations = f32 ? kernels::ActivationType::kF32 : kernels::ActivationType::kInt8,
                 .threads = std::atoi(argv[2]),
-                .tokens_max = TokenCount(std::atoll(argv[4]))}));
+                .tokens_max = TokenCount(std::atoll(argv[4]) + 1)}));
   const engine::TransformerSpec& spec = model->spec();
   quality::Answer({{"vocabulary", spec.vocabulary}, {"context_max", spec.context_max}, {"head_dim", spec.head_dim},
                    {"layers", spec.layers}, {"kv_heads", spec.kv_heads}, {"name", spec.name}});
