@@ -93,6 +93,25 @@ PrefillWorkspace::Shape WorkspaceShape(const KvShape& shape) {
   return workspace;
 }
 
+std::vector<TierBytes> BytesByTier(const KvShape& shape) {
+  int64_t global = 0, windows = 0;
+  for (int32_t layer = 0; layer < shape.layers; ++layer) {
+    global += shape.window(layer) == 0 ? shape.kv_heads : 0;
+    windows += int64_t{shape.kv_heads} * shape.window(layer);
+  }
+  std::vector<TierBytes> tiers;
+  const auto add = [&](std::string_view name, int64_t token_bytes) {
+    tiers.push_back({.name = name,
+                     .bits = 8.0 * static_cast<double>(token_bytes) / (2.0 * shape.head_dim),
+                     .per_token = global * token_bytes,
+                     .local = windows * token_bytes});
+  };
+  add("f16", int64_t{shape.head_dim} * 4);
+  constexpr std::string_view kNames[kernels::kTierCount] = {"T8", "T4", "T3", "T2", "T1"};
+  for (int32_t t = 0; t < kernels::kTierCount; ++t) add(kNames[t], kernels::TokenBytes(static_cast<Tier>(t), shape.head_dim));
+  return tiers;
+}
+
 ByteCount ExactTokenBytes(const KvShape& shape) {
   return ByteCount(int64_t{shape.heads()} * kernels::ExactBytesUsed(shape.head_dim) / kernels::kExactTokensPerPage);
 }

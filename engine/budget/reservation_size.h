@@ -1,6 +1,7 @@
 #ifndef SPHERICAL_ENGINE_BUDGET_RESERVATION_SIZE_H_
 #define SPHERICAL_ENGINE_BUDGET_RESERVATION_SIZE_H_
 
+#include <string_view>
 #include <vector>
 
 #include "engine/intake/quota.h"
@@ -33,6 +34,15 @@ PrefillWorkspace::Shape WorkspaceShape(const KvShape& shape);
 
 // Elements of K or V (head dims excluded: tokens of heads) that a sequence of so many tokens can attend to.
 int64_t TokensInReach(const KvShape& shape, int64_t tokens);
+
+// What tokens take in each way of keeping them, codes, radii and metadata, fractions of pages: for people.
+struct TierBytes {
+  std::string_view name;   // "f16", "T8", ...
+  double bits = 0;         // per element of K and V
+  int64_t per_token = 0;   // of all global heads: what a sequence grows by
+  int64_t local = 0;       // of all local heads once their windows are full
+};
+std::vector<TierBytes> BytesByTier(const KvShape& shape);
 
 // Bytes of one token of all heads in f16 pages.
 ByteCount ExactTokenBytes(const KvShape& shape);

@@ -22,6 +22,7 @@ Command AddTop(CLI::App& app);
 Command AddHealth(CLI::App& app);
 Command AddBench(CLI::App& app);
 Command AddCalibrate(CLI::App& app);
+Command AddModel(CLI::App& app);
 
 }  // namespace spherical::ctl
 

@@ -1,4 +1,4 @@
-// sphericalctl: asks a running sphericald, makes its geometries, checks its quotas.
+// sphericalctl: asks a running sphericald, fetches models and says what they are, makes their geometries, checks quotas.
 // Exit codes: 0 done, 1 the server said no or it failed, 2 wrong use.
 #include <string>
 #include <utility>
@@ -30,6 +30,7 @@ int main(int argc, char** argv) {
   add("top", "who holds the pool, live; Ctrl-C ends", AddTop);
   add("health", "whether requests are taken; exit code 0 if so", AddHealth);
   add("bench", "load the server and measure it", AddBench);
+  add("model", "fetch a model, or print its card; needs no server", AddModel);
   add("calibrate", "make a model's geometries; needs no server", AddCalibrate);
 
   try {

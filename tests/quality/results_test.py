@@ -1,6 +1,8 @@
 """The harness's parts that need no model: arguments, means, tables, plots, haystacks, progress."""
 import contextlib
+import hashlib
 import io
+import json
 import os
 import pathlib
 import tempfile
@@ -69,6 +71,17 @@ class ArgumentsTest(unittest.TestCase):
                               (text + ("--json", "none/out.json"), "cannot be written"), (text + ("--svg", "."), "cannot be written")):
             with self.subTest(argv=argv):
                 self.assertIn(message, self.refused(*argv))
+
+    def test_a_curve_is_kept_beside_the_model_it_was_measured_on(self):
+        model = f"{self.folder}/model.gguf"
+        measured = result([row("uniform:T4", 4.6, 0.002)]) | {"model_sha256": hashlib.sha256(b"x").hexdigest()}
+        run.keep(model, measured)
+        curve = json.loads(pathlib.Path(model + ".quality.json").read_text(encoding="utf-8"))
+        self.assertEqual(curve["rows"], [{"mode": "uniform:T4", "rate_bits": 4.6, "rate_real_bits": 4.6 + 0.3, "mean_kl": 0.002,
+                                          "top1": 0.987}])
+        self.assertEqual((curve["prefill"], curve["commit"]), (6144, "c0ffee"))
+        with self.assertRaisesRegex(run.Wrong, "not the model that was measured"):
+            run.keep(model, result([row("uniform:T4", 4.6, 0.002)]))
 
     def test_help_names_the_modes(self):
         with contextlib.redirect_stdout(io.StringIO()) as said, self.assertRaises(SystemExit) as exit_:

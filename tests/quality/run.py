@@ -89,6 +89,7 @@ def parse_args(argv):
     parser.add_argument("--from", dest="from_result", metavar="RESULT", help="measure nothing: take this result for what follows")
     parser.add_argument("--json", metavar="OUT", help="write the result here")
     parser.add_argument("--svg", metavar="OUT", help="draw mean KL over rate here")
+    parser.add_argument("--keep", action="store_true", help="write MODEL.quality.json, which sphericalctl model show prints")
     parser.add_argument("--readme", action="store_true", help="put table and plot into tests/quality/README.md")
     parser.add_argument("--check", action="store_true", help="exit code 1 when a mode is over its bar")
     parser.add_argument("--invoked-in", default=".", help=argparse.SUPPRESS)
@@ -97,6 +98,8 @@ def parse_args(argv):
     if not args.from_result:
         check_inputs(parser, args)
     check_outputs(parser, args)
+    if args.keep and not args.model:
+        parser.error("--keep: whose curve it is, --model says")
     return args
 
 
@@ -315,12 +318,24 @@ class Progress:
             print(file=self._out)
 
 
+def keep(model, result):
+    """The measured curve beside the model: what its card shows."""
+    curve = {name: result[name] for name in ("date", "commit", "model_sha256", "command")}
+    curve |= {name: result["settings"][name] for name in ("prefill", "score", "activations", "geometry")}
+    curve["rows"] = [{name: row[name] for name in ("mode", "rate_bits", "rate_real_bits", "mean_kl", "top1")} for row in result["rows"]]
+    if hashlib.sha256(pathlib.Path(model).read_bytes()).hexdigest() != curve["model_sha256"]:
+        raise Wrong(f"{model} is not the model that was measured (sha256 {curve['model_sha256'][:12]}...)")
+    pathlib.Path(f"{model}.quality.json").write_text(json.dumps(curve, indent=1) + "\n", encoding="utf-8")
+
+
 def publish(args, result):
     if args.json:
         pathlib.Path(args.json).write_text(json.dumps(result, indent=1) + "\n")
     drawing = plot.draw(result["rows"], f"{result['model']}: KL over rate, {result['settings']['activations']} activations")
     if args.svg:
         pathlib.Path(args.svg).write_text(drawing)
+    if args.keep:
+        keep(args.model, result)
     if args.readme:
         table.put_into_readme(result, drawing)
     print(table.markdown(result), end="")

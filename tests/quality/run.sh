@@ -3,8 +3,9 @@
 #
 #   tests/quality/run.sh --text FILE... [--model FILE] [--start 10000,40000] [--prefill 6144] [--score 1024] [--modes exact,uniform:T4,...]
 #                        [--geometry auto|plain|FILE] [--calibrate-text FILE...] [--activations f32|int8] [--haystacks N] [--threads N]
-#                        [--json OUT] [--svg OUT] [--readme] [--check]
-#   tests/quality/run.sh --from RESULT.json [--svg OUT] [--readme] [--check]      measures nothing, takes an earlier --json
+#                        [--json OUT] [--svg OUT] [--keep] [--readme] [--check]
+#   tests/quality/run.sh --from RESULT.json [--model FILE --keep] [--svg OUT] [--readme] [--check]
+#                                                                                 measures nothing, takes an earlier --json
 #   tests/quality/run.sh --help                                                   says what each of them means
 #
 # Without --model: the one that deploy/fetch_model.sh fetches.
