@@ -19,6 +19,7 @@ build=(
   libprotobuf-dev            # the wire's messages
   libspdlog-dev              # logging
   libssl-dev                 # SHA-256 of model and geometry files
+  libutf8proc-dev            # Unicode normalisation, for tokenizers
   nlohmann-json3-dev         # config files, --json
   protobuf-compiler          # protoc
   protobuf-compiler-grpc     # its gRPC plugin

@@ -303,7 +303,7 @@ v1::TokenizeResponse ToWire(std::span<const TokenId> tokens, const ServedModel& 
 }
 
 v1::DetokenizeResponse TextOf(std::span<const TokenId> tokens, const ServedModel& model) {
-  engine::Detokenizer detokenizer(*model.tokenizer);
+  engine::Detokenizer detokenizer(*model.tokenizer, engine::Detokenizer::From::kBeginning);
   std::string text;
   for (const TokenId id : tokens) text += detokenizer.Push(id);
   text += detokenizer.Finish();

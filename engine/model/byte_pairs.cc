@@ -20,8 +20,8 @@ struct Later {
 
 }  // namespace
 
-void BytePairs::Add(TokenId left, TokenId right, TokenId merged) {
-  merges_.emplace(PairKey(left, right), Merge{static_cast<int32_t>(merges_.size()), merged});
+void BytePairs::Add(TokenId left, TokenId right, TokenId merged, int32_t rank) {
+  merges_.emplace(PairKey(left, right), Merge{rank, merged});
 }
 
 const BytePairs::Merge* BytePairs::Find(TokenId left, TokenId right) const {
@@ -40,13 +40,20 @@ void BytePairs::Consider(int32_t at, Scratch& scratch) const {
 }
 
 void BytePairs::Encode(std::string_view word, Scratch& scratch, std::vector<TokenId>& tokens) const {
+  scratch.symbols.clear();
+  for (const char byte : word) {
+    const TokenId id = byte_tokens_[static_cast<uint8_t>(byte)];
+    if (id != kNoToken) scratch.symbols.push_back(id);
+  }
+  Join(scratch, tokens);
+}
+
+void BytePairs::Join(Scratch& scratch, std::vector<TokenId>& tokens) const {
   auto& parts = scratch.parts;
   auto& heap = scratch.heap;
   parts.clear();
   heap.clear();
-  for (const char byte : word) {
-    const TokenId id = byte_tokens_[static_cast<uint8_t>(byte)];
-    if (id == kNoToken) continue;
+  for (const TokenId id : scratch.symbols) {
     const int32_t at = static_cast<int32_t>(parts.size());
     parts.push_back({id, at - 1, at + 1});
   }

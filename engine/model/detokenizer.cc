@@ -4,7 +4,12 @@
 namespace spherical::engine {
 
 std::string Detokenizer::Push(TokenId id) {
-  pending_ += tokenizer_.Bytes(id);
+  std::string_view bytes = tokenizer_.Bytes(id);
+  if (drop_space_ && !bytes.empty()) {
+    if (bytes[0] == ' ') bytes.remove_prefix(1);
+    drop_space_ = false;
+  }
+  pending_ += bytes;
   std::string text;
   size_t done = 0;
   while (done < pending_.size()) {

@@ -3,8 +3,8 @@
 #define PCRE2_CODE_UNIT_WIDTH 8
 #include <pcre2.h>
 
+#include <memory>
 #include <string>
-#include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
@@ -15,30 +15,32 @@ namespace {
 
 // Unicode's White_Space. PCRE2's own \s differs by one character (it takes U+180E in), so it is spelled out.
 #define SPACE R"(\t-\r\x{85}\p{Z})"
-// Runs of letters, of digits, of neither, each with one space before it; and white space, whose last character is left to the word
-// after it.
+// White space ends one character before the word after it.
 #define GPT2 R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^)" SPACE R"(\p{L}\p{N}]+|[)" SPACE R"(]+(?![^)" SPACE R"(])|[)" SPACE "]+"
-// The later style: contractions in any case, letters with any one character before them, newlines with the punctuation before them.
 #define CL100K(digits)                                                                                                            \
   R"((?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|)" digits R"(| ?[^)" SPACE R"(\p{L}\p{N}]+[\r\n]*|[)" SPACE             \
   R"(]*[\r\n]+|[)" SPACE R"(]+(?![^)" SPACE R"(])|[)" SPACE "]+"
 
-struct Recipe {
-  const char* name;
-  const char* patterns[2];  // the second may be null
-  bool add_bos;
-  bool whole_words_first;
-};
-constexpr Recipe kRecipes[] = {
-    {"smollm", {R"(\p{N})", GPT2}, false, false},  // every digit alone, the rest as GPT-2
-    {"llama-bpe", {CL100K(R"(\p{N}{1,3})"), nullptr}, true, true},
-    {"qwen2", {CL100K(R"(\p{N})"), nullptr}, false, false},
-    {"gpt-2", {GPT2, nullptr}, false, false},
-};
+#define TEKKEN                                                                                                                       \
+  R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|)"                                                \
+  R"([^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^)" SPACE R"(\p{L}\p{N}]+[\r\n/]*|[)" \
+  SPACE R"(]*[\r\n]+|[)" SPACE R"(]+(?![^)" SPACE R"(])|[)" SPACE "]+"
+
+const char* ExpressionOf(WordPattern pattern) {
+  switch (pattern) {
+    case WordPattern::kDigit: return R"(\p{N})";
+    case WordPattern::kGpt2: return GPT2;
+    case WordPattern::kLlama3: return CL100K(R"(\p{N}{1,3})");
+    case WordPattern::kQwen2: return CL100K(R"(\p{N})");
+    case WordPattern::kTekken: return TEKKEN;
+  }
+  return nullptr;
+}
 
 #undef SPACE
 #undef GPT2
 #undef CL100K
+#undef TEKKEN
 
 struct FreeCode {
   void operator()(pcre2_code* code) const { pcre2_code_free(code); }
@@ -91,27 +93,12 @@ struct PreTokenizer::Pattern {
   }
 };
 
-PreTokenizer::PreTokenizer() = default;
+PreTokenizer::PreTokenizer(std::span<const WordPattern> patterns) {
+  for (const WordPattern pattern : patterns) patterns_.emplace_back(ExpressionOf(pattern));
+}
 PreTokenizer::PreTokenizer(PreTokenizer&&) noexcept = default;
 PreTokenizer& PreTokenizer::operator=(PreTokenizer&&) noexcept = default;
 PreTokenizer::~PreTokenizer() = default;
-
-absl::StatusOr<PreTokenizer> PreTokenizer::Make(std::string_view name) {
-  std::string names;
-  for (const Recipe& recipe : kRecipes) {
-    if (name == recipe.name) {
-      PreTokenizer made;
-      for (const char* expression : recipe.patterns) {
-        if (expression != nullptr) made.patterns_.emplace_back(expression);
-      }
-      made.add_bos_ = recipe.add_bos;
-      made.whole_words_first_ = recipe.whole_words_first;
-      return made;
-    }
-    absl::StrAppend(&names, names.empty() ? "" : " ", recipe.name);
-  }
-  return absl::UnimplementedError(absl::StrCat("pre-tokenizer '", std::string(name), "' is not supported, supported are ", names));
-}
 
 absl::Status PreTokenizer::Split(std::string_view text, std::vector<std::string_view>& words) const {
   words.assign(text.empty() ? 0 : 1, text);

@@ -5,85 +5,37 @@
 #include <optional>
 #include <utility>
 
-#include "absl/container/flat_hash_map.h"
 #include "absl/status/status.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "engine/model/byte_level.h"
 #include "engine/model/byte_pairs.h"
-#include "engine/model/pre_tokenizer.h"
+#include "engine/model/sentence_piece.h"
 #include "engine/model/special_tokens.h"
 #include "engine/model/utf8.h"
+#include "engine/model/vocabulary.h"
 
 namespace spherical::engine {
 namespace {
 
-constexpr int64_t kVocabularyMax = 1 << 20;        // the largest today is a quarter of it
 constexpr size_t kTextBytesMax = size_t{1} << 30;  // word offsets are 32-bit
 constexpr size_t kSpecialBytesMax = 1024;
-
-// tokenizer.ggml.token_type.
-enum TokenType : int64_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5, kByte = 6 };
 
 // Tokens that end generation whatever else the file says; several models mark them as ordinary text.
 constexpr std::string_view kEndTokens[] = {"<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|endoftext|>", "<|end_of_text|>", "<end_of_turn>"};
 
-// The usual byte-level alphabet: a token's text spells its bytes with printable characters. Bytes that are printable in Latin-1 stand for
-// themselves, the others for U+0100 and up, in order.
-constexpr bool StandsForItself(uint32_t byte) {
-  return (byte >= 33 && byte <= 126) || (byte >= 161 && byte <= 172) || (byte >= 174 && byte <= 255);
-}
-constexpr uint32_t kLettersEnd = 0x100 + 68;
-constexpr std::array<int16_t, kLettersEnd> MakeLetterBytes() {
-  std::array<int16_t, kLettersEnd> bytes{};
-  bytes.fill(-1);
-  uint32_t moved = 0x100;
-  for (uint32_t byte = 0; byte < 256; ++byte) bytes[StandsForItself(byte) ? byte : moved++] = static_cast<int16_t>(byte);
-  return bytes;
-}
-constexpr auto kLetterBytes = MakeLetterBytes();  // [code point]: the byte it stands for, or -1
-static_assert(kLetterBytes[kLettersEnd - 1] == 173 && kLetterBytes[0x120] == ' ');
-
-// Appends the bytes that a piece spells. False (and nothing appended) when a character of it is not a letter of the alphabet.
-bool AppendSpelled(std::string_view piece, std::string& bytes) {
-  const size_t before = bytes.size();
-  for (size_t at = 0; at < piece.size();) {
-    const Utf8Step step = NextUtf8(piece.substr(at));
-    if (step.code_point >= kLettersEnd || kLetterBytes[step.code_point] < 0) {
-      bytes.resize(before);
-      return false;
-    }
-    bytes.push_back(static_cast<char>(kLetterBytes[step.code_point]));
-    at += step.bytes;
-  }
-  return true;
-}
-
 absl::string_view Absl(std::string_view s) { return {s.data(), s.size()}; }
 std::string Quoted(std::string_view text) { return absl::StrCat("'", absl::CHexEscape(Absl(text.substr(0, 80))), "'"); }
 
-// Many strings in one allocation.
-class StringTable {
+absl::Status CheckSize(std::string_view text) {
+  if (text.size() <= kTextBytesMax) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("text has ", text.size(), " bytes, expected at most ", kTextBytesMax));
+}
+
+class PieceTokenizer final : public Tokenizer {
  public:
-  void Add(std::string_view text) {
-    bytes_ += text;
-    ends_.push_back(bytes_.size());
-  }
-  std::string_view operator[](size_t i) const {
-    const size_t begin = i == 0 ? 0 : ends_[i - 1];
-    return std::string_view(bytes_).substr(begin, ends_[i] - begin);
-  }
-  size_t size() const { return ends_.size(); }
-
- private:
-  std::string bytes_;
-  std::vector<size_t> ends_;
-};
-
-using TokenIndex = absl::flat_hash_map<absl::string_view, TokenId>;
-
-class ByteLevelTokenizer final : public Tokenizer {
- public:
-  explicit ByteLevelTokenizer(PreTokenizer words) : words_(std::move(words)) {}
+  explicit PieceTokenizer(const TokenizerParts& parts) : kind_(parts.kind), steps_(parts.normalizer), words_(parts.words) {}
 
   absl::StatusOr<std::vector<TokenId>> Encode(std::string_view text, EncodeOptions options) const override;
 
@@ -93,40 +45,48 @@ class ByteLevelTokenizer final : public Tokenizer {
   bool IsEndOfGeneration(TokenId id) const override { return Known(id) && end_[id]; }
   int32_t vocabulary() const override { return static_cast<int32_t>(pieces_.size()); }
   TokenId bos() const override { return bos_; }
+  bool spaced() const override { return spaced_; }
 
  private:
-  friend class Loader;
+  friend class Maker;
+  struct Work {  // reused from stretch to stretch
+    std::string stretch;
+    std::vector<std::string_view> words;
+    BytePairs::Scratch scratch;
+  };
   bool Known(TokenId id) const { return id >= 0 && id < vocabulary(); }
-  absl::Status EncodeText(std::string_view text, BytePairs::Scratch& scratch, std::vector<std::string_view>& words,
-                          std::vector<TokenId>& tokens) const;
+  absl::Status EncodeStretch(std::string_view text, bool first, Work& work, std::vector<TokenId>& tokens) const;
+  void EncodeWord(std::string_view word, BytePairs::Scratch& scratch, std::vector<TokenId>& tokens) const;
 
-  PreTokenizer words_;
+  const TokenizerKind kind_;
+  const std::vector<TextStep> steps_;
+  const PreTokenizer words_;
   StringTable pieces_;               // [vocabulary] as the file spells them
   StringTable bytes_;                // [vocabulary] what they stand for; empty for control tokens
   std::vector<bool> control_, end_;  // [vocabulary]
   std::optional<BytePairs> pairs_;
-  TokenIndex whole_words_;               // by bytes; filled only if whole words come first
-  SpecialTokens always_, with_control_;  // recognised in text: user-defined ones; those and control tokens
+  TokenIndex joinable_{pieces_};                // kSentencePiece: pieces that characters may be and become
+  std::optional<CharacterSymbols> characters_;  // kSentencePiece
+  std::optional<TokenIndex> whole_words_;       // by what a word is made of; only if whole words come first
+  SpecialTokens always_, with_control_;         // recognised in text: user-defined ones; those and control tokens
   TokenId bos_ = -1;
   bool add_bos_ = false;
+  bool spaced_ = false;
 };
 
-absl::StatusOr<std::vector<TokenId>> ByteLevelTokenizer::Encode(std::string_view text, EncodeOptions options) const {
-  if (text.size() > kTextBytesMax) {
-    return absl::InvalidArgumentError(absl::StrCat("text has ", text.size(), " bytes, expected at most ", kTextBytesMax));
-  }
+absl::StatusOr<std::vector<TokenId>> PieceTokenizer::Encode(std::string_view text, EncodeOptions options) const {
+  if (absl::Status status = CheckSize(text); !status.ok()) return status;
   if (const size_t bad = FindInvalidUtf8(text); bad != std::string_view::npos) {
     return absl::InvalidArgumentError(absl::StrCat("text is not valid UTF-8 at byte ", bad));
   }
   std::vector<TokenId> tokens;
   if (options.add_bos && add_bos_) tokens.push_back(bos_);
   const SpecialTokens& special = options.parse_special ? with_control_ : always_;
-  BytePairs::Scratch scratch;
-  std::vector<std::string_view> words;
+  Work work;
   size_t done = 0;
   while (done < text.size()) {
     const SpecialTokens::Match match = special.FindFrom(text, done);
-    absl::Status status = EncodeText(text.substr(done, match.begin - done), scratch, words, tokens);
+    absl::Status status = EncodeStretch(text.substr(done, match.begin - done), done == 0, work, tokens);
     if (!status.ok()) return status;
     if (match.id >= 0) tokens.push_back(match.id);
     done = match.begin + match.bytes;
@@ -134,177 +94,175 @@ absl::StatusOr<std::vector<TokenId>> ByteLevelTokenizer::Encode(std::string_view
   return tokens;
 }
 
-// Text in which nothing is special.
-absl::Status ByteLevelTokenizer::EncodeText(std::string_view text, BytePairs::Scratch& scratch, std::vector<std::string_view>& words,
-                                            std::vector<TokenId>& tokens) const {
-  if (absl::Status status = words_.Split(text, words); !status.ok()) return status;
-  for (const std::string_view word : words) {
-    const auto whole = whole_words_.find(Absl(word));
-    if (whole != whole_words_.end()) {
-      tokens.push_back(whole->second);
-    } else {
-      pairs_->Encode(word, scratch, tokens);
-    }
+// Text in which no token is recognised by name.
+absl::Status PieceTokenizer::EncodeStretch(std::string_view text, bool first, Work& work, std::vector<TokenId>& tokens) const {
+  if (!steps_.empty()) {
+    work.stretch = TakeSteps(steps_, text, first);
+    text = work.stretch;
+    if (absl::Status status = CheckSize(text); !status.ok()) return status;
   }
+  if (absl::Status status = words_.Split(text, work.words); !status.ok()) return status;
+  for (const std::string_view word : work.words) EncodeWord(word, work.scratch, tokens);
   return absl::OkStatus();
 }
 
-// Builds a tokenizer from a file's metadata, trusting none of it.
-class Loader {
- public:
-  Loader(const GgufFile& file, PreTokenizer words) : file_(file), made_(std::make_unique<ByteLevelTokenizer>(std::move(words))) {}
+void PieceTokenizer::EncodeWord(std::string_view word, BytePairs::Scratch& scratch, std::vector<TokenId>& tokens) const {
+  const TokenId whole = whole_words_ ? whole_words_->Find(word) : TokenIndex::kNoToken;
+  if (whole != TokenIndex::kNoToken) {
+    tokens.push_back(whole);
+  } else if (kind_ == TokenizerKind::kByteLevel) {
+    pairs_->Encode(word, scratch, tokens);
+  } else {
+    scratch.symbols.clear();
+    characters_->Append(word, scratch.symbols);
+    pairs_->Join(scratch, tokens);
+  }
+}
 
-  absl::StatusOr<std::unique_ptr<const Tokenizer>> Load() {
-    for (const auto step : {&Loader::Vocabulary, &Loader::Merges, &Loader::Bos, &Loader::Ends, &Loader::Specials}) {
-      if (absl::Status status = (this->*step)(); !status.ok()) return status;
+// Builds a tokenizer from its parts, trusting none of them.
+class Maker {
+ public:
+  explicit Maker(TokenizerParts parts) : parts_(std::move(parts)), made_(std::make_unique<PieceTokenizer>(parts_)) {}
+
+  absl::StatusOr<std::unique_ptr<const Tokenizer>> Make() {
+    for (const auto step : {&Maker::Normalizer, &Maker::Pieces, &Maker::Pairs, &Maker::Ids, &Maker::Specials}) {
+      if (absl::Status status = (this->*step)(); !status.ok()) {
+        return absl::Status(status.code(), absl::StrCat(parts_.file, ": ", status.message()));
+      }
     }
     return std::unique_ptr<const Tokenizer>(std::move(made_));
   }
 
  private:
-  absl::Status Vocabulary();
-  absl::Status Merges();
-  absl::Status Bos();
-  absl::Status Ends();
+  absl::Status Normalizer();
+  absl::Status Pieces();
+  absl::Status Pairs();
+  absl::Status Ids();
   absl::Status Specials();
 
-  absl::Status Types(size_t count);
-  absl::StatusOr<TokenId> OptionalId(std::string_view key) const;  // -1: not there
+  std::string BytesOf(size_t id) const;
+  absl::Status Merges();
   template <class... Parts>
   absl::Status Bad(const Parts&... parts) const {
-    return absl::InvalidArgumentError(absl::StrCat(file_.path(), ": ", parts...));
+    return absl::InvalidArgumentError(absl::StrCat(parts...));
   }
 
-  const GgufFile& file_;
-  std::unique_ptr<ByteLevelTokenizer> made_;
-  std::vector<int64_t> types_;
-  TokenIndex by_piece_;  // keys are in made_->pieces_
+  TokenizerParts parts_;
+  std::unique_ptr<PieceTokenizer> made_;
+  TokenIndex by_piece_{made_->pieces_};
 };
 
-absl::Status Loader::Types(size_t count) {
-  if (!file_.Has("tokenizer.ggml.token_type")) {
-    types_.assign(count, kNormal);
-    return absl::OkStatus();
-  }
-  absl::StatusOr<std::vector<int64_t>> types = file_.Ints("tokenizer.ggml.token_type");
-  if (!types.ok()) return types.status();
-  types_ = *std::move(types);
-  if (types_.size() != count) {
-    return Bad("tokenizer.ggml.token_type has ", types_.size(), " elements, expected one for each of the ", count, " tokens");
+absl::Status Maker::Normalizer() {
+  for (const TextStep& step : parts_.normalizer) {
+    if (step.kind == TextStep::Kind::kReplace && step.from.empty()) return Bad("a step of the normalizer replaces nothing");
+    const bool prepends = step.kind != TextStep::Kind::kReplace && step.kind != TextStep::Kind::kNfc;
+    made_->spaced_ |= prepends && (step.to == kSpaceMark || step.to == " ");
   }
   return absl::OkStatus();
 }
 
-absl::Status Loader::Vocabulary() {
-  const absl::StatusOr<std::vector<std::string_view>> pieces = file_.Strings("tokenizer.ggml.tokens");
-  if (!pieces.ok()) return pieces.status();
-  const size_t count = pieces->size();
-  if (count == 0 || count > kVocabularyMax) return Bad("tokenizer.ggml.tokens has ", count, " tokens, expected 1 to ", kVocabularyMax);
-  if (absl::Status status = Types(count); !status.ok()) return status;
+// What a token stands for in text.
+std::string Maker::BytesOf(size_t id) const {
+  const std::string& piece = parts_.pieces[id];
+  if (made_->control_[id]) return "";
+  if (parts_.kind == TokenizerKind::kSentencePiece) {
+    const std::optional<char> byte = parts_.kinds[id] == PieceKind::kByte ? ByteNamed(piece) : std::nullopt;
+    return byte ? std::string(1, *byte) : absl::StrReplaceAll(piece, {{Absl(kSpaceMark), " "}});
+  }
+  std::string bytes;
+  return parts_.kinds[id] != PieceKind::kUserDefined && AppendSpelled(piece, bytes) ? bytes : piece;
+}
 
-  for (const std::string_view piece : *pieces) made_->pieces_.Add(piece);
+absl::Status Maker::Pieces() {
+  const size_t count = parts_.pieces.size();
+  if (count == 0 || count > kVocabularyMax) return Bad("the vocabulary has ", count, " tokens, expected 1 to ", kVocabularyMax);
+  if (parts_.kinds.size() != count) return Bad("there are kinds of ", parts_.kinds.size(), " tokens, expected ", count);
+  for (const std::string& piece : parts_.pieces) made_->pieces_.Add(piece);
   made_->control_.resize(count);
   made_->end_.resize(count);
-  by_piece_.reserve(count);
+  by_piece_.Reserve(count);
   for (size_t i = 0; i < count; ++i) {
     const std::string_view piece = made_->pieces_[i];
+    PieceKind& kind = parts_.kinds[i];
     if (std::find(std::begin(kEndTokens), std::end(kEndTokens), piece) != std::end(kEndTokens)) {
-      types_[i] = kControl;
+      kind = PieceKind::kControl;
       made_->end_[i] = true;
     }
-    made_->control_[i] = types_[i] == kControl || types_[i] == kUnknown;
-    std::string bytes;
-    if (!made_->control_[i] && (types_[i] == kUserDefined || !AppendSpelled(piece, bytes))) bytes = piece;
-    made_->bytes_.Add(bytes);
+    made_->control_[i] = kind == PieceKind::kControl || kind == PieceKind::kUnknown;
+    made_->bytes_.Add(BytesOf(i));
     if (piece.empty()) continue;  // some vocabularies have holes: ids that nothing encodes to
-    const auto [there, fresh] = by_piece_.emplace(Absl(piece), static_cast<TokenId>(i));
-    if (!fresh) return Bad("tokens ", there->second, " and ", i, " are both ", Quoted(piece));
+    const TokenId there = by_piece_.Add(static_cast<TokenId>(i));
+    if (there != static_cast<TokenId>(i)) return Bad("tokens ", there, " and ", i, " are both ", Quoted(piece));
   }
   return absl::OkStatus();
 }
 
-absl::Status Loader::Merges() {
-  const auto find = [&](std::string_view piece) {
-    const auto found = by_piece_.find(Absl(piece));
-    return found == by_piece_.end() ? BytePairs::kNoToken : found->second;
-  };
-  std::array<TokenId, 256> byte_tokens;
-  for (uint32_t letter = 0; letter < kLettersEnd; ++letter) {
-    if (kLetterBytes[letter] < 0) continue;
-    const uint32_t byte = static_cast<uint32_t>(kLetterBytes[letter]);
-    std::string piece;
-    AppendUtf8(letter, piece);
-    byte_tokens[byte] = find(piece);
-    // Vocabularies may lack bytes that never stood in their training text (SmolLM2: some control characters); never these.
-    const bool needed = byte == '\n' || (byte >= 0x20 && byte < 0x7F) || (byte >= 0x80 && byte < 0xC0);
-    if (needed && byte_tokens[byte] == BytePairs::kNoToken) {
-      return Bad("tokenizer.ggml.tokens has no token for byte ", byte, " (", Quoted(piece), "): not a byte-level vocabulary");
+absl::Status Maker::Pairs() {
+  const bool spelled = parts_.kind == TokenizerKind::kByteLevel;
+  const auto bytes = spelled ? FindByteLetters(by_piece_) : FindBytePieces(made_->pieces_, parts_.kinds);
+  if (!bytes.ok()) return bytes.status();
+  made_->pairs_.emplace(*bytes);
+  if (parts_.whole_words_first) {
+    const StringTable& words = spelled ? made_->bytes_ : made_->pieces_;
+    TokenIndex& index = made_->whole_words_.emplace(words);
+    for (TokenId id = 0; id < made_->vocabulary(); ++id) {
+      if (parts_.kinds[id] == PieceKind::kNormal && !words[id].empty()) index.Add(id);
     }
   }
+  if (spelled) return Merges();
 
-  const absl::StatusOr<std::vector<std::string_view>> lines = file_.Strings("tokenizer.ggml.merges");
-  if (!lines.ok()) return lines.status();
-  BytePairs& pairs = made_->pairs_.emplace(byte_tokens);
-  pairs.Reserve(lines->size());
+  made_->joinable_.Reserve(parts_.pieces.size());
+  for (TokenId id = 0; id < made_->vocabulary(); ++id) {
+    const bool joins = parts_.kinds[id] == PieceKind::kNormal || parts_.kinds[id] == PieceKind::kUserDefined;
+    if (joins && !parts_.pieces[id].empty()) made_->joinable_.Add(id);
+  }
+  made_->characters_.emplace(made_->joinable_, made_->pairs_->byte_tokens(), parts_.unknown, parts_.fuse_unknown);
+  if (parts_.scores.empty()) return Merges();
+  if (parts_.scores.size() != parts_.pieces.size()) {
+    return Bad("there are ", parts_.scores.size(), " scores, expected ", parts_.pieces.size());
+  }
+  return AddScoredPairs(made_->pieces_, parts_.scores, made_->joinable_, *made_->pairs_);
+}
+
+absl::Status Maker::Merges() {
+  BytePairs& pairs = *made_->pairs_;
+  pairs.Reserve(parts_.merges.size());
   std::string joined;
-  for (size_t i = 0; i < lines->size(); ++i) {
-    const std::string_view line = (*lines)[i];
-    const size_t space = line.find(' ', 1);
-    if (space == std::string_view::npos) return Bad("merge ", i, " is ", Quoted(line), ", expected two tokens with a space between them");
-    const std::string_view left = line.substr(0, space), right = line.substr(space + 1);
+  for (size_t i = 0; i < parts_.merges.size(); ++i) {
+    const auto& [left, right] = parts_.merges[i];
     joined.assign(left).append(right);
     const std::string_view pieces[] = {left, right, joined};
     TokenId ids[3];
     for (int32_t j = 0; j < 3; ++j) {
-      ids[j] = find(pieces[j]);
-      if (ids[j] == BytePairs::kNoToken) return Bad("merge ", i, " (", Quoted(line), ") names ", Quoted(pieces[j]), ", which is no token");
+      ids[j] = by_piece_.Find(pieces[j]);
+      if (ids[j] == TokenIndex::kNoToken) {
+        return Bad("merge ", i, " (", Quoted(absl::StrCat(left, " ", right)), ") names ", Quoted(pieces[j]), ", which is no token");
+      }
     }
-    pairs.Add(ids[0], ids[1], ids[2]);
-  }
-  if (made_->words_.whole_words_first()) {
-    for (TokenId id = 0; id < made_->vocabulary(); ++id) {
-      if (types_[id] == kNormal && !made_->bytes_[id].empty()) made_->whole_words_.emplace(Absl(made_->bytes_[id]), id);
-    }
+    pairs.Add(ids[0], ids[1], ids[2], static_cast<int32_t>(i));
   }
   return absl::OkStatus();
 }
 
-absl::StatusOr<TokenId> Loader::OptionalId(std::string_view key) const {
-  if (!file_.Has(key)) return -1;
-  const absl::StatusOr<uint64_t> id = file_.Uint(key);
-  if (!id.ok()) return id.status();
-  if (*id >= static_cast<uint64_t>(made_->vocabulary())) {
-    return Bad(std::string(key), " is ", *id, ", expected less than the ", made_->vocabulary(), " tokens");
+absl::Status Maker::Ids() {
+  const auto good = [&](TokenId id) { return id >= -1 && id < made_->vocabulary(); };
+  for (const TokenId id : {parts_.bos, parts_.unknown}) {
+    if (!good(id)) return Bad("token ", id, " is named, expected less than the ", made_->vocabulary(), " tokens");
   }
-  return static_cast<TokenId>(*id);
-}
-
-absl::Status Loader::Bos() {
-  const absl::StatusOr<TokenId> bos = OptionalId("tokenizer.ggml.bos_token_id");
-  if (!bos.ok()) return bos.status();
-  made_->bos_ = *bos;
-  made_->add_bos_ = made_->words_.add_bos() && *bos >= 0;
-  if (!file_.Has("tokenizer.ggml.add_bos_token")) return absl::OkStatus();
-  const absl::StatusOr<bool> add = file_.Bool("tokenizer.ggml.add_bos_token");
-  if (!add.ok()) return add.status();
-  if (*add && *bos < 0) return Bad("tokenizer.ggml.add_bos_token is true, but there is no tokenizer.ggml.bos_token_id");
-  made_->add_bos_ = *add;
+  for (const TokenId id : parts_.ends) {
+    if (id < 0 || !good(id)) return Bad("token ", id, " ends generation, expected less than the ", made_->vocabulary(), " tokens");
+    made_->end_[id] = true;
+  }
+  if (parts_.add_bos && parts_.bos < 0) return Bad("the begin-of-sequence token is to be added, but there is none");
+  made_->bos_ = parts_.bos;
+  made_->add_bos_ = parts_.add_bos;
   return absl::OkStatus();
 }
 
-absl::Status Loader::Ends() {
-  for (const char* key : {"tokenizer.ggml.eos_token_id", "tokenizer.ggml.eot_token_id", "tokenizer.ggml.eom_token_id"}) {
-    const absl::StatusOr<TokenId> id = OptionalId(key);
-    if (!id.ok()) return id.status();
-    if (*id >= 0) made_->end_[*id] = true;
-  }
-  return absl::OkStatus();
-}
-
-absl::Status Loader::Specials() {
+absl::Status Maker::Specials() {
   for (TokenId id = 0; id < made_->vocabulary(); ++id) {
     const std::string_view piece = made_->pieces_[id];
-    const bool user_defined = types_[id] == kUserDefined;
+    const bool user_defined = parts_.kinds[id] == PieceKind::kUserDefined;
     if (piece.empty() || !(user_defined || made_->control_[id])) continue;
     if (piece.size() > kSpecialBytesMax) {
       return Bad("special token ", id, " has ", piece.size(), " bytes, expected at most ", kSpecialBytesMax);
@@ -317,20 +275,6 @@ absl::Status Loader::Specials() {
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<const Tokenizer>> LoadTokenizer(const GgufFile& file) {
-  const absl::StatusOr<std::string_view> model = file.String("tokenizer.ggml.model");
-  if (!model.ok()) return model.status();
-  if (*model != "gpt2") {
-    return absl::UnimplementedError(
-        absl::StrCat(file.path(), ": tokenizer.ggml.model is ", Quoted(*model), ", supported is 'gpt2' (byte-level BPE)"));
-  }
-  const absl::StatusOr<std::string_view> pre = file.String("tokenizer.ggml.pre");
-  if (!pre.ok()) return pre.status();
-  absl::StatusOr<PreTokenizer> words = PreTokenizer::Make(*pre);
-  if (!words.ok()) {
-    return absl::Status(words.status().code(), absl::StrCat(file.path(), ": tokenizer.ggml.pre: ", words.status().message()));
-  }
-  return Loader(file, *std::move(words)).Load();
-}
+absl::StatusOr<std::unique_ptr<const Tokenizer>> MakeTokenizer(TokenizerParts parts) { return Maker(std::move(parts)).Make(); }
 
 }  // namespace spherical::engine

@@ -11,6 +11,7 @@
 #include "absl/status/statusor.h"
 #include "engine/intake/submission.h"
 #include "engine/model/gguf.h"
+#include "engine/model/tokenizer_parts.h"
 
 namespace spherical::engine {
 
@@ -36,23 +37,32 @@ class Tokenizer {
   virtual int32_t vocabulary() const = 0;
   virtual bool IsEndOfGeneration(TokenId id) const = 0;  // eos, eot, and what the file marks as such
   virtual TokenId bos() const = 0;                       // -1: none
+  virtual bool spaced() const { return false; }          // Encode writes a space before a text, as Llama 2 wants it
 };
 
-// Byte-level BPE from GGUF metadata ("tokenizer.ggml.model" == "gpt2"); pre-tokenizers smollm, llama-bpe, qwen2, gpt-2.
-// Unimplemented names the model or pre-tokenizer that is not supported.
-absl::StatusOr<std::unique_ptr<const Tokenizer>> LoadTokenizer(const GgufFile& file);
+// InvalidArgument names what in the parts does not hold together.
+absl::StatusOr<std::unique_ptr<const Tokenizer>> MakeTokenizer(TokenizerParts parts);
+
+// The parts in GGUF metadata: byte-level BPE ("tokenizer.ggml.model" == "gpt2"; pre-tokenizers smollm, llama-bpe, qwen2, gpt-2, tekken) or
+// SentencePiece's ("llama"). Unimplemented names the model or pre-tokenizer that is not supported.
+absl::StatusOr<TokenizerParts> ReadTokenizerParts(const GgufFile& file);
+absl::StatusOr<std::unique_ptr<const Tokenizer>> LoadTokenizer(const GgufFile& file);  // both
 
 // Tokens back to text as they come. Holds back the bytes of an unfinished UTF-8 character; what can never become valid is replaced by
 // U+FFFD, so that every string that leaves is valid UTF-8.
 class Detokenizer {
  public:
-  explicit Detokenizer(const Tokenizer& tokenizer) : tokenizer_(tokenizer) {}
+  // The tokens continue a text (an answer its prompt), or are a whole one: then the space that Encode wrote before it is left out.
+  enum class From : uint8_t { kMiddle, kBeginning };
+  explicit Detokenizer(const Tokenizer& tokenizer, From from = From::kMiddle)
+      : tokenizer_(tokenizer), drop_space_(from == From::kBeginning && tokenizer.spaced()) {}
   std::string Push(TokenId id);  // text that became complete, perhaps empty
   std::string Finish();          // what is left, with replacements
 
  private:
   const Tokenizer& tokenizer_;
   std::string pending_;  // at most 3 bytes: a prefix of one character
+  bool drop_space_;      // if the next byte is one
 };
 
 }  // namespace spherical::engine

@@ -54,7 +54,10 @@ std::vector<TokenId> SlowEncode(const Rules& rules, std::string_view word) {
 
 BytePairs Make(const Rules& rules) {
   BytePairs pairs(rules.bytes);
-  for (const auto& [pair, merged] : rules.merges) pairs.Add(pair.first, pair.second, merged);
+  for (size_t i = 0; i < rules.merges.size(); ++i) {
+    const auto& [pair, merged] = rules.merges[i];
+    pairs.Add(pair.first, pair.second, merged, static_cast<int32_t>(i));
+  }
   return pairs;
 }
 

@@ -254,11 +254,11 @@ TEST_CASE("A vocabulary that does not hold together is refused by name") {
   using enum absl::StatusCode;
   const BadVocabulary cases[] = {
       {"no model", [] { return TinyVocabulary().RemoveKey("tokenizer.ggml.model"); }, kNotFound, "no metadata key 'tokenizer.ggml.model'"},
-      {"sentencepiece", [] { return TinyVocabulary().String("tokenizer.ggml.model", "llama"); }, kUnimplemented,
-       "tokenizer.ggml.model is 'llama', supported is 'gpt2'"},
+      {"model", [] { return TinyVocabulary().String("tokenizer.ggml.model", "bert"); }, kUnimplemented,
+       "tokenizer.ggml.model is 'bert', supported are 'gpt2'"},
       {"no pre-tokenizer", [] { return TinyVocabulary().RemoveKey("tokenizer.ggml.pre"); }, kNotFound, "'tokenizer.ggml.pre'"},
-      {"pre-tokenizer", [] { return TinyVocabulary().String("tokenizer.ggml.pre", "tekken"); }, kUnimplemented,
-       "test.gguf: tokenizer.ggml.pre: pre-tokenizer 'tekken' is not supported"},
+      {"pre-tokenizer", [] { return TinyVocabulary().String("tokenizer.ggml.pre", "gpt-4o"); }, kUnimplemented,
+       "test.gguf: tokenizer.ggml.pre: pre-tokenizer 'gpt-4o' is not supported, supported are smollm llama-bpe qwen2 gpt-2 tekken"},
       {"no tokens", [] { return TinyVocabulary().RemoveKey("tokenizer.ggml.tokens"); }, kNotFound, "'tokenizer.ggml.tokens'"},
       {"empty vocabulary", [] { return TinyVocabulary().Strings("tokenizer.ggml.tokens", {}).I32s("tokenizer.ggml.token_type", {}); },
        kInvalidArgument, "has 0 tokens, expected 1 to 1048576"},
@@ -279,9 +279,12 @@ TEST_CASE("A vocabulary that does not hold together is refused by name") {
        kInvalidArgument, "tokens 2 and 273 are both '<|im_end|>'"},
       {"bytes missing",
        [&] {
-         return TinyVocabulary().Strings("tokenizer.ggml.tokens", short_tokens).I32s("tokenizer.ggml.token_type", {1, 1});
+         return TinyVocabulary()
+             .Strings("tokenizer.ggml.tokens", short_tokens)
+             .I32s("tokenizer.ggml.token_type", {1, 1})
+             .RemoveKey("tokenizer.ggml.eos_token_id");
        },
-       kInvalidArgument, "has no token for byte 33 ('!'): not a byte-level vocabulary"},
+       kInvalidArgument, "has no token for byte 33 ('!'): it is not a byte-level one"},
       {"newline missing", [] { return WithoutTokens({"\u010a"}); }, kInvalidArgument, "has no token for byte 10 ("},
       {"part of a character missing", [] { return WithoutTokens({"\u00b0"}); }, kInvalidArgument, "has no token for byte 176 ("},
       {"no merges", [] { return TinyVocabulary().RemoveKey("tokenizer.ggml.merges"); }, kNotFound, "'tokenizer.ggml.merges'"},

@@ -45,6 +45,10 @@ TEXTS = [
 _GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
 _CL100K = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}%s| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+")
 
+_UPPER, _LOWER = r"[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]", r"[\p{Ll}\p{Lm}\p{Lo}\p{M}]"
+_TEKKEN = (r"[^\r\n\p{L}\p{N}]?%s*%s+|[^\r\n\p{L}\p{N}]?%s+%s*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+           % (_UPPER, _LOWER, _UPPER, _LOWER))
+
 
 def _split(pattern):
     return pre_tokenizers.Split(Regex(pattern), behavior="isolated")
@@ -55,6 +59,7 @@ PRE_TOKENIZERS = {
     "llama-bpe": _split(_CL100K % "{1,3}"),
     "qwen2": _split(_CL100K % ""),
     "gpt-2": _split(_GPT2),
+    "tekken": _split(_TEKKEN),
 }
 
 

@@ -27,7 +27,7 @@ DECODE_SEES_OF_SPHERICAL = ("kernels/spherical/page_layout.h", "kernels/spherica
 
 # Foreign headers a room does without: kernels speak std and intrinsics; the engine knows no wire, no JSON, no flags.
 FORBIDDEN_FOREIGN = {
-    "kernels": re.compile(r"^(absl|spdlog|fmt|grpc|grpcpp|google|nlohmann|CLI|pcre2)\b"),
+    "kernels": re.compile(r"^(absl|spdlog|fmt|grpc|grpcpp|google|nlohmann|CLI|pcre2|utf8proc)\b"),
     "engine": re.compile(r"^(grpc|grpcpp|google|nlohmann|CLI)\b"),
 }
 _SPHERICAL_LABEL = re.compile(r'"(//kernels/spherical\b[^"]*)"')
