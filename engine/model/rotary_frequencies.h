@@ -21,7 +21,7 @@ struct RotaryScaling {
   Kind kind = Kind::kNone;
   double factor = 1;             // all but none: how many times more positions; at least 1
   double original_context = 0;   // dynamic, llama3, yarn: positions before stretching
-  // llama3: planes that turn less than `low` times in the original context are stretched whole, those that turn more than `high` not at all.
+  // llama3: planes that turn less than `low` times in the original context are stretched whole, those that turn more than `high` not.
   double low_turns = 1, high_turns = 4;
   // yarn: the same limits, the other way round; `whole_planes` rounds them outwards to planes.
   double beta_fast = 32, beta_slow = 1;
@@ -29,7 +29,7 @@ struct RotaryScaling {
   std::optional<double> magnitude;  // yarn: what cosines and sines are multiplied by; nullopt: YarnMagnitude(factor)
 };
 
-// The kind a file names: "none" or "default", "linear", "dynamic", "llama3", "yarn". Unimplemented names `file`, the kind and those we have.
+// The kind a file names: "none" or "default", "linear", "dynamic", "llama3", "yarn". Unimplemented names `file`, it and those we have.
 absl::StatusOr<RotaryScaling::Kind> RotaryKindOf(std::string_view file, std::string_view name);
 
 struct Rotary {

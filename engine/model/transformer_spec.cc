@@ -12,8 +12,8 @@ namespace {
 
 using kernels::RotaryPairing;
 
-// GGUF's converter reorders llama's q and k rows to adjacent pairs, and leaves the others' as Hugging Face has them. Gemma 3's local base and
-// its pattern of five local layers to a global one are in no GGUF file of its first year.
+// GGUF's converter reorders llama's q and k rows to adjacent pairs, and leaves the others' as Hugging Face has them. Gemma 3's local base
+// and its pattern of five local layers to a global one are in no GGUF file of its first year.
 constexpr Family kFamilies[] = {
     {.name = "llama", .gguf = "llama", .hugging_face = "llama", .covers = "Llama 2 to 3.3, SmolLM2, TinyLlama; Mistral in GGUF",
      .gguf_pairing = RotaryPairing::kAdjacent},
@@ -88,7 +88,9 @@ class SectionReader {
 
 absl::Status CheckSpec(std::string_view file, const TransformerSpec& spec) {
   const auto bad = [&](std::string detail) { return absl::InvalidArgumentError(fmt::format("{}: {}", file, detail)); };
-  if (spec.heads % spec.kv_heads != 0) return bad(fmt::format("{} query heads are not a multiple of {} kv heads", spec.heads, spec.kv_heads));
+  if (spec.heads % spec.kv_heads != 0) {
+    return bad(fmt::format("{} query heads are not a multiple of {} kv heads", spec.heads, spec.kv_heads));
+  }
   if (spec.heads / spec.kv_heads > kGroupMax) {
     return bad(fmt::format("{} query heads per kv head; at most {} are supported", spec.heads / spec.kv_heads, kGroupMax));
   }

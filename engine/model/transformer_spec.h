@@ -64,7 +64,7 @@ struct Family {
   std::string_view gguf;          // general.architecture; empty: GGUF has no name of its own for it
   std::string_view hugging_face;  // config.json's model_type
   std::string_view covers;        // models, for people
-  kernels::RotaryPairing gguf_pairing = kernels::RotaryPairing::kHalves;  // how GGUF orders rows of q and k; Hugging Face: always kHalves
+  kernels::RotaryPairing gguf_pairing = kernels::RotaryPairing::kHalves;  // how GGUF orders q and k; Hugging Face: always kHalves
   bool qkv_bias = false;
   bool query_key_norm = false;
   bool post_norms = false;
@@ -73,7 +73,7 @@ struct Family {
   bool norm_offset = false;       // Hugging Face stores norms' weights less 1; GGUF stores them whole
   double rotary_base = 10'000;    // where the file says none
   double local_rotary_base = 0;   // of layers with a window, where the file says none; 0: as the others
-  int32_t global_every = 0;       // layer i has no window where (i + 1) % global_every == 0; 0: all layers have the file's window, if any
+  int32_t global_every = 0;       // layer i has no window where (i + 1) % global_every == 0; 0: all have the file's window, if any
 };
 std::span<const Family> SupportedFamilies();
 // Null: we have none of that name.
@@ -82,7 +82,7 @@ const Family* FamilyOfHuggingFace(std::string_view model_type);
 // Unimplemented: names `file`, `name` and the families we have.
 absl::Status UnsupportedFamily(std::string_view file, std::string_view name);
 
-// [layers] `window` for all layers but each `global_every`-th. Empty: no window (0), or one for all layers that hides none of `context` positions.
+// [layers] `window` for all layers but each `global_every`-th. Empty: `window` is 0, or is for all layers and hides nothing of `context`.
 std::vector<int32_t> WindowsOf(int32_t layers, int32_t window, int32_t global_every, int32_t context);
 
 // What a file says of rotary positions.

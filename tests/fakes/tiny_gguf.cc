@@ -1,65 +1,12 @@
 #include "tests/fakes/tiny_gguf.h"
 
-#include <cmath>
-#include <cstring>
-#include <numbers>
 #include <utility>
 #include <vector>
 
 #include "kernels/base/check.h"
-#include "kernels/base/float16.h"
 
 namespace spherical::testing {
 namespace {
-
-using kernels::WeightType;
-
-// Counter-based (splitmix64): the same numbers on every machine and library.
-class Random {
- public:
-  explicit Random(uint64_t seed) : state_(seed) {}
-  uint64_t Next() {
-    uint64_t z = state_ += 0x9E3779B97F4A7C15u;
-    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9u;
-    z = (z ^ z >> 27) * 0x94D049BB133111EBu;
-    return z ^ z >> 31;
-  }
-  double Uniform() { return (static_cast<double>(Next() >> 11) + 0.5) * 0x1p-53; }
-  double Normal() { return std::sqrt(-2 * std::log(Uniform())) * std::cos(2 * std::numbers::pi * Uniform()); }
-
- private:
-  uint64_t state_;
-};
-
-void PutHalf(std::string& block, size_t at, double value) {
-  const uint16_t half = kernels::F32ToF16(static_cast<float>(value));
-  std::memcpy(block.data() + at, &half, sizeof half);
-}
-
-// Where a block's f16 factors are and how large they must be for weights of deviation 1, given random quants. Deviations of uniform
-// quants: 4.61 for 16 levels, 9.23 for 32, 18.5 for 64, 73.9 for int8. The K formats multiply by random 6-bit (mean 31.5, root mean
-// square 36.5) or int8 sub-scales.
-struct Factor {
-  size_t offset;
-  double scale;
-};
-std::vector<Factor> FactorsOf(WeightType type) {
-  switch (type) {
-    case WeightType::kQ4_0: return {{0, 1 / 4.61}};
-    case WeightType::kQ4_1: return {{0, 1 / 4.61}, {2, -7.5 / 4.61}};
-    case WeightType::kQ5_0: return {{0, 1 / 9.23}};
-    case WeightType::kQ5_1: return {{0, 1 / 9.23}, {2, -15.5 / 9.23}};
-    case WeightType::kQ8_0: return {{0, 1 / 73.9}};
-    case WeightType::kQ4_K: return {{0, 1 / 260.0}, {2, 7.5 / 260}};
-    case WeightType::kQ5_K: return {{0, 1 / 520.0}, {2, 15.5 / 520}};
-    case WeightType::kQ6_K: return {{208, 1 / (18.5 * 73.9)}};
-    default: return {};
-  }
-}
-
-std::string BytesOf(const std::vector<float>& values) {
-  return {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float)};
-}
 
 // The usual byte-level alphabet: printable bytes stand for themselves, the others are moved up to U+0100.
 std::vector<std::string> ByteAlphabet() {
@@ -77,31 +24,6 @@ std::vector<std::string> ByteAlphabet() {
 }
 
 }  // namespace
-
-std::string RandomWeights(WeightType type, int64_t rows, int64_t columns, double deviation, uint64_t seed) {
-  Random random(seed);
-  const kernels::WeightFormat& format = kernels::FormatOf(type);
-  SPH_CHECK(columns % format.block_elements == 0);
-  std::string bytes;
-  if (format.block_elements == 1) {
-    for (int64_t i = 0; i < rows * columns; ++i) {
-      const float value = static_cast<float>(deviation * random.Normal());
-      const uint16_t half = type == WeightType::kBF16 ? kernels::F32ToBF16(value) : kernels::F32ToF16(value);
-      bytes.append(type == WeightType::kF32 ? reinterpret_cast<const char*>(&value) : reinterpret_cast<const char*>(&half),
-                   static_cast<size_t>(format.block_bytes));
-    }
-    return bytes;
-  }
-  const std::vector<Factor> factors = FactorsOf(type);
-  std::string block(static_cast<size_t>(format.block_bytes), '\0');
-  for (int64_t i = 0; i < rows * columns / format.block_elements; ++i) {
-    for (char& byte : block) byte = static_cast<char>(random.Next());
-    const double spread = 0.5 + random.Uniform();  // blocks differ in size
-    for (const Factor& f : factors) PutHalf(block, f.offset, f.scale * deviation * spread);
-    bytes += block;
-  }
-  return bytes;
-}
 
 void AddTinyVocabulary(GgufBuilder& file, const std::vector<TinyToken>& more) {
   std::vector<std::string> tokens = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"};
@@ -138,21 +60,30 @@ void AddTinyVocabulary(GgufBuilder& file, const std::vector<TinyToken>& more) {
 
 GgufBuilder TinyModel(const TinyModelOptions& o) {
   GgufBuilder file;
-  file.String("general.architecture", "llama")
+  const std::string section = o.family == "mistral" ? "llama" : o.family;
+  const auto key = [&](const char* name) { return section + "." + name; };
+  file.String("general.architecture", section)
       .String("general.name", "Tiny")
-      .U32("llama.block_count", static_cast<uint32_t>(o.layers))
-      .U32("llama.context_length", static_cast<uint32_t>(o.context))
-      .U32("llama.embedding_length", static_cast<uint32_t>(o.width))
-      .U32("llama.feed_forward_length", static_cast<uint32_t>(o.ffn_width))
-      .U32("llama.attention.head_count", static_cast<uint32_t>(o.heads))
-      .U32("llama.attention.head_count_kv", static_cast<uint32_t>(o.kv_heads))
-      .F32("llama.attention.layer_norm_rms_epsilon", 1e-5f)
-      .U32("llama.rope.dimension_count", static_cast<uint32_t>(o.head_dim))
-      .F32("llama.rope.freq_base", 10000.0f)
-      .U32("llama.vocab_size", kTinyVocabulary);
+      .U32(key("block_count"), static_cast<uint32_t>(o.layers))
+      .U32(key("context_length"), static_cast<uint32_t>(o.context))
+      .U32(key("embedding_length"), static_cast<uint32_t>(o.width))
+      .U32(key("feed_forward_length"), static_cast<uint32_t>(o.ffn_width))
+      .U32(key("attention.head_count"), static_cast<uint32_t>(o.heads))
+      .U32(key("attention.head_count_kv"), static_cast<uint32_t>(o.kv_heads))
+      .F32(key("attention.layer_norm_rms_epsilon"), 1e-5f)
+      .U32(key("rope.dimension_count"), static_cast<uint32_t>(o.head_dim))
+      .F32(key("rope.freq_base"), TinyRotaryBase(o))
+      .U32(key("vocab_size"), kTinyVocabulary);
   if (o.head_dim * o.heads != o.width) {
-    file.U32("llama.attention.key_length", static_cast<uint32_t>(o.head_dim));
-    file.U32("llama.attention.value_length", static_cast<uint32_t>(o.head_dim));
+    file.U32(key("attention.key_length"), static_cast<uint32_t>(o.head_dim));
+    file.U32(key("attention.value_length"), static_cast<uint32_t>(o.head_dim));
+  }
+  if (o.window > 0) file.U32(key("attention.sliding_window"), static_cast<uint32_t>(o.window));
+  if (o.logit_softcap != 0) file.F32(key("final_logit_softcapping"), o.logit_softcap);
+  if (!o.rope_scaling.empty() && o.rope_scaling != "llama3") {
+    file.String(key("rope.scaling.type"), o.rope_scaling)
+        .F32(key("rope.scaling.factor"), kTinyStretch)
+        .U32(key("rope.scaling.original_context_length"), static_cast<uint32_t>(o.context / kTinyStretch));
   }
   AddTinyVocabulary(file);
   if (o.chat) {
@@ -164,33 +95,11 @@ GgufBuilder TinyModel(const TinyModelOptions& o) {
             "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}");
   }
 
-  uint64_t seed = o.seed * 1000;
-  const auto matrix = [&](const std::string& name, int64_t rows, int64_t columns) {
-    const double deviation = 1 / std::sqrt(static_cast<double>(columns));  // keeps the size of what goes through
-    file.Tensor(name, GgufTypeNumber(kernels::FormatOf(o.type).name), {columns, rows},
-                RandomWeights(o.type, rows, columns, deviation, ++seed));
-  };
-  const auto norm = [&](const std::string& name) {
-    Random random(++seed);
-    std::vector<float> weight(static_cast<size_t>(o.width));
-    for (float& w : weight) w = static_cast<float>(1 + 0.1 * random.Normal());
-    file.Tensor(name, 0, {o.width}, BytesOf(weight));
-  };
-  matrix("token_embd.weight", kTinyVocabulary, o.width);
-  for (int32_t layer = 0; layer < o.layers; ++layer) {
-    const std::string blk = "blk." + std::to_string(layer) + ".";
-    norm(blk + "attn_norm.weight");
-    matrix(blk + "attn_q.weight", int64_t{o.heads} * o.head_dim, o.width);
-    matrix(blk + "attn_k.weight", int64_t{o.kv_heads} * o.head_dim, o.width);
-    matrix(blk + "attn_v.weight", int64_t{o.kv_heads} * o.head_dim, o.width);
-    matrix(blk + "attn_output.weight", o.width, int64_t{o.heads} * o.head_dim);
-    norm(blk + "ffn_norm.weight");
-    matrix(blk + "ffn_gate.weight", o.ffn_width, o.width);
-    matrix(blk + "ffn_up.weight", o.ffn_width, o.width);
-    matrix(blk + "ffn_down.weight", o.width, o.ffn_width);
+  for (TinyTensor& tensor : TinyTensors(o)) {
+    std::vector<int64_t> dims = {tensor.columns};
+    if (tensor.rows > 0) dims.push_back(tensor.rows);
+    file.Tensor(tensor.name, GgufTypeNumber(kernels::FormatOf(tensor.type).name), dims, std::move(tensor.bytes));
   }
-  norm("output_norm.weight");
-  if (!o.tied) matrix("output.weight", kTinyVocabulary, o.width);
   return file;
 }
 

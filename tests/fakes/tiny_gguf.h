@@ -10,7 +10,7 @@
 
 namespace spherical::testing {
 
-// A whole llama model that fits in a test: random weights of a sane size, real names, a byte-level vocabulary.
+// A whole model that fits in a test: random weights of a sane size, real names, a byte-level vocabulary.
 struct TinyModelOptions {
   int32_t layers = 2;
   int32_t width = 128;      // heads * head_dim by default; Q4_K, Q5_K and Q6_K need a multiple of 256 (and so does ffn_width)
@@ -23,7 +23,18 @@ struct TinyModelOptions {
   bool tied = true;         // no output.weight
   uint64_t seed = 1;
   bool chat = true;         // a ChatML template with the default system line kTinySystemLine
+  std::string family = "llama";  // or "mistral", "qwen2", "qwen3", "gemma3": as engine/model/transformer_spec.h names them
+  int32_t window = 0;            // attention.sliding_window; 0: not written. gemma3 needs 6 layers for a global one
+  // "linear", "dynamic", "llama3" or "yarn": to kTinyStretch times as many positions, `context` of them. In GGUF llama3 is the tensor
+  // rope_freqs.weight.
+  std::string rope_scaling = "";
+  float key_bias = 0;       // qwen2: the norm of a constant added to every key of a head, in four planes, slow ones among them
+  float logit_softcap = 0;  // final_logit_softcapping; 0: not written
 };
+inline constexpr int32_t kTinyStretch = 4;
+inline constexpr double kTinyLlama3Low = 1, kTinyLlama3High = 4;
+float TinyRotaryBase(const TinyModelOptions& options);
+std::vector<int32_t> TinyBiasedPlanes(int32_t head_dim);  // those that `key_bias` is in, of planes (i, i + head_dim / 2)
 
 // Vocabulary of the tiny model. Ids: the three specials, the 256 bytes (token of byte b is kTinyFirstByte + its place in the usual
 // byte-level order), then one token per merge.
@@ -46,6 +57,16 @@ struct TinyToken {
   int32_t type;  // 1: normal, 3: control, 4: user-defined
 };
 void AddTinyVocabulary(GgufBuilder& file, const std::vector<TinyToken>& more = {});
+
+// The model's tensors, as GGUF names, orders and stores them.
+struct TinyTensor {
+  std::string name;
+  int64_t rows;  // 0: a vector
+  int64_t columns;
+  kernels::WeightType type;
+  std::string bytes;
+};
+std::vector<TinyTensor> TinyTensors(const TinyModelOptions& options);
 
 // `rows` rows of `columns` weights in the bytes of a format: random quants under scales that make the weights' deviation about
 // `deviation`. The same seed gives the same bytes.
