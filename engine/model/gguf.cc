@@ -45,12 +45,6 @@ absl::Status FileError(const std::string& path, const char* what) { return absl:
 
 }  // namespace
 
-int64_t GgufTensor::rows() const {
-  int64_t rows = 1;
-  for (size_t d = 1; d < dims.size(); ++d) rows *= dims[d];
-  return rows;
-}
-
 GgufFile::GgufFile(std::unique_ptr<Contents> contents) : contents_(std::move(contents)) {}
 GgufFile::GgufFile(GgufFile&&) noexcept = default;
 GgufFile& GgufFile::operator=(GgufFile&&) noexcept = default;
