@@ -56,7 +56,9 @@ std::vector<Load> AllLoads(const TransformerSpec& spec, Weights& weights) {
 
 absl::Status Find(const TensorSource& file, Load& load) {
   load.source = file.FindTensor(load.name);
-  if (load.source == nullptr) return absl::InvalidArgumentError(fmt::format("{}: tensor {} is missing", file.path(), file.NameInFile(load.name)));
+  if (load.source == nullptr) {
+    return absl::InvalidArgumentError(fmt::format("{}: tensor {} is missing", file.path(), file.NameInFile(load.name)));
+  }
   const std::vector<int64_t>& dims = load.source->dims;
   if (dims.empty() || dims[0] != load.columns || load.source->rows() != load.rows) {
     const std::string rows = load.rows == 1 ? "" : fmt::format(", {}", load.rows);
