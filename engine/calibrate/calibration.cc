@@ -142,12 +142,18 @@ absl::StatusOr<KeyStatistics> ReadTexts(const CalibratedModel& model, std::span<
   return (*runner)->statistics();
 }
 
-ServedPositions PositionsOf(const TransformerSpec& spec, int32_t context) {
-  return ServedPositions({.head_dim = spec.head_dim,
-                          .rotary_dim = spec.rotary_dim,
-                          .pairing = spec.rotary_pairing,
-                          .frequency = spec.rotary_frequency},
-                         context);
+ModelPositions PositionsOf(const TransformerSpec& spec, int32_t context) {
+  const auto turning = [&](std::span<const double> frequency) {
+    return ServedPositions({.head_dim = spec.head_dim,
+                            .rotary_dim = spec.rotary_dim,
+                            .pairing = spec.rotary_pairing,
+                            .frequency = frequency},
+                           context);
+  };
+  if (spec.local_rotary_frequency.empty()) return turning(spec.rotary_frequency);
+  std::vector<bool> is_local;
+  for (int32_t layer = 0; layer < spec.layers; ++layer) is_local.push_back(spec.window(layer) > 0);
+  return {turning(spec.rotary_frequency), turning(spec.local_rotary_frequency), std::move(is_local)};
 }
 
 }  // namespace spherical::engine

@@ -49,7 +49,7 @@ inline constexpr int32_t kTextTokensMin = 512;
 absl::StatusOr<KeyStatistics> ReadTexts(const CalibratedModel& model, std::span<const std::vector<TokenId>> texts,
                                         const CalibrationRun& run);
 
-ServedPositions PositionsOf(const TransformerSpec& spec, int32_t context);
+ModelPositions PositionsOf(const TransformerSpec& spec, int32_t context);
 
 }  // namespace spherical::engine
 

@@ -119,11 +119,12 @@ void SolveHead(const ServedMoments& moments, int32_t head, ModelGeometry& geomet
   Eigen::Map<RowMajorF32>(geometry.query_map(head).data(), d, d) = queries.cast<float>();
 }
 
-absl::StatusOr<ModelGeometry> SolveGeometry(const KeyStatistics& statistics, const ServedPositions& positions, ThreadPool& pool) {
+absl::StatusOr<ModelGeometry> SolveGeometry(const KeyStatistics& statistics, const ModelPositions& positions, ThreadPool& pool) {
   const KeyStatistics::Shape& shape = statistics.shape();
   ModelGeometry geometry({.layers = shape.layers, .kv_heads = shape.kv_heads, .head_dim = shape.head_dim});
-  pool.Run(geometry.heads(),
-           [&](Shard shard) { SolveHead(Average(statistics.head(shard.index), positions), shard.index, geometry); });
+  pool.Run(geometry.heads(), [&](Shard shard) {
+    SolveHead(Average(statistics.head(shard.index), positions.at(shard.index / shape.kv_heads)), shard.index, geometry);
+  });
   for (int32_t head = 0; head < geometry.heads(); ++head) {
     if (AllFinite(geometry.centre(head)) && AllFinite(geometry.map(head)) && AllFinite(geometry.query_map(head)) &&
         AllFinite(geometry.importance(head)) && AllFinite(geometry.shaping(head))) {

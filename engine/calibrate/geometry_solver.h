@@ -32,7 +32,7 @@ void SolveHead(const ServedMoments& moments, int32_t head, ModelGeometry& geomet
 
 // All heads, widths included; head_dim is a multiple of 16. Internal when a number is not finite, naming layer and kv head: the
 // model's keys or queries were not.
-absl::StatusOr<ModelGeometry> SolveGeometry(const KeyStatistics& statistics, const ServedPositions& positions, ThreadPool& pool);
+absl::StatusOr<ModelGeometry> SolveGeometry(const KeyStatistics& statistics, const ModelPositions& positions, ThreadPool& pool);
 
 }  // namespace spherical::engine
 

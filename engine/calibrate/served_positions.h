@@ -15,7 +15,9 @@
 
 #include <complex>
 #include <cstdint>
+#include <optional>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "kernels/dense/rows.h"
@@ -49,6 +51,24 @@ class ServedPositions {
   int32_t head_dim_;
   int32_t context_;
   std::vector<Plane> planes_;  // [D / 2]
+};
+
+// Those of a model's layers: local ones may turn otherwise than the rest.
+class ModelPositions {
+ public:
+  // All layers alike.
+  ModelPositions(ServedPositions positions) : whole_(std::move(positions)) {}
+  ModelPositions(ServedPositions whole, ServedPositions local, std::vector<bool> is_local)
+      : whole_(std::move(whole)), local_(std::move(local)), is_local_(std::move(is_local)) {}
+
+  const ServedPositions& at(int32_t layer) const {
+    return local_ && is_local_[static_cast<size_t>(layer)] ? *local_ : whole_;
+  }
+
+ private:
+  ServedPositions whole_;
+  std::optional<ServedPositions> local_;
+  std::vector<bool> is_local_;  // [layers], if there is a local_
 };
 
 }  // namespace spherical::engine

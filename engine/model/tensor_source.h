@@ -34,6 +34,8 @@ class TensorSource {
   virtual const std::string& path() const = 0;  // a file or a folder, for messages
   // By the engine's name; null: not there.
   virtual const SourceTensor* FindTensor(std::string_view name) const = 0;
+  // Names, as the files have them, of all tensors that are parts of layers.
+  virtual std::vector<std::string_view> LayerTensors() const = 0;
   // What this source's files call, or would call, a tensor of the engine: for messages.
   virtual std::string NameInFile(std::string_view name) const { return std::string(name); }
 

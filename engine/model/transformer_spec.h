@@ -91,7 +91,7 @@ const Family* FamilyOfHuggingFace(std::string_view model_type);
 // Unimplemented: names `file`, `name` and the families we have.
 absl::Status UnsupportedFamily(std::string_view file, std::string_view name);
 
-// [layers] `window` for all layers but each `global_every`-th. Empty: `window` is 0, or is for all layers and hides nothing of `context`.
+// [layers] `window` for all layers but each `global_every`-th. Empty: it is 0, or for all layers and hides nothing.
 std::vector<int32_t> WindowsOf(int32_t layers, int32_t window, int32_t global_every, int32_t context);
 
 // What a file says of rotary positions.
@@ -103,8 +103,8 @@ struct RotaryOptions {
 };
 
 // Completes a spec in which a reader of any format has put sizes, epsilon, context, windows, softcaps, pairing, rotary_dim and what the
-// file says of tied output: adds the family's traits, frequencies and scales (attention_scale: where it is 0, 1 / sqrt(head_dim)), and checks
-// everything. InvalidArgument names `file`, the field, what was found and its bounds. Sizes that no kernel has are refused here too.
+// file says of tied output: adds the family's traits, frequencies and scales (attention_scale: where it is 0, 1 / sqrt(head_dim)), and
+// checks everything. InvalidArgument names `file`, the field, what was found and its bounds. Sizes that no kernel has are refused here too.
 absl::Status FinishSpec(std::string_view file, const Family& family, const RotaryOptions& rotary, TransformerSpec& spec);
 
 // Reads the architecture named by the file. Unimplemented names an architecture we do not have and lists those we have;

@@ -2,7 +2,9 @@
 
 #include <atomic>
 #include <cmath>
+#include <set>
 #include <string>
+#include <string_view>
 
 #include <fmt/format.h>
 #include <fmt/ranges.h>
@@ -21,22 +23,35 @@ struct Load {
   int64_t offset = 0;  // of a matrix, in the weights' memory
 };
 
-// The tensors of a layer, as GGUF names them ("blk.3." in front, ".weight" behind).
+// The tensors of a layer, as GGUF names them ("blk.3." in front).
 std::vector<Load> LayerLoads(const TransformerSpec& spec, int32_t layer, LayerWeights& w) {
   const int64_t query = int64_t{spec.heads} * spec.head_dim;
   const int64_t kv = int64_t{spec.kv_heads} * spec.head_dim;
   std::vector<Load> loads = {
-      {.name = "attn_norm", .rows = 1, .columns = spec.width, .vector = &w.attention_norm},
-      {.name = "attn_q", .rows = query, .columns = spec.width, .matrix = &w.query},
-      {.name = "attn_k", .rows = kv, .columns = spec.width, .matrix = &w.key},
-      {.name = "attn_v", .rows = kv, .columns = spec.width, .matrix = &w.value},
-      {.name = "attn_output", .rows = spec.width, .columns = query, .matrix = &w.output},
-      {.name = "ffn_norm", .rows = 1, .columns = spec.width, .vector = &w.ffn_norm},
-      {.name = "ffn_gate", .rows = spec.ffn_width, .columns = spec.width, .matrix = &w.gate},
-      {.name = "ffn_up", .rows = spec.ffn_width, .columns = spec.width, .matrix = &w.up},
-      {.name = "ffn_down", .rows = spec.width, .columns = spec.ffn_width, .matrix = &w.down},
+      {.name = "attn_norm.weight", .rows = 1, .columns = spec.width, .vector = &w.attention_norm},
+      {.name = "attn_q.weight", .rows = query, .columns = spec.width, .matrix = &w.query},
+      {.name = "attn_k.weight", .rows = kv, .columns = spec.width, .matrix = &w.key},
+      {.name = "attn_v.weight", .rows = kv, .columns = spec.width, .matrix = &w.value},
+      {.name = "attn_output.weight", .rows = spec.width, .columns = query, .matrix = &w.output},
+      {.name = "ffn_norm.weight", .rows = 1, .columns = spec.width, .vector = &w.ffn_norm},
+      {.name = "ffn_gate.weight", .rows = spec.ffn_width, .columns = spec.width, .matrix = &w.gate},
+      {.name = "ffn_up.weight", .rows = spec.ffn_width, .columns = spec.width, .matrix = &w.up},
+      {.name = "ffn_down.weight", .rows = spec.width, .columns = spec.ffn_width, .matrix = &w.down},
   };
-  for (Load& load : loads) load.name = fmt::format("blk.{}.{}.weight", layer, load.name);
+  if (spec.qkv_bias) {
+    loads.push_back({.name = "attn_q.bias", .rows = 1, .columns = query, .vector = &w.query_bias});
+    loads.push_back({.name = "attn_k.bias", .rows = 1, .columns = kv, .vector = &w.key_bias});
+    loads.push_back({.name = "attn_v.bias", .rows = 1, .columns = kv, .vector = &w.value_bias});
+  }
+  if (spec.query_key_norm) {
+    loads.push_back({.name = "attn_q_norm.weight", .rows = 1, .columns = spec.head_dim, .vector = &w.query_norm});
+    loads.push_back({.name = "attn_k_norm.weight", .rows = 1, .columns = spec.head_dim, .vector = &w.key_norm});
+  }
+  if (spec.post_norms) {
+    loads.push_back({.name = "post_attention_norm.weight", .rows = 1, .columns = spec.width, .vector = &w.attention_post_norm});
+    loads.push_back({.name = "post_ffw_norm.weight", .rows = 1, .columns = spec.width, .vector = &w.ffn_post_norm});
+  }
+  for (Load& load : loads) load.name = fmt::format("blk.{}.{}", layer, load.name);
   return loads;
 }
 
@@ -68,6 +83,18 @@ absl::Status Find(const TensorSource& file, Load& load) {
   return absl::OkStatus();
 }
 
+// A bias or a norm that nobody adds would make a model that answers, and answers wrongly.
+absl::Status CheckNothingLeftOver(const TensorSource& file, const TransformerSpec& spec, const std::vector<Load>& loads) {
+  std::set<std::string_view> wanted;
+  for (const Load& load : loads) wanted.insert(load.source->name);
+  for (const std::string_view name : file.LayerTensors()) {
+    if (wanted.contains(name)) continue;
+    return absl::InvalidArgumentError(fmt::format("{}: tensor {} is none that the {} layers of architecture '{}' have", file.path(),
+                                                  name, spec.layers, spec.architecture));
+  }
+  return absl::OkStatus();
+}
+
 // Every pass over a vector's numbers is a chance to notice a damaged file; matrices are checked by their logits at run time.
 absl::Status CheckFinite(const TensorSource& file, const Load& load) {
   for (const float value : *load.vector) {
@@ -91,6 +118,7 @@ absl::StatusOr<Weights> LoadWeights(const TensorSource& file, const TransformerS
     load.offset = packed;
     if (load.matrix != nullptr) packed += kernels::PackedBytes(load.source->type, load.rows, load.columns);
   }
+  if (absl::Status none = CheckNothingLeftOver(file, spec, loads); !none.ok()) return none;
   absl::StatusOr<HostMemory> memory = HostMemory::Allocate(ByteCount(packed), "the weights", "use a smaller model or a larger machine");
   if (!memory.ok()) return memory.status();
   weights.memory = *std::move(memory);

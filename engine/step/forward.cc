@@ -37,7 +37,10 @@ Forward::Forward(const TransformerSpec& spec, const Weights& weights, const Mode
       geometry_(geometry),
       pool_(pool),
       activations_(activations),
-      attention_{.head_dim = spec.head_dim, .group = spec.heads / spec.kv_heads, .scale = spec.attention_scale},
+      attention_{.head_dim = spec.head_dim,
+                 .group = spec.heads / spec.kv_heads,
+                 .scale = spec.attention_scale,
+                 .softcap = spec.attention_softcap},
       matmul_(kernels::BestMatMul()),
       exact_(kernels::BestExactAttention()),
       ada_(kernels::BestAdaDecode()),
@@ -62,15 +65,21 @@ void Forward::Embed(const StepPlan& plan) {
   }
   const int64_t m = static_cast<int64_t>(rows_.size());
   SPH_CHECK(m > 0 && m <= kStepRowsMax);
+  const bool local = !spec_.local_rotary_frequency.empty();
   Grow(angles_, m * spec_.rotary_dim);
+  if (local) Grow(local_angles_, m * spec_.rotary_dim);
   for (std::vector<float>* rows : {&x_, &normed_, &delta_}) Grow(*rows, m * spec_.width);
   for (std::vector<float>* rows : {&query_, &attended_}) Grow(*rows, m * spec_.heads * spec_.head_dim);
   for (std::vector<float>* rows : {&key_, &value_}) Grow(*rows, m * spec_.kv_heads * spec_.head_dim);
   for (std::vector<float>* rows : {&gate_, &up_}) Grow(*rows, m * spec_.ffn_width);
   ForRows(m, [&](Range range) {
     for (int64_t r = range.begin; r < range.end; ++r) {
-      kernels::UnpackRow(weights_.embedding, rows_[r].token, &x_[r * spec_.width]);
-      kernels::RotaryAngles(spec_.rotary_frequency.data(), spec_.rotary_dim, rows_[r].position, &angles_[r * spec_.rotary_dim]);
+      float* const x = &x_[r * spec_.width];
+      kernels::UnpackRow(weights_.embedding, rows_[r].token, x);
+      for (int32_t i = 0; i < spec_.width && spec_.embedding_scale != 1; ++i) x[i] *= spec_.embedding_scale;
+      const int64_t at = r * spec_.rotary_dim, position = rows_[r].position;
+      kernels::RotaryAngles(spec_.rotary_frequency.data(), spec_.rotary_dim, position, &angles_[at]);
+      if (local) kernels::RotaryAngles(spec_.local_rotary_frequency.data(), spec_.rotary_dim, position, &local_angles_[at]);
     }
   });
 }
@@ -82,6 +91,7 @@ void Forward::RunLayer(const StepPlan& plan, int32_t layer, const KvArenas& aren
   AddEnergy(plan, layer);
   NormAndPrepare(x_.data(), w.attention_norm, m);
   Multiply({{&w.query, query_.data()}, {&w.key, key_.data()}, {&w.value, value_.data()}});
+  BiasAndNormHeads(layer, m);
   if (observer_) observer_({.layer = layer, .rows = m, .residual = x_.data(), .query = query_.data(), .key = key_.data()});
   RotateAndEnter(plan, layer, arenas);
   Attend(plan, layer, arenas);
@@ -89,21 +99,46 @@ void Forward::RunLayer(const StepPlan& plan, int32_t layer, const KvArenas& aren
   prepared_.Bind(activations_, attended_.data(), m, int64_t{spec_.heads} * spec_.head_dim);
   ForRows(m, [&](Range range) { matmul_.prepare(range, prepared_); });
   Multiply({{&w.output, delta_.data()}});
-  ForRows(m, [&](Range range) {
-    kernels::AddRows(&delta_[range.begin * spec_.width], range.end - range.begin, spec_.width, &x_[range.begin * spec_.width]);
-  });
+  AddToResidual(w.attention_post_norm, m);
 
   NormAndPrepare(x_.data(), w.ffn_norm, m);
   Multiply({{&w.gate, gate_.data()}, {&w.up, up_.data()}});
   prepared_.Bind(activations_, gate_.data(), m, spec_.ffn_width);
   ForRows(m, [&](Range range) {
     const int64_t at = range.begin * spec_.ffn_width;
-    kernels::SiluGate(&up_[at], range.end - range.begin, spec_.ffn_width, &gate_[at]);
+    const auto gate = spec_.gate == GateActivation::kSilu ? kernels::SiluGate : kernels::GeluGate;
+    gate(&up_[at], range.end - range.begin, spec_.ffn_width, &gate_[at]);
     matmul_.prepare(range, prepared_);
   });
   Multiply({{&w.down, delta_.data()}});
+  AddToResidual(w.ffn_post_norm, m);
+}
+
+void Forward::BiasAndNormHeads(int32_t layer, int64_t m) {
+  if (!spec_.qkv_bias && !spec_.query_key_norm) return;
+  const LayerWeights& w = weights_.layers[layer];
+  const int64_t query = int64_t{spec_.heads} * spec_.head_dim, kv = int64_t{spec_.kv_heads} * spec_.head_dim;
   ForRows(m, [&](Range range) {
-    kernels::AddRows(&delta_[range.begin * spec_.width], range.end - range.begin, spec_.width, &x_[range.begin * spec_.width]);
+    const int64_t rows = range.end - range.begin;
+    float *const queries = &query_[range.begin * query], *const keys = &key_[range.begin * kv];
+    if (spec_.qkv_bias) {
+      kernels::AddBias(w.query_bias.data(), rows, query, queries);
+      kernels::AddBias(w.key_bias.data(), rows, kv, keys);
+      kernels::AddBias(w.value_bias.data(), rows, kv, &value_[range.begin * kv]);
+    }
+    if (spec_.query_key_norm) {
+      kernels::RmsNorm(queries, w.query_norm.data(), spec_.norm_epsilon, rows * spec_.heads, spec_.head_dim, queries);
+      kernels::RmsNorm(keys, w.key_norm.data(), spec_.norm_epsilon, rows * spec_.kv_heads, spec_.head_dim, keys);
+    }
+  });
+}
+
+void Forward::AddToResidual(const std::vector<float>& post_norm, int64_t m) {
+  ForRows(m, [&](Range range) {
+    const int64_t rows = range.end - range.begin;
+    float* const delta = &delta_[range.begin * spec_.width];
+    if (!post_norm.empty()) kernels::RmsNorm(delta, post_norm.data(), spec_.norm_epsilon, rows, spec_.width, delta);
+    kernels::AddRows(delta, rows, spec_.width, &x_[range.begin * spec_.width]);
   });
 }
 
@@ -147,12 +182,17 @@ void Forward::Multiply(std::initializer_list<Product> products) {
   });
 }
 
+const float* Forward::AnglesOf(int32_t layer, size_t row) const {
+  const bool local = spec_.window(layer) > 0 && !spec_.local_rotary_frequency.empty();
+  return &(local ? local_angles_ : angles_)[row * static_cast<size_t>(spec_.rotary_dim)];
+}
+
 void Forward::RotateAndEnter(const StepPlan& plan, int32_t layer, const KvArenas& arenas) {
   const int32_t d = spec_.head_dim;
   Grow(mapped_, int64_t{coded_rows_} * spec_.kv_heads);
   ForRows(static_cast<int64_t>(rows_.size()), [&](Range range) {
     for (int64_t r = range.begin; r < range.end; ++r) {
-      const float* angles = &angles_[r * spec_.rotary_dim];
+      const float* angles = AnglesOf(layer, static_cast<size_t>(r));
       float* keys = &key_[r * spec_.kv_heads * d];
       const float* values = &value_[r * spec_.kv_heads * d];
       kernels::ApplyRotary(angles, spec_.rotary_pairing, spec_.heads, d, spec_.rotary_dim, &query_[r * spec_.heads * d]);
@@ -402,6 +442,11 @@ void Forward::Logits(std::span<const int32_t> rows, float* logits) {
   for (int64_t i = 0; i < m; ++i) std::copy_n(&x_[rows[i] * spec_.width], spec_.width, &delta_[i * spec_.width]);
   NormAndPrepare(delta_.data(), weights_.final_norm, m);
   Multiply({{&weights_.output_matrix(), logits}});
+  if (spec_.logit_softcap > 0) {
+    ForRows(m, [&](Range range) {
+      kernels::CapRows(spec_.logit_softcap, (range.end - range.begin) * spec_.vocabulary, &logits[range.begin * spec_.vocabulary]);
+    });
+  }
 }
 
 void Forward::ForRows(int64_t m, absl::FunctionRef<void(Range)> work) {

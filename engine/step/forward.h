@@ -54,8 +54,8 @@ class Forward {
     int32_t layer;
     int64_t rows;           // M
     const float* residual;  // [M, width]        before the layer's norm
-    const float* query;     // [M, heads, D]     before rotary positions
-    const float* key;       // [M, kv_heads, D]  before rotary positions
+    const float* query;     // [M, heads, D]     biased and normed, before rotary positions
+    const float* key;       // [M, kv_heads, D]  the same
   };
   using Observer = std::function<void(const AttentionInput&)>;
   void Observe(Observer observer) { observer_ = std::move(observer); }  // empty: nobody looks
@@ -78,6 +78,9 @@ class Forward {
   void RunLayer(const StepPlan& plan, int32_t layer, const KvArenas& arenas);
   void NormAndPrepare(const float* x, const std::vector<float>& norm, int64_t m);
   void Multiply(std::initializer_list<Product> products);
+  void BiasAndNormHeads(int32_t layer, int64_t m);  // of queries, keys and values as they come from their matrices
+  void AddToResidual(const std::vector<float>& post_norm, int64_t m);  // delta_; an empty norm: as it is
+  const float* AnglesOf(int32_t layer, size_t row) const;  // [rotary_dim]
   void RotateAndEnter(const StepPlan& plan, int32_t layer, const KvArenas& arenas);
   void EnterCodedTogether(const StepPlan& plan, int32_t layer, const KvArenas& arenas);
   void AddEnergy(const StepPlan& plan, int32_t layer);
@@ -121,6 +124,7 @@ class Forward {
   std::vector<std::vector<float>> logits_;  // [threads]
   std::vector<double> energy_;           // [items, layers]
   std::vector<float> angles_;            // [M, rotary_dim]
+  std::vector<float> local_angles_;      // [M, rotary_dim]  empty: local layers turn as the others
   std::vector<float> x_;                 // [M, width]      residual stream
   std::vector<float> normed_;            // [M, width]
   std::vector<float> query_;             // [M, heads, D]

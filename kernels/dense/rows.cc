@@ -10,10 +10,10 @@ namespace spherical::kernels {
 
 std::span<const RowsImpl> RowsImpls() {
   static constexpr RowsImpl kImpls[] = {
-      {"reference", CpuHasAlways, reference::RmsNorm, reference::SiluGate, reference::LogSumExp},
-      {"portable", CpuHasAlways, portable::RmsNorm, portable::SiluGate, portable::LogSumExp},
-      {"avx2", CpuHasAvx2, avx2::RmsNorm, avx2::SiluGate, avx2::LogSumExp},
-      {"avx512", CpuHasAvx512, avx512::RmsNorm, avx512::SiluGate, avx512::LogSumExp},
+      {"reference", CpuHasAlways, reference::RmsNorm, reference::SiluGate, reference::GeluGate, reference::LogSumExp},
+      {"portable", CpuHasAlways, portable::RmsNorm, portable::SiluGate, portable::GeluGate, portable::LogSumExp},
+      {"avx2", CpuHasAvx2, avx2::RmsNorm, avx2::SiluGate, avx2::GeluGate, avx2::LogSumExp},
+      {"avx512", CpuHasAvx512, avx512::RmsNorm, avx512::SiluGate, avx512::GeluGate, avx512::LogSumExp},
   };
   return kImpls;
 }
@@ -34,6 +34,8 @@ void RmsNorm(const float* x, const float* weight, float epsilon, int64_t m, int6
 }
 
 void SiluGate(const float* up, int64_t m, int64_t d, float* gate) { BestRows().silu_gate(up, m, d, gate); }
+
+void GeluGate(const float* up, int64_t m, int64_t d, float* gate) { BestRows().gelu_gate(up, m, d, gate); }
 
 double LogSumExp(const float* x, int64_t n) { return BestRows().log_sum_exp(x, n); }
 
@@ -72,6 +74,10 @@ void ApplyRotary(const float* angles, RotaryPairing pairing, int32_t heads, int3
       head[i * step + apart] = a * sine[i] + b * cosine[i];
     }
   }
+}
+
+void CapRows(float cap, int64_t n, float* x) {
+  for (int64_t i = 0; i < n; ++i) x[i] = cap * std::tanh(x[i] / cap);
 }
 
 bool AllFinite(const float* x, int64_t n) {

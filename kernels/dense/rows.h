@@ -21,6 +21,12 @@ void AddBias(const float* bias, int64_t m, int64_t d, float* x);
 // SwiGLU's gate: gate[m, :] = silu(gate[m, :]) * up[m, :].   [M, D]
 void SiluGate(const float* up, int64_t m, int64_t d, float* gate);
 
+// GeGLU's gate, with the tanh form of GELU: gate[m, :] = g / (1 + exp(-2 sqrt(2 / pi) (g + 0.044715 g^3))) * up[m, :].   [M, D]
+void GeluGate(const float* up, int64_t m, int64_t d, float* gate);
+
+// x = cap * tanh(x / cap), cap > 0. NaN stays NaN.   [n]
+void CapRows(float cap, int64_t n, float* x);
+
 // Angles of one position for a head: cosine and sine of position * frequency[i], i < rotary_dim / 2.   out [rotary_dim]: cos, then sin
 // Computed in double: at position 100,000 f32 angles are already off by 0.01 rad.
 void RotaryAngles(const double* frequency, int32_t rotary_dim, int64_t position, float* out);
@@ -45,6 +51,7 @@ struct RowsImpl {
   bool (*supported)();
   void (*rms_norm)(const float* x, const float* weight, float epsilon, int64_t m, int64_t d, float* y);
   void (*silu_gate)(const float* up, int64_t m, int64_t d, float* gate);
+  void (*gelu_gate)(const float* up, int64_t m, int64_t d, float* gate);
   double (*log_sum_exp)(const float* x, int64_t n);
 };
 std::span<const RowsImpl> RowsImpls();  // slowest first; the reference is [0]

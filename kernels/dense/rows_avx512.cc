@@ -16,7 +16,11 @@ void RmsNorm(const float* x, const float* weight, float epsilon, int64_t m, int6
 }
 
 void SiluGate(const float* up, int64_t m, int64_t d, float* gate) {
-  for (int64_t row = 0; row < m; ++row) GateRow(up + row * d, d, gate + row * d);
+  for (int64_t row = 0; row < m; ++row) GateRow<SiluGated>(up + row * d, d, gate + row * d);
+}
+
+void GeluGate(const float* up, int64_t m, int64_t d, float* gate) {
+  for (int64_t row = 0; row < m; ++row) GateRow<GeluGated>(up + row * d, d, gate + row * d);
 }
 
 double LogSumExp(const float* x, int64_t n) { return LogSumExpOf(x, n); }

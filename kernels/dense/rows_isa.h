@@ -8,6 +8,7 @@
   namespace spherical::kernels::isa {                                                                   \
   void RmsNorm(const float* x, const float* weight, float epsilon, int64_t m, int64_t d, float* y);     \
   void SiluGate(const float* up, int64_t m, int64_t d, float* gate);                                    \
+  void GeluGate(const float* up, int64_t m, int64_t d, float* gate);                                    \
   double LogSumExp(const float* x, int64_t n);                                                          \
   }
 

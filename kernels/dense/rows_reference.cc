@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <numbers>
 
 #include "kernels/dense/rows_isa.h"
 
@@ -21,6 +22,14 @@ void SiluGate(const float* up, int64_t m, int64_t d, float* gate) {
   for (int64_t i = 0; i < m * d; ++i) {
     const double g = gate[i];
     gate[i] = static_cast<float>(g / (1 + std::exp(-g)) * up[i]);
+  }
+}
+
+void GeluGate(const float* up, int64_t m, int64_t d, float* gate) {
+  for (int64_t i = 0; i < m * d; ++i) {
+    const double g = gate[i];
+    const double t = 2 * std::sqrt(2 / std::numbers::pi) * (g + 0.044715 * g * g * g);
+    gate[i] = static_cast<float>(g / (1 + std::exp(-t)) * up[i]);
   }
 }
 

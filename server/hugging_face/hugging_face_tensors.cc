@@ -88,7 +88,7 @@ const engine::SourceTensor* HuggingFaceTensors::FindTensor(std::string_view name
   return found == tensors_.end() ? nullptr : &found->second;
 }
 
-absl::Status HuggingFaceTensors::CheckAgainst(const std::string& config, const engine::TransformerSpec& spec) const {
+absl::Status HuggingFaceTensors::CheckVocabulary(const std::string& config, const engine::TransformerSpec& spec) const {
   const engine::SourceTensor* const embedding = FindTensor("token_embd.weight");
   if (embedding == nullptr) {
     return absl::InvalidArgumentError(fmt::format("{}: tensor {} is missing", folder_, NameInFile("token_embd.weight")));

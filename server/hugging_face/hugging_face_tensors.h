@@ -23,7 +23,7 @@ class HuggingFaceTensors : public engine::TensorSource {
 
   // Whether the files hold what the config says: as many rows of embeddings as `spec` has tokens, and no more layers. InvalidArgument
   // names `config`. Shapes are for LoadWeights to check.
-  absl::Status CheckAgainst(const std::string& config, const engine::TransformerSpec& spec) const;
+  absl::Status CheckVocabulary(const std::string& config, const engine::TransformerSpec& spec) const;
 
  private:
   const std::string folder_;

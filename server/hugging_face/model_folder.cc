@@ -54,7 +54,7 @@ absl::StatusOr<ModelFolder> OpenModelFolder(const std::string& folder) {
   auto set = SafetensorsSet::Open(folder);
   if (!set.ok()) return set.status();
   model.tensors = std::make_unique<HuggingFaceTensors>(folder, *config->family, *std::move(set));
-  if (absl::Status agree = model.tensors->CheckAgainst(config_path, model.spec); !agree.ok()) return agree;
+  if (absl::Status agree = model.tensors->CheckVocabulary(config_path, model.spec); !agree.ok()) return agree;
   return model;
 }
 

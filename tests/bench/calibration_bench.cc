@@ -72,7 +72,9 @@ class Bench {
     const KeyStatistics statistics = Read({path}, flags_.start);
     ModelGeometry own = *SolveGeometry(statistics, positions_, model_.pool);
     std::vector<ServedMoments> moments;
-    for (int32_t head = 0; head < own.heads(); ++head) moments.push_back(Average(statistics.head(head), positions_));
+    for (int32_t head = 0; head < own.heads(); ++head) {
+      moments.push_back(Average(statistics.head(head), positions_.at(head / own.shape().kv_heads)));
+    }
     std::printf("%s, %d tokens from %d\n", path.c_str(), flags_.tokens, flags_.start);
     for (const kernels::Tier tier : kTiers) {
       const std::vector<double> least = Errors(own, tier, moments);
@@ -106,7 +108,7 @@ class Bench {
 
   const Flags& flags_;
   const CalibratedModel& model_;
-  const ServedPositions positions_;
+  const ModelPositions positions_;
   std::map<std::string, ModelGeometry> made_;
 };
 

@@ -105,8 +105,8 @@ TEST_CASE("statistics are taken before rotary positions: one token again and aga
   TinyModel tiny(testing::TinyModel(kGrouped));
   const std::vector<std::vector<TokenId>> texts = {std::vector<TokenId>(300, 42)};
   const KeyStatistics statistics = *ReadTexts(tiny.model(), texts, {});
-  const ServedMoments still = Average(statistics.head(0), PositionsOf(tiny.spec, 1));
-  const ServedMoments turned = Average(statistics.head(0), PositionsOf(tiny.spec, 512));
+  const ServedMoments still = Average(statistics.head(0), PositionsOf(tiny.spec, 1).at(0));
+  const ServedMoments turned = Average(statistics.head(0), PositionsOf(tiny.spec, 512).at(0));
   double size = 0, spread = 0, spread_turned = 0;
   for (size_t i = 0; i < 64; ++i) {
     size += still.key_mean[i] * still.key_mean[i];
@@ -115,6 +115,28 @@ TEST_CASE("statistics are taken before rotary positions: one token again and aga
   }
   CHECK(spread < 1e-9 * size);
   CHECK(spread_turned > 0.5 * size);  // and geometries see them turned to every position
+}
+
+TEST_CASE("layers with a window are calibrated for the positions that they turn to, the others for theirs") {
+  TinyModel tiny(testing::TinyModel({.layers = 7, .heads = 2, .kv_heads = 1, .head_dim = 64, .family = "gemma3", .window = 64}));
+  const std::vector<std::vector<TokenId>> texts = {std::vector<TokenId>(40, 42)};
+  const KeyStatistics statistics = *ReadTexts(tiny.model(), texts, {});
+  const ModelGeometry geometry = *SolveGeometry(statistics, PositionsOf(tiny.spec, 512), tiny.pool);
+  const auto with_all_at = [&](const std::vector<double>& frequency) {
+    TransformerSpec spec = tiny.spec;
+    spec.rotary_frequency = frequency;
+    spec.local_rotary_frequency.clear();
+    return *SolveGeometry(statistics, PositionsOf(spec, 512), tiny.pool);
+  };
+  const ModelGeometry local = with_all_at(tiny.spec.local_rotary_frequency), global = with_all_at(tiny.spec.rotary_frequency);
+  for (int32_t layer = 0; layer < tiny.spec.layers; ++layer) {
+    CAPTURE(layer);
+    const auto same_map = [&](const ModelGeometry& other) {
+      return std::equal(geometry.key(layer).map, geometry.key(layer).map + 64 * 64, other.key(layer).map);
+    };
+    CHECK(same_map(layer == 5 ? global : local));
+    CHECK_FALSE(same_map(layer == 5 ? local : global));
+  }
 }
 
 TEST_CASE("calibration stops when told") {

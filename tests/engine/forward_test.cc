@@ -6,9 +6,8 @@
 #include <string>
 #include <vector>
 
-#include "engine/host_memory.h"
 #include "engine/model/gguf.h"
-#include "kernels/spherical/page_layout.h"
+#include "tests/engine/exact_runner.h"
 #include "tests/engine/tiny_model.h"
 #include "tests/fakes/naive_transformer.h"
 #include "tests/fakes/tiny_gguf.h"
@@ -17,72 +16,6 @@ namespace spherical::engine {
 namespace {
 
 using testing::TinyModelOptions;
-
-// A forward pass with its own arena; pages are handed out in an order that is not that of the tokens.
-class Runner {
- public:
-  Runner(const TinyModel& model, int32_t threads, kernels::ActivationType activations)
-      : model_(model),
-        pool_(threads),
-        page_bytes_(kernels::PageBytes(model.spec.head_dim)),
-        arena_(*HostMemory::Allocate(ByteCount(kPages * page_bytes_), "the arena", "")),
-        forward_(model.spec, model.weights, nullptr, pool_, activations) {
-    for (PageId page = 0; page < kPages; ++page) free_.push_back((page * 7 + 3) % kPages);
-  }
-
-  struct Sequence {
-    std::vector<TokenId> prompt;
-    PageTable pages;
-    int32_t position = 0;
-  };
-  Sequence Start(std::vector<TokenId> prompt) { return {std::move(prompt), PageTable(model_.spec.layers, model_.spec.kv_heads), 0}; }
-
-  struct Part {
-    Sequence* sequence;
-    std::vector<TokenId> tokens;
-  };
-  // Runs one step of several sequences; logits of every row, in order.
-  std::vector<std::vector<float>> Step(std::vector<Part> parts) {
-    StepPlan plan;
-    for (Part& part : parts) {
-      Lend(*part.sequence, part.sequence->position + static_cast<int32_t>(part.tokens.size()));
-      StepItem item;
-      item.tokens = part.tokens;
-      item.position = part.sequence->position;
-      item.pages = &part.sequence->pages;
-      item.prompt = part.sequence->prompt;
-      plan.items.push_back(item);
-      plan.rows += static_cast<int32_t>(part.tokens.size());
-    }
-    forward_.RunLayers(plan, {.exact = arena_.data(), .exact_page_bytes = page_bytes_});
-    for (Part& part : parts) part.sequence->position += static_cast<int32_t>(part.tokens.size());
-    std::vector<std::vector<float>> logits;
-    for (int32_t row = 0; row < plan.rows; ++row) {
-      logits.emplace_back(static_cast<size_t>(model_.spec.vocabulary));
-      forward_.Logits(std::span<const int32_t>(&row, 1), logits.back().data());
-    }
-    return logits;
-  }
-
- private:
-  static constexpr PageId kPages = 4096;
-
-  void Lend(Sequence& sequence, int32_t tokens) {
-    for (int32_t list = 0; list < sequence.pages.heads(); ++list) {
-      while (static_cast<int32_t>(sequence.pages.head(list).exact.size()) * kernels::kExactTokensPerPage < tokens) {
-        sequence.pages.head(list).exact.push_back(free_.back());
-        free_.pop_back();
-      }
-    }
-  }
-
-  const TinyModel& model_;
-  ThreadPool pool_;
-  const int64_t page_bytes_;
-  HostMemory arena_;
-  Forward forward_;
-  std::vector<PageId> free_;
-};
 
 TEST_CASE("logits agree with a naive double-precision transformer, for grouped heads, tied and untied output and every head dim") {
   const TinyModelOptions shapes[] = {
@@ -98,8 +31,8 @@ TEST_CASE("logits agree with a naive double-precision transformer, for grouped h
     const TinyModel model(shape);
     const std::vector<TokenId> tokens = SomeTokens(45, model.spec.vocabulary, 5);
     const std::vector<std::vector<double>> want = NaiveLogits(model.file, model.spec, tokens);
-    Runner runner(model, 2, kernels::ActivationType::kF32);
-    Runner::Sequence sequence = runner.Start(tokens);
+    ExactRunner runner(model, 2, kernels::ActivationType::kF32);
+    ExactRunner::Sequence sequence = runner.Start(tokens);
     const std::vector<std::vector<float>> got = runner.Step({{&sequence, tokens}});
     for (size_t t = 0; t < tokens.size(); ++t) {
       // K and V are rounded to f16 (2^-11 each); everything else is f32.
@@ -108,14 +41,58 @@ TEST_CASE("logits agree with a naive double-precision transformer, for grouped h
   }
 }
 
+const TinyModelOptions kFamilies[] = {
+    {.width = 192, .heads = 6, .kv_heads = 2, .rope_scaling = "yarn"},
+    {.rope_scaling = "llama3"},
+    {.layers = 3, .width = 160, .heads = 4, .kv_heads = 2, .tied = false, .family = "mistral", .window = 16},
+    {.width = 192, .heads = 3, .family = "qwen2"},
+    {.width = 96, .heads = 2, .kv_heads = 2, .head_dim = 128, .family = "qwen2", .key_bias = 900},
+    {.width = 160, .heads = 4, .kv_heads = 2, .head_dim = 128, .tied = false, .family = "qwen3"},
+    {.layers = 7, .width = 96, .heads = 4, .kv_heads = 1, .head_dim = 256, .family = "gemma3", .window = 16},
+    {.layers = 7, .width = 96, .heads = 2, .kv_heads = 1, .head_dim = 64, .family = "gemma3", .window = 16, .logit_softcap = 2},
+};
+
+// How many tokens a family's test may run before its window would hide some.
+int32_t TokensFor(const TinyModelOptions& model, int32_t wanted) {
+  return model.window > 0 && !kForwardHasWindows ? std::min(wanted, model.window) : wanted;
+}
+
+TEST_CASE("every family's logits agree with the naive transformer: biases, norms of heads, norms after, gates, caps, local positions") {
+  for (const TinyModelOptions& shape : kFamilies) {
+    CAPTURE(shape.family, shape.rope_scaling, shape.head_dim, shape.logit_softcap);
+    const TinyModel model(shape);
+    const std::vector<TokenId> tokens = SomeTokens(TokensFor(shape, 45), model.spec.vocabulary, 5);
+    const std::vector<std::vector<double>> want = NaiveForward(model.file, model.spec, tokens, /*half_kv=*/true).logits;
+    ExactRunner runner(model, 2, kernels::ActivationType::kF32);
+    ExactRunner::Sequence sequence = runner.Start(tokens);
+    const std::vector<std::vector<float>> got = runner.Step({{&sequence, tokens}});
+    double worst = 0;
+    for (size_t t = 0; t < tokens.size(); ++t) worst = std::max(worst, RelativeError(got[t], want[t]));
+    CHECK(worst < 5e-4);  // a key next to a border of f16 is rounded elsewhere by f32 than by double
+  }
+}
+
+TEST_CASE("attention under a softcap agrees with the naive transformer, and the cap is felt") {
+  TinyModel model({});
+  model.spec.attention_softcap = 0.5f;
+  const std::vector<TokenId> tokens = SomeTokens(30, model.spec.vocabulary, 5);
+  const std::vector<std::vector<double>> want = NaiveLogits(model.file, model.spec, tokens);
+  ExactRunner runner(model, 1, kernels::ActivationType::kF32);
+  ExactRunner::Sequence sequence = runner.Start(tokens);
+  const std::vector<std::vector<float>> got = runner.Step({{&sequence, tokens}});
+  for (size_t t = 0; t < tokens.size(); ++t) CHECK(RelativeError(got[t], want[t]) < 2e-3);
+  model.spec.attention_softcap = 0;
+  CHECK(RelativeError(got.back(), NaiveLogits(model.file, model.spec, tokens).back()) > 1e-2);
+}
+
 TEST_CASE("int8 activations stay close to the naive transformer for every weight format") {
   for (int32_t type = 0; type < kernels::kWeightTypeCount; ++type) {
     CAPTURE(kernels::FormatOf(static_cast<kernels::WeightType>(type)).name);
     const TinyModel model({.width = 256, .heads = 4, .kv_heads = 2, .ffn_width = 512, .type = static_cast<kernels::WeightType>(type)});
     const std::vector<TokenId> tokens = SomeTokens(20, model.spec.vocabulary, 9);
     const std::vector<std::vector<double>> want = NaiveLogits(model.file, model.spec, tokens);
-    Runner runner(model, 2, kernels::ActivationType::kInt8);
-    Runner::Sequence sequence = runner.Start(tokens);
+    ExactRunner runner(model, 2, kernels::ActivationType::kInt8);
+    ExactRunner::Sequence sequence = runner.Start(tokens);
     const std::vector<std::vector<float>> got = runner.Step({{&sequence, tokens}});
     for (size_t t = 0; t < tokens.size(); ++t) CHECK(RelativeError(got[t], want[t]) < 0.05);  // 1/127 per product, two layers deep
   }
@@ -128,15 +105,15 @@ TEST_CASE("a token's logits are the same bits however its prompt was chunked, wh
   for (const kernels::ActivationType activations : {kernels::ActivationType::kInt8, kernels::ActivationType::kF32}) {
     std::vector<std::vector<float>> want;
     {
-      Runner runner(model, 1, activations);
-      Runner::Sequence sequence = runner.Start(prompt);
+      ExactRunner runner(model, 1, activations);
+      ExactRunner::Sequence sequence = runner.Start(prompt);
       want = runner.Step({{&sequence, prompt}});
       for (const TokenId token : answer) want.push_back(runner.Step({{&sequence, {token}}})[0]);
     }
     for (const int32_t chunk : {1, 7, 16, 50}) {
       CAPTURE(chunk);
-      Runner runner(model, 3, activations);
-      Runner::Sequence sequence = runner.Start(prompt), neighbour = runner.Start(other);
+      ExactRunner runner(model, 3, activations);
+      ExactRunner::Sequence sequence = runner.Start(prompt), neighbour = runner.Start(other);
       std::vector<std::vector<float>> got;
       const auto take = [&](std::vector<std::vector<float>> rows, size_t from) {
         for (size_t i = from; i < rows.size(); ++i) got.push_back(std::move(rows[i]));

@@ -30,7 +30,7 @@ struct TinyModel {
 
   const std::string bytes;
   const GgufFile file;
-  const TransformerSpec spec;
+  TransformerSpec spec;
   const Weights weights;
 };
 

@@ -126,6 +126,60 @@ TEST_CASE("SiluGate of large gates is the identity or nothing, and NaN stays NaN
   }
 }
 
+std::vector<float> GeluGated(const RowsImpl& impl, std::vector<float> gate, const std::vector<float>& up, int64_t m) {
+  impl.gelu_gate(up.data(), m, static_cast<int64_t>(gate.size()) / m, gate.data());
+  return gate;
+}
+
+// The argument t of e^-t is off by 5 roundings, which the result is by |t| / (1 + e^t) as much; the rest as SiluGate's.
+TEST_CASE("GeluGate agrees with double: where e^-t decides, by the roundings of t, elsewhere by SiluGate's") {
+  for (const int64_t d : kLengths) {
+    const std::vector<float> gate = RandomValues(2 * d, d, 2);
+    const std::vector<float> up = RandomValues(2 * d, d + 1);
+    const std::vector<float> want = GeluGated(Reference(), gate, up, 2);
+    for (const RowsImpl& impl : Supported()) {
+      INFO(impl.name << " D " << d);
+      const std::vector<float> got = GeluGated(impl, gate, up, 2);
+      for (size_t i = 0; i < got.size(); ++i) {
+        const double g = gate[i], t = 1.5957691216 * (g + 0.044715 * g * g * g);
+        const double tolerance = (6 + 5 * std::fabs(t) / (1 + std::exp(t))) * kEpsilon * std::fabs(double{want[i]});
+        REQUIRE(std::fabs(double{got[i]} - want[i]) <= tolerance);
+      }
+      if (impl.name != std::string("reference")) CHECK(SameBits(got, GeluGated(Portable(), gate, up, 2)));
+    }
+  }
+}
+
+TEST_CASE("GeluGate is GELU: known values, zero, the identity or nothing for large gates, and NaN stays NaN") {
+  // 0.5 g (1 + tanh(sqrt(2 / pi) (g + 0.044715 g^3))), as Python's math computes it.
+  const std::vector<float> gate = {0.0f, 1.0f, -1.0f, 2.0f, -3.0f, 80.0f, 1e4f, 3e38f, -80.0f, -1e4f, -3e38f, kNan};
+  const std::vector<float> up(gate.size(), 1.0f);
+  for (const RowsImpl& impl : Supported()) {
+    const std::vector<float> got = GeluGated(impl, gate, up, 1);
+    INFO(impl.name);
+    CHECK(got[0] == 0);
+    CHECK(got[1] == Approx(0.841191990608).epsilon(1e-6));
+    CHECK(got[2] == Approx(-0.158808009392).epsilon(1e-6));
+    CHECK(got[3] == Approx(1.954597694087).epsilon(1e-6));
+    CHECK(got[4] == Approx(-0.003637392).epsilon(1e-5));
+    for (size_t i = 5; i < 8; ++i) CHECK(got[i] == gate[i]);
+    for (size_t i = 8; i < 10; ++i) CHECK(std::fabs(got[i]) < 1e-30);
+    CHECK(std::fabs(got[10]) <= 3);  // -3e38 / e^88: the saturated e^x, never infinity
+    CHECK(std::isnan(got[11]));
+  }
+}
+
+TEST_CASE("CapRows leaves small values, bounds large ones, and keeps NaN") {
+  std::vector<float> x = {0, 1e-3f, -3, 30, -1e30f, kNan};
+  CapRows(3, 6, x.data());
+  CHECK(x[0] == 0);
+  CHECK(x[1] == Approx(1e-3));
+  CHECK(x[2] == Approx(-3 * std::tanh(1.0)));
+  CHECK(x[3] == Approx(3));
+  CHECK(x[4] == -3);
+  CHECK(std::isnan(x[5]));
+}
+
 TEST_CASE("LogSumExp agrees with double to the error of e^x, which is all it rounds") {
   for (const int64_t n : {1L, 5L, 16L, 33L, 1000L, 49152L, 49155L}) {
     for (const double size : {0.01, 3.0, 100.0}) {
@@ -161,11 +215,12 @@ TEST_CASE("A row's bits do not depend on the rows beside it") {
   const std::vector<float> x = RandomValues(m * d, 1), up = RandomValues(m * d, 2), weight = RandomValues(d, 3);
   for (const RowsImpl& impl : Supported()) {
     const std::vector<float> normed = Normed(impl, x, weight, 1e-5f, m);
-    const std::vector<float> gated = Gated(impl, x, up, m);
+    const std::vector<float> gated = Gated(impl, x, up, m), gelu = GeluGated(impl, x, up, m);
     for (int64_t row = 0; row < m; ++row) {
       const auto part = [&](const std::vector<float>& all) { return std::vector<float>(&all[row * d], &all[row * d] + d); };
       CHECK(SameBits(part(normed), Normed(impl, part(x), weight, 1e-5f, 1)));
       CHECK(SameBits(part(gated), Gated(impl, part(x), part(up), 1)));
+      CHECK(SameBits(part(gelu), GeluGated(impl, part(x), part(up), 1)));
     }
   }
 }
@@ -178,6 +233,9 @@ TEST_CASE("The plain functions are the best implementation") {
   y = x;
   SiluGate(weight.data(), 1, 576, y.data());
   CHECK(SameBits(y, Gated(BestRows(), x, weight, 1)));
+  y = x;
+  GeluGate(weight.data(), 1, 576, y.data());
+  CHECK(SameBits(y, GeluGated(BestRows(), x, weight, 1)));
   CHECK(LogSumExp(x.data(), 576) == BestRows().log_sum_exp(x.data(), 576));
 }
 
