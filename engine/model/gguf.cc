@@ -148,6 +148,14 @@ const GgufTensor* GgufFile::FindTensor(std::string_view name) const {
   return found == contents_->index.tensor_index.end() ? nullptr : &contents_->index.tensors[found->second];
 }
 
+std::vector<std::string_view> GgufFile::LayerTensors() const {
+  std::vector<std::string_view> names;
+  for (const GgufTensor& tensor : tensors()) {
+    if (tensor.name.starts_with("blk.")) names.push_back(tensor.name);
+  }
+  return names;
+}
+
 void GgufFile::DropPages() const { contents_->mapping.DropPages(); }
 
 }  // namespace spherical::engine

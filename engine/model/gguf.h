@@ -52,6 +52,7 @@ class GgufFile : public TensorSource {
 
   std::span<const GgufTensor> tensors() const;
   const GgufTensor* FindTensor(std::string_view name) const override;
+  std::vector<std::string_view> LayerTensors() const override;
 
   // Tells the kernel that the mapped bytes are not needed any more (they can still be read, from disk).
   void DropPages() const;

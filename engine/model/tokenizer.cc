@@ -72,12 +72,18 @@ class PieceTokenizer final : public Tokenizer {
   TokenId bos_ = -1;
   bool add_bos_ = false;
   bool spaced_ = false;
+  bool marks_are_spaces_ = false;  // also where tokens are recognised: U+2581 in a text finds a token of spaces
 };
 
 absl::StatusOr<std::vector<TokenId>> PieceTokenizer::Encode(std::string_view text, EncodeOptions options) const {
   if (absl::Status status = CheckSize(text); !status.ok()) return status;
   if (const size_t bad = FindInvalidUtf8(text); bad != std::string_view::npos) {
     return absl::InvalidArgumentError(absl::StrCat("text is not valid UTF-8 at byte ", bad));
+  }
+  std::string plain;
+  if (marks_are_spaces_ && text.find(kSpaceMark) != std::string_view::npos) {
+    plain = absl::StrReplaceAll(Absl(text), {{Absl(kSpaceMark), " "}});
+    text = plain;
   }
   std::vector<TokenId> tokens;
   if (options.add_bos && add_bos_) tokens.push_back(bos_);
@@ -268,6 +274,7 @@ absl::Status Maker::Specials() {
       return Bad("special token ", id, " has ", piece.size(), " bytes, expected at most ", kSpecialBytesMax);
     }
     if (user_defined) made_->always_.Add(piece, id);
+    made_->marks_are_spaces_ |= parts_.kind == TokenizerKind::kSentencePiece && piece.find(' ') != std::string_view::npos;
     made_->with_control_.Add(piece, id);
   }
   return absl::OkStatus();

@@ -1,5 +1,6 @@
 #include "server/hugging_face/hugging_face_tensors.h"
 
+#include <span>
 #include <utility>
 
 #include <fmt/format.h>
@@ -88,6 +89,15 @@ const engine::SourceTensor* HuggingFaceTensors::FindTensor(std::string_view name
   return found == tensors_.end() ? nullptr : &found->second;
 }
 
+std::vector<std::string_view> HuggingFaceTensors::LayerTensors() const {
+  const std::string layers = model_ + "layers.";
+  std::vector<std::string_view> names;
+  for (const auto& [name, tensor] : tensors_) {
+    if (name.starts_with(layers) && !name.ends_with("rotary_emb.inv_freq")) names.push_back(name);
+  }
+  return names;
+}
+
 absl::Status HuggingFaceTensors::CheckVocabulary(const std::string& config, const engine::TransformerSpec& spec) const {
   const engine::SourceTensor* const embedding = FindTensor("token_embd.weight");
   if (embedding == nullptr) {
@@ -96,9 +106,6 @@ absl::Status HuggingFaceTensors::CheckVocabulary(const std::string& config, cons
   if (embedding->rows() != spec.vocabulary) {
     return absl::InvalidArgumentError(fmt::format("{}: /vocab_size is {}, but tensor {} has {} rows", config, spec.vocabulary,
                                                   embedding->name, embedding->rows()));
-  }
-  if (const engine::SourceTensor* const more = FindTensor(fmt::format("blk.{}.attn_norm.weight", spec.layers)); more != nullptr) {
-    return absl::InvalidArgumentError(fmt::format("{}: /num_hidden_layers is {}, but there is a tensor {}", config, spec.layers, more->name));
   }
   return absl::OkStatus();
 }

@@ -3,6 +3,7 @@
 
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "engine/model/tensor_source.h"
@@ -19,10 +20,12 @@ class HuggingFaceTensors : public engine::TensorSource {
 
   const std::string& path() const override { return folder_; }
   const engine::SourceTensor* FindTensor(std::string_view name) const override;
+  // Without constants that old checkpoints keep beside the weights.
+  std::vector<std::string_view> LayerTensors() const override;
   std::string NameInFile(std::string_view name) const override;
 
-  // Whether the files hold what the config says: as many rows of embeddings as `spec` has tokens, and no more layers. InvalidArgument
-  // names `config`. Shapes are for LoadWeights to check.
+  // Whether there are as many rows of embeddings as `spec` has tokens: the tokenizer is told so before weights are looked at.
+  // InvalidArgument names `config`. Everything else is for LoadWeights to check.
   absl::Status CheckVocabulary(const std::string& config, const engine::TransformerSpec& spec) const;
 
  private:
