@@ -13,16 +13,18 @@ namespace spherical::engine {
 namespace {
 
 constexpr double kFactorMax = 1 << 20;
+constexpr double kContextMax = 1 << 24;
 
 absl::Status Within(std::string_view file, std::string_view what, double value, double low, double high) {
   if (value >= low && value <= high) return absl::OkStatus();  // false for NaN
   return absl::InvalidArgumentError(fmt::format("{}: rope scaling: {} is {}, expected {} to {}", file, what, value, low, high));
 }
 
-absl::Status Above(std::string_view file, std::string_view what, double value, std::string_view low_name, double low) {
+// `whose` names what has the value `low`, with a comma behind; or is empty.
+absl::Status Above(std::string_view file, std::string_view what, double value, std::string_view whose, double low) {
   if (value > low && std::isfinite(value)) return absl::OkStatus();
   return absl::InvalidArgumentError(
-      fmt::format("{}: rope scaling: {} is {}, expected more than {} {}", file, what, value, low_name, low));
+      fmt::format("{}: rope scaling: {} is {}, expected more than {}{}", file, what, value, whose, low));
 }
 
 absl::Status CheckScaling(std::string_view file, const RotaryScaling& scaling) {
@@ -32,11 +34,11 @@ absl::Status CheckScaling(std::string_view file, const RotaryScaling& scaling) {
   if (scaling.kind != Kind::kLinear) status.Update(Above(file, "the original context", scaling.original_context, "", 0));
   if (scaling.kind == Kind::kLlama3) {
     status.Update(Above(file, "the low frequency factor", scaling.low_turns, "", 0));
-    status.Update(Above(file, "the high frequency factor", scaling.high_turns, "the low one,", scaling.low_turns));
+    status.Update(Above(file, "the high frequency factor", scaling.high_turns, "the low one, ", scaling.low_turns));
   }
   if (scaling.kind == Kind::kYarn) {
     status.Update(Above(file, "beta_slow", scaling.beta_slow, "", 0));
-    status.Update(Above(file, "beta_fast", scaling.beta_fast, "beta_slow,", scaling.beta_slow));
+    status.Update(Above(file, "beta_fast", scaling.beta_fast, "beta_slow, ", scaling.beta_slow));
     if (scaling.magnitude) status.Update(Above(file, "the attention factor", *scaling.magnitude, "", 0));
   }
   return status;
@@ -58,6 +60,12 @@ absl::StatusOr<RotaryScaling::Kind> RotaryKindOf(std::string_view file, std::str
     names += fmt::format("{}{}", names.empty() ? "" : ", ", known.name);
   }
   return absl::UnimplementedError(fmt::format("{}: rope scaling '{}' is not supported; supported: {}", file, name, names));
+}
+
+int64_t StretchedContext(const RotaryScaling& scaling, int64_t said) {
+  if (scaling.kind != RotaryScaling::Kind::kDynamic && scaling.kind != RotaryScaling::Kind::kYarn) return said;
+  const double stretched = scaling.factor * scaling.original_context;
+  return stretched > static_cast<double>(said) && stretched <= kContextMax ? static_cast<int64_t>(stretched) : said;
 }
 
 std::vector<double> PlainFrequencies(double base, int32_t dim) {

@@ -26,8 +26,12 @@ struct RotaryScaling {
   // yarn: the same limits, the other way round; `whole_planes` rounds them outwards to planes.
   double beta_fast = 32, beta_slow = 1;
   bool whole_planes = true;
-  std::optional<double> magnitude;  // yarn: what cosines and sines are multiplied by; nullopt: YarnMagnitude(factor)
+  std::optional<double> magnitude = std::nullopt;  // yarn: what cosines and sines are multiplied by; nullopt: YarnMagnitude(factor)
 };
+
+// How many positions a model with `said` of them in its file serves: dynamic and yarn say how many there were before stretching, some files
+// nothing else.
+int64_t StretchedContext(const RotaryScaling& scaling, int64_t said);
 
 // The kind a file names: "none" or "default", "linear", "dynamic", "llama3", "yarn". Unimplemented names `file`, it and those we have.
 absl::StatusOr<RotaryScaling::Kind> RotaryKindOf(std::string_view file, std::string_view name);

@@ -202,7 +202,11 @@ absl::StatusOr<TransformerSpec> ReadFamily(const GgufFile& file, const Family& f
   spec.head_dim = static_cast<int32_t>(read.IntOr("attention.key_length", spec.width / spec.heads, 1, SpecLimits::kWidth));
   spec.rotary_dim = static_cast<int32_t>(read.IntOr("rope.dimension_count", spec.head_dim, 2, SpecLimits::kWidth));
   spec.rotary_pairing = family.gguf_pairing;
-  read.IntOr("attention.value_length", spec.head_dim, spec.head_dim, spec.head_dim);
+  const int64_t value_dim = read.IntOr("attention.value_length", spec.head_dim, 1, kWidthMax);
+  if (read.status().ok() && value_dim != spec.head_dim) {
+    return absl::InvalidArgumentError(fmt::format("{}: {} is {}, but keys have {}: they must be as long", file.path(),
+                                                  read.Full("attention.value_length"), value_dim, spec.head_dim));
+  }
   spec.attention_scale = static_cast<float>(read.PositiveOr("attention.scale", 0));
   if (spec.attention_scale == 0 && family.name == "gemma3" && spec.layers == kGemma27Layers) {
     spec.attention_scale = static_cast<float>(1 / std::sqrt(static_cast<double>(spec.width / spec.heads)));
@@ -220,6 +224,7 @@ absl::StatusOr<TransformerSpec> ReadFamily(const GgufFile& file, const Family& f
   absl::StatusOr<RotaryScaling> scaling = ReadScaling(file, read, spec.context_max);
   if (!scaling.ok()) return scaling.status();
   rotary.scaling = *scaling;
+  spec.context_max = static_cast<int32_t>(StretchedContext(*scaling, spec.context_max));
   absl::StatusOr<std::vector<float>> divisors = ReadDivisors(file);
   if (!divisors.ok()) return divisors.status();
   rotary.divisors = *std::move(divisors);

@@ -98,8 +98,8 @@ std::vector<int32_t> WindowsOf(int32_t layers, int32_t window, int32_t global_ev
 struct RotaryOptions {
   double base = 0;
   double local_base = 0;  // 0: local layers turn as the others. Scaling is of the others only.
-  RotaryScaling scaling;
-  std::vector<float> divisors;  // [rotary_dim / 2] of frequencies, on top of scaling (GGUF's rope_freqs.weight); empty: none
+  RotaryScaling scaling = {};
+  std::vector<float> divisors = {};  // [rotary_dim / 2] of frequencies, on top of scaling (GGUF's rope_freqs.weight); empty: none
 };
 
 // Completes a spec in which a reader of any format has put sizes, epsilon, context, windows, softcaps, pairing, rotary_dim and what the

@@ -131,51 +131,5 @@ TEST_CASE("a token's logits are the same bits however its prompt was chunked, wh
   }
 }
 
-// The message with which a changed tiny model is refused, or "".
-std::string Refusal(const testing::GgufBuilder& builder) {
-  const std::string bytes = builder.Build();
-  const GgufFile file = *GgufFile::Parse({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}, "tiny.gguf");
-  const absl::StatusOr<TransformerSpec> spec = ReadTransformerSpec(file);
-  if (!spec.ok()) return std::string(spec.status().message());
-  const auto serial = [](int64_t n, const std::function<void(int64_t)>& work) {
-    for (int64_t i = 0; i < n; ++i) work(i);
-  };
-  return std::string(LoadWeights(file, *spec, serial, [](int64_t, int64_t) {}).status().message());
-}
-
-std::string Floats(int64_t n, float value) {
-  const std::vector<float> values(static_cast<size_t>(n), value);
-  return std::string(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float));
-}
-
-TEST_CASE("a model that does not fit its description is refused by name, with what was expected") {
-  const auto changed = [](auto change) {
-    testing::GgufBuilder builder = testing::TinyModel();
-    change(builder);
-    return Refusal(builder);
-  };
-  using Builder = testing::GgufBuilder;
-  CHECK(changed([](Builder&) {}).empty());
-  CHECK(changed([](Builder& b) { b.RemoveTensor("blk.1.ffn_up.weight"); }) == "tiny.gguf: tensor blk.1.ffn_up.weight is missing");
-  CHECK(changed([](Builder& b) { b.RemoveTensor("token_embd.weight"); }) == "tiny.gguf: tensor token_embd.weight is missing");
-  CHECK(changed([](Builder& b) { b.Tensor("blk.0.attn_norm.weight", 0, {64}, Floats(64, 1)); }) ==
-        "tiny.gguf: tensor blk.0.attn_norm.weight has shape [64], expected [128]");
-  CHECK(changed([](Builder& b) { b.Tensor("blk.0.attn_k.weight", 0, {128, 32}, Floats(128 * 32, 1)); }) ==
-        "tiny.gguf: tensor blk.0.attn_k.weight has shape [128, 32], expected [128, 64]");
-  CHECK(changed([](Builder& b) { b.Tensor("output_norm.weight", 0, {128}, Floats(128, NAN)); }) ==
-        "tiny.gguf: tensor output_norm.weight holds NaN or infinity");
-  CHECK(changed([](Builder& b) { b.String("general.architecture", "mamba"); }) ==
-        "tiny.gguf: architecture 'mamba' is not supported; supported: llama, mistral, qwen2, qwen3, gemma3");
-  CHECK(changed([](Builder& b) { b.U32("llama.block_count", 0); }) == "tiny.gguf: llama.block_count is 0, expected 1 to 1024");
-  CHECK(changed([](Builder& b) { b.U32("llama.attention.key_length", 72); }) ==
-        "tiny.gguf: head dim 72 is not supported; expected one of 64, 80, 96, 128, 256");
-  CHECK(changed([](Builder& b) { b.U32("llama.attention.head_count_kv", 3); }) ==
-        "tiny.gguf: 2 query heads are not a multiple of 3 kv heads");
-  CHECK(changed([](Builder& b) { b.String("llama.rope.scaling.type", "longrope"); }) ==
-        "tiny.gguf: rope scaling 'longrope' is not supported; supported: none, default, linear, dynamic, llama3, yarn");
-  CHECK(changed([](Builder& b) { b.F32("llama.rope.freq_base", -1); }) ==
-        "tiny.gguf: llama.rope.freq_base is -1, expected a positive number");
-}
-
 }  // namespace
 }  // namespace spherical::engine
