@@ -8,8 +8,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "engine/calibrate/geometry_solver.h"
 #include "server/log.h"
+#include "server/model_files.h"
 
 namespace spherical::server {
 namespace {
@@ -92,8 +94,8 @@ absl::StatusOr<engine::ModelGeometry> FindOrMake(const Config& config, const eng
 
 }  // namespace
 
-std::vector<std::string> GeometryPlaces(const std::string& model_file, const engine::Sha256& model) {
-  std::vector<std::string> places = {absl::StrCat(model_file, ".geometry")};
+std::vector<std::string> GeometryPlaces(const std::string& model_path, const engine::Sha256& model) {
+  std::vector<std::string> places = {absl::StrCat(absl::StripSuffix(model_path, "/"), ".geometry")};
   if (const std::string cache = CacheFolder(); !cache.empty()) {
     places.push_back(absl::StrCat(cache, "/spherical/geometry/", engine::Hex(model)));
   }
@@ -119,7 +121,7 @@ absl::StatusOr<engine::ModelGeometry> ObtainGeometry(const Config& config, int32
   const engine::ModelGeometry::Shape shape = {
       .layers = model.spec.layers, .kv_heads = model.spec.kv_heads, .head_dim = model.spec.head_dim};
   if (config.kv_geometry == "plain") return engine::ModelGeometry::Plain(shape);
-  const auto hash = engine::HashFile(config.model, stop);
+  const auto hash = HashModel(config.model, stop);
   if (!hash.ok()) return hash.status();
   const engine::WantedGeometry wanted = {.shape = shape, .model = *hash, .context = context};
   if (config.kv_geometry == "auto") return FindOrMake(config, wanted, model, clock, stop);

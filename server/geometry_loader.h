@@ -15,9 +15,9 @@
 
 namespace spherical::server {
 
-// Where a model's geometries are looked for and kept, in this order: "<model>.geometry" beside its file, then
-// "spherical/geometry/<sha256 of the file>" in the user's cache folder ($XDG_CACHE_HOME, else ~/.cache; neither known: no second place).
-std::vector<std::string> GeometryPlaces(const std::string& model_file, const engine::Sha256& model);
+// Where a model's geometries are looked for and kept, in this order: "<model>.geometry" beside its file or folder, then
+// "spherical/geometry/<its HashModel>" in the user's cache folder ($XDG_CACHE_HOME, else ~/.cache; neither known: no second place).
+std::vector<std::string> GeometryPlaces(const std::string& model_path, const engine::Sha256& model);
 
 // Writes to the first place that takes it, making folders of the cache as needed, and says which. FailedPrecondition with what every
 // place said.

@@ -22,10 +22,14 @@ const char* TypeName(const Json& value) {
   return "null";
 }
 
-// Told of every key while the text is read.
-class DuplicateFinder {
+struct TooDeep {};
+
+// Told of every key and bracket while the text is read.
+class Watcher {
  public:
-  bool operator()(int, Json::parse_event_t event, Json& parsed) {
+  bool operator()(int depth, Json::parse_event_t event, Json& parsed) {
+    const bool opens = event == Json::parse_event_t::object_start || event == Json::parse_event_t::array_start;
+    if (opens && depth >= kJsonDepthMax) throw TooDeep();
     switch (event) {
       case Json::parse_event_t::object_start:
         open_.emplace_back();
@@ -36,8 +40,8 @@ class DuplicateFinder {
       case Json::parse_event_t::key: {
         Object& object = open_.back();
         object.last = parsed.get<std::string>();
-        if (!object.keys.insert(object.last).second && found_.empty()) {
-          for (const Object& outer : open_) absl::StrAppend(&found_, "/", EscapePointer(outer.last));
+        if (!object.keys.insert(object.last).second && duplicate_.empty()) {
+          for (const Object& outer : open_) absl::StrAppend(&duplicate_, "/", EscapePointer(outer.last));
         }
         break;
       }
@@ -46,7 +50,7 @@ class DuplicateFinder {
     }
     return true;
   }
-  const std::string& found() const { return found_; }  // a JSON pointer; empty: none
+  const std::string& duplicate() const { return duplicate_; }  // a JSON pointer; empty: none
 
  private:
   struct Object {
@@ -54,16 +58,18 @@ class DuplicateFinder {
     std::string last;
   };
   std::vector<Object> open_;
-  std::string found_;
+  std::string duplicate_;
 };
 
 }  // namespace
 
 absl::StatusOr<Json> ParseJsonObject(absl::string_view text, absl::string_view file) {
-  DuplicateFinder duplicates;
+  Watcher watcher;
   Json root;
   try {
-    root = Json::parse(text.begin(), text.end(), std::ref(duplicates));
+    root = Json::parse(text.begin(), text.end(), std::ref(watcher));
+  } catch (const TooDeep&) {
+    return absl::InvalidArgumentError(absl::StrCat(file, ": arrays and objects deeper than ", kJsonDepthMax, " levels"));
   } catch (const Json::exception& error) {
     // "[json.exception.parse_error.101] parse error at line 3, column 5: ...": the part in brackets is not for people.
     absl::string_view what = error.what();
@@ -71,8 +77,8 @@ absl::StatusOr<Json> ParseJsonObject(absl::string_view text, absl::string_view f
     return absl::InvalidArgumentError(absl::StrCat(file, ": not JSON: ", what));
   }
   if (!root.is_object()) return absl::InvalidArgumentError(absl::StrCat(file, ": expected an object; got ", Shown(root)));
-  if (!duplicates.found().empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(file, ": ", duplicates.found(), ": given twice; expected once"));
+  if (!watcher.duplicate().empty()) {
+    return absl::InvalidArgumentError(absl::StrCat(file, ": ", watcher.duplicate(), ": given twice; expected once"));
   }
   return root;
 }

@@ -9,8 +9,11 @@
 
 namespace spherical::server {
 
+// Arrays and objects inside each other; beyond: InvalidArgument. What we read has a handful.
+inline constexpr int kJsonDepthMax = 64;
+
 // The object that a JSON text is. InvalidArgument names the file and, where there is one, the place: line and column of a syntax error, the
-// JSON pointer of a key that is given twice (parsers keep either; an operator meant one of them, and we cannot know which).
+// JSON pointer of a key that is given twice (parsers keep either; its writer meant one of them, and we cannot know which).
 absl::StatusOr<nlohmann::json> ParseJsonObject(absl::string_view text, absl::string_view file);
 
 // "a string \"two\"", for messages. Long values are cut.

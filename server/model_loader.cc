@@ -3,12 +3,10 @@
 #include <string>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "engine/kv/kv_mode.h"
 #include "engine/kv/prefill_workspace.h"
-#include "engine/model/gguf.h"
 #include "engine/model/model_geometry.h"
 #include "engine/model/transformer_spec.h"
 #include "engine/model/weights.h"
@@ -16,16 +14,10 @@
 #include "server/geometry_loader.h"
 #include "server/log.h"
 #include "server/machine_memory.h"
+#include "server/model_files.h"
 
 namespace spherical::server {
 namespace {
-
-// "SmolLM2-135M-Instruct.Q4_1" for "/models/SmolLM2-135M-Instruct.Q4_1.gguf": what operators call it, and clients see.
-std::string NameOf(const std::string& path) {
-  std::string name = path.substr(path.rfind('/') + 1);
-  if (absl::EndsWith(name, ".gguf")) name.resize(name.size() - 5);
-  return name;
-}
 
 // A line now and then, from whichever thread gets there.
 class Progress {
@@ -52,8 +44,7 @@ absl::StatusOr<int32_t> ContextOf(const Config& config, const engine::Transforme
                                                  spec.context_max, " positions that ", config.model, " was trained for"));
 }
 
-absl::StatusOr<std::optional<engine::ChatTemplate>> ChatOf(const engine::GgufFile& file) {
-  auto chat = engine::ChatTemplate::FromGguf(file);
+absl::StatusOr<std::optional<engine::ChatTemplate>> ChatOf(absl::StatusOr<engine::ChatTemplate> chat) {
   if (chat.ok()) return std::optional(*std::move(chat));
   if (!absl::IsNotFound(chat.status()) && !absl::IsUnimplemented(chat.status())) return chat.status();
   Log(LogLevel::kWarning, absl::StrCat("no chat: ", chat.status().message()));
@@ -87,7 +78,7 @@ absl::StatusOr<engine::EngineOptions> OptionsOf(const Config& config, const engi
   if (options.pool_pages < least) {
     return absl::InvalidArgumentError(absl::StrCat("kv.pool_bytes (--kv-pool-bytes): ", config.kv_pool_bytes, " bytes hold ",
                                                    options.pool_pages.value(), " pages of ", options.kv.page_bytes.value(),
-                                                   " bytes; the shortest request to ", NameOf(config.model), " needs ", least.value()));
+                                                   " bytes; the shortest request to ", ModelName(config.model), " needs ", least.value()));
   }
   options.context_max = *context;
   auto workspace = WorkspaceOf(config, options);
@@ -103,7 +94,7 @@ absl::StatusOr<engine::EngineOptions> OptionsOf(const Config& config, const engi
 ServedModel Describe(const Config& config, const engine::TransformerSpec& spec, const engine::EngineOptions& options) {
   const int64_t context_bytes = engine::ReservedPages(options.kv, TokenCount(options.context_max)).value() * options.kv.page_bytes.value();
   ServedModel served;
-  served.name = NameOf(config.model);
+  served.name = ModelName(config.model);
   served.architecture = spec.architecture;
   served.context_max = options.context_max;
   served.layers = spec.layers;
@@ -119,18 +110,17 @@ ServedModel Describe(const Config& config, const engine::TransformerSpec& spec, 
 
 absl::StatusOr<LoadedModel> LoadModel(const Config& config, engine::ThreadPool& pool, const engine::Clock& clock,
                                       const std::atomic<bool>& stop) {
-  const auto file = engine::GgufFile::Open(config.model);
-  if (!file.ok()) return file.status();
-  auto spec = engine::ReadTransformerSpec(*file);
-  if (!spec.ok()) return spec.status();
-  auto options = OptionsOf(config, *spec);
+  auto files = OpenModel(config.model);
+  if (!files.ok()) return files.status();
+  engine::TransformerSpec& spec = files->spec;
+  auto options = OptionsOf(config, spec);
   if (!options.ok()) return options.status();
   const ByteCount workspace_bytes(options->workspace_tokens.value() * engine::ExactTokenBytes(options->kv).value());
   const ByteCount pool_bytes(options->pool_pages.value() * options->kv.page_bytes.value());
   if (absl::Status fits = CheckFits(kPoolAndWorkspaceSettings, pool_bytes + workspace_bytes, ReadMachineMemory()); !fits.ok()) return fits;
-  auto tokenizer = engine::LoadTokenizer(*file);
+  auto tokenizer = engine::MakeTokenizer(std::move(files->tokenizer));
   if (!tokenizer.ok()) return tokenizer.status();
-  auto chat = ChatOf(*file);
+  auto chat = ChatOf(std::move(files->chat));
   if (!chat.ok()) return chat.status();
 
   // Packing cannot be interrupted, but the work can be left undone: nobody will look at the result.
@@ -140,24 +130,24 @@ absl::StatusOr<LoadedModel> LoadModel(const Config& config, engine::ThreadPool& 
     });
   };
   Progress progress(clock);
-  auto weights = engine::LoadWeights(*file, *spec, parallel, [&](int64_t done, int64_t total) { progress(done, total); });
+  auto weights = engine::LoadWeights(*files->tensors, spec, parallel, [&](int64_t done, int64_t total) { progress(done, total); });
   if (stop.load()) return absl::CancelledError("stopped while loading");
   if (!weights.ok()) return weights.status();
 
-  LoadedModel model{.served = Describe(config, *spec, *options), .options = *options, .stepper = nullptr};
+  LoadedModel model{.served = Describe(config, spec, *options), .options = *options, .stepper = nullptr};
   model.served.weight_bytes = weights->memory.bytes().value();
   model.served.tokenizer = *std::move(tokenizer);
   model.served.chat = *std::move(chat);
   std::optional<engine::ModelGeometry> geometry;
   if (options->kv.mode.coded) {
-    const engine::CalibratedModel calibrated = {.spec = *spec, .weights = *weights, .tokenizer = *model.served.tokenizer, .pool = pool};
+    const engine::CalibratedModel calibrated = {.spec = spec, .weights = *weights, .tokenizer = *model.served.tokenizer, .pool = pool};
     auto obtained = ObtainGeometry(config, options->context_max, calibrated, clock, stop);
     if (!obtained.ok()) return obtained.status();
     geometry = *std::move(obtained);
   }
   const auto activations = config.activations == "f32" ? kernels::ActivationType::kF32 : kernels::ActivationType::kInt8;
   const PageCount workspace_pages = engine::PrefillWorkspace::PagesFor(options->kv.heads(), options->workspace_tokens);
-  auto stepper = engine::MakeCpuStepper(*std::move(spec), *std::move(weights), pool,
+  auto stepper = engine::MakeCpuStepper(std::move(spec), *std::move(weights), pool,
                                         {.activations = activations,
                                          .pages = options->pool_pages,
                                          .geometry = std::move(geometry),

@@ -162,18 +162,22 @@ std::string Hex(const Sha256& hash) {
   return text;
 }
 
-absl::StatusOr<Sha256> HashFile(const std::string& path, const std::atomic<bool>& stop) {
-  const FileDescriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
-  if (!file.ok()) return Unreadable(path);
+absl::StatusOr<Sha256> HashFile(const std::string& path, const std::atomic<bool>& stop) { return HashFiles({&path, 1}, stop); }
+
+absl::StatusOr<Sha256> HashFiles(std::span<const std::string> paths, const std::atomic<bool>& stop) {
   Hasher hasher;
   std::string some(kReadBytes, '\0');
-  while (true) {
-    if (stop.load()) return absl::CancelledError("stopped while hashing the model");
-    const ssize_t n = ReadSome(file, some.data(), some.size());
-    if (n < 0) return Unreadable(path);
-    if (n == 0) return hasher.Finish();
-    hasher.Add(some.data(), static_cast<size_t>(n));
+  for (const std::string& path : paths) {
+    const FileDescriptor file(open(path.c_str(), O_RDONLY | O_CLOEXEC));
+    if (!file.ok()) return Unreadable(path);
+    for (ssize_t n = 1; n > 0;) {
+      if (stop.load()) return absl::CancelledError("stopped while hashing the model");
+      n = ReadSome(file, some.data(), some.size());
+      if (n < 0) return Unreadable(path);
+      hasher.Add(some.data(), static_cast<size_t>(n));
+    }
   }
+  return hasher.Finish();
 }
 
 absl::Status WriteGeometry(const std::string& path, const ModelGeometry& geometry, const GeometryOrigin& origin) {

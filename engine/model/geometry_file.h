@@ -13,6 +13,7 @@
 #include <array>
 #include <atomic>
 #include <cstdint>
+#include <span>
 #include <string>
 
 #include "absl/status/status.h"
@@ -24,8 +25,9 @@ namespace spherical::engine {
 using Sha256 = std::array<uint8_t, 32>;
 
 std::string Hex(const Sha256& hash);
-// Of a file's bytes. Cancelled soon after `stop` is set.
+// Of a file's bytes, or those of several one after the other. Cancelled soon after `stop` is set.
 absl::StatusOr<Sha256> HashFile(const std::string& path, const std::atomic<bool>& stop);
+absl::StatusOr<Sha256> HashFiles(std::span<const std::string> paths, const std::atomic<bool>& stop);
 
 // Where a geometry comes from.
 struct GeometryOrigin {

@@ -1,17 +1,12 @@
 #include "engine/model/gguf.h"
 
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-
-#include <cerrno>
 #include <cstring>
 #include <optional>
 #include <utility>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "engine/mapped_file.h"
 #include "engine/model/gguf_parser.h"
 #include "engine/model/utf8.h"
 
@@ -20,12 +15,8 @@ namespace spherical::engine {
 struct GgufFile::Contents {
   std::string path;
   std::span<const uint8_t> bytes;
-  bool mapped = false;
+  MappedFile mapping;  // of `bytes`; empty where they are somebody else's
   GgufIndex index;
-
-  ~Contents() {
-    if (mapped) munmap(const_cast<uint8_t*>(bytes.data()), bytes.size());
-  }
 
   // The value of a key, or an error naming what is there instead of `wanted`.
   absl::StatusOr<const GgufValue*> Find(std::string_view key) const {
@@ -39,47 +30,16 @@ struct GgufFile::Contents {
   }
 };
 
-namespace {
-
-absl::Status FileError(const std::string& path, const char* what) { return absl::ErrnoToStatus(errno, absl::StrCat(path, ": ", what)); }
-
-}  // namespace
-
-int64_t GgufTensor::rows() const {
-  int64_t rows = 1;
-  for (size_t d = 1; d < dims.size(); ++d) rows *= dims[d];
-  return rows;
-}
-
 GgufFile::GgufFile(std::unique_ptr<Contents> contents) : contents_(std::move(contents)) {}
 GgufFile::GgufFile(GgufFile&&) noexcept = default;
 GgufFile& GgufFile::operator=(GgufFile&&) noexcept = default;
 GgufFile::~GgufFile() = default;
 
 absl::StatusOr<GgufFile> GgufFile::Open(const std::string& path) {
-  const int file = open(path.c_str(), O_RDONLY | O_CLOEXEC);
-  if (file < 0) return FileError(path, "cannot open");
-  struct stat about = {};
-  const bool known = fstat(file, &about) == 0;
-  if (!known || !S_ISREG(about.st_mode) || about.st_size == 0) {
-    const absl::Status status = known ? absl::InvalidArgumentError(absl::StrCat(path, ": not a file with bytes in it"))
-                                      : FileError(path, "cannot ask for its size");
-    close(file);
-    return status;
-  }
-  const size_t size = static_cast<size_t>(about.st_size);
-  void* const address = mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file, 0);
-  const absl::Status failed = address == MAP_FAILED ? FileError(path, "cannot map") : absl::OkStatus();
-  close(file);  // the mapping stays
-  if (!failed.ok()) return failed;
-
-  auto mapping = std::make_unique<Contents>();  // unmaps if parsing fails
-  mapping->bytes = {static_cast<const uint8_t*>(address), size};
-  mapping->mapped = true;
-  absl::StatusOr<GgufFile> parsed = Parse(mapping->bytes, path);
-  if (!parsed.ok()) return parsed;
-  mapping->mapped = false;
-  parsed->contents_->mapped = true;
+  absl::StatusOr<MappedFile> mapping = MappedFile::Open(path);
+  if (!mapping.ok()) return mapping.status();
+  absl::StatusOr<GgufFile> parsed = Parse(mapping->bytes(), path);
+  if (parsed.ok()) parsed->contents_->mapping = *std::move(mapping);
   return parsed;
 }
 
@@ -188,8 +148,14 @@ const GgufTensor* GgufFile::FindTensor(std::string_view name) const {
   return found == contents_->index.tensor_index.end() ? nullptr : &contents_->index.tensors[found->second];
 }
 
-void GgufFile::DropPages() const {
-  if (contents_->mapped) madvise(const_cast<uint8_t*>(contents_->bytes.data()), contents_->bytes.size(), MADV_DONTNEED);
+std::vector<std::string_view> GgufFile::LayerTensors() const {
+  std::vector<std::string_view> names;
+  for (const GgufTensor& tensor : tensors()) {
+    if (tensor.name.starts_with("blk.")) names.push_back(tensor.name);
+  }
+  return names;
 }
+
+void GgufFile::DropPages() const { contents_->mapping.DropPages(); }
 
 }  // namespace spherical::engine

@@ -19,19 +19,13 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "kernels/dense/weight_format.h"
+#include "engine/model/tensor_source.h"
 
 namespace spherical::engine {
 
-struct GgufTensor {
-  std::string_view name;
-  kernels::WeightType type;
-  std::vector<int64_t> dims;          // GGUF order: dims[0] is the row length (fastest)
-  std::span<const uint8_t> data;      // exactly the tensor's bytes
-  int64_t rows() const;               // product of dims[1..]
-};
+using GgufTensor = SourceTensor;
 
-class GgufFile {
+class GgufFile : public TensorSource {
  public:
   // Limits on what a header may claim; beyond: InvalidArgument.
   static constexpr int64_t kTensorsMax = 1 << 16;
@@ -43,7 +37,7 @@ class GgufFile {
   // The same over bytes in memory (tests, fuzzing). The bytes must outlive the object.
   static absl::StatusOr<GgufFile> Parse(std::span<const uint8_t> bytes, std::string name);
 
-  const std::string& path() const;
+  const std::string& path() const override;
   int64_t file_bytes() const;
 
   // Metadata. NotFound names the key; InvalidArgument names the key, its type and the wanted one.
@@ -57,14 +51,15 @@ class GgufFile {
   absl::StatusOr<std::vector<float>> Floats(std::string_view key) const;
 
   std::span<const GgufTensor> tensors() const;
-  const GgufTensor* FindTensor(std::string_view name) const;  // null: not there
+  const GgufTensor* FindTensor(std::string_view name) const override;
+  std::vector<std::string_view> LayerTensors() const override;
 
   // Tells the kernel that the mapped bytes are not needed any more (they can still be read, from disk).
   void DropPages() const;
 
   GgufFile(GgufFile&&) noexcept;
   GgufFile& operator=(GgufFile&&) noexcept;
-  ~GgufFile();
+  ~GgufFile() override;
 
  private:
   struct Contents;

@@ -27,12 +27,7 @@ constexpr Family kFamilies[] = {
 };
 
 constexpr int32_t kHeadDims[] = {64, 80, 96, 128, 256};  // what the attention kernels are built for
-constexpr int64_t kLayersMax = 1024;
-constexpr int64_t kWidthMax = 1 << 17;
-constexpr int64_t kHeadsMax = 1024;
 constexpr int64_t kGroupMax = 16;
-constexpr int64_t kContextMax = int64_t{1} << 24;
-constexpr int64_t kVocabularyMax = 1 << 22;
 
 // Reads numbers of one architecture's section ("llama.block_count") with their bounds. The first error sticks; later reads return 0.
 class SectionReader {
@@ -155,7 +150,7 @@ absl::StatusOr<RotaryScaling> ReadScaling(const GgufFile& file, SectionReader& r
     scaling.factor = read.PositiveOr("rope.scaling.factor", read.PositiveOr("rope.scale_linear", 1));
     scaling.kind = scaling.factor == 1 ? RotaryScaling::Kind::kNone : RotaryScaling::Kind::kLinear;
   }
-  scaling.original_context = static_cast<double>(read.IntOr("rope.scaling.original_context_length", context, 1, kContextMax));
+  scaling.original_context = static_cast<double>(read.IntOr("rope.scaling.original_context_length", context, 1, SpecLimits::kContext));
   scaling.beta_fast = read.PositiveOr("rope.scaling.yarn_beta_fast", scaling.beta_fast);
   scaling.beta_slow = read.PositiveOr("rope.scaling.yarn_beta_slow", scaling.beta_slow);
   if (read.Has("rope.scaling.attn_factor")) {
@@ -183,9 +178,9 @@ constexpr int32_t kGemma27Layers = 62;
 absl::Status ReadVocabulary(const GgufFile& file, TransformerSpec& spec) {
   const GgufTensor* embedding = file.FindTensor("token_embd.weight");
   if (embedding == nullptr) return absl::InvalidArgumentError(fmt::format("{}: tensor token_embd.weight is missing", file.path()));
-  if (embedding->rows() < 1 || embedding->rows() > kVocabularyMax) {
+  if (embedding->rows() < 1 || embedding->rows() > SpecLimits::kVocabulary) {
     return absl::InvalidArgumentError(
-        fmt::format("{}: token_embd.weight has {} rows, expected 1 to {}", file.path(), embedding->rows(), kVocabularyMax));
+        fmt::format("{}: token_embd.weight has {} rows, expected 1 to {}", file.path(), embedding->rows(), SpecLimits::kVocabulary));
   }
   spec.vocabulary = static_cast<int32_t>(embedding->rows());
   spec.tied_output = file.FindTensor("output.weight") == nullptr;
@@ -195,17 +190,17 @@ absl::Status ReadVocabulary(const GgufFile& file, TransformerSpec& spec) {
 absl::StatusOr<TransformerSpec> ReadFamily(const GgufFile& file, const Family& family) {
   SectionReader read(file, family.gguf);
   TransformerSpec spec;
-  spec.layers = static_cast<int32_t>(read.Int("block_count", 1, kLayersMax));
-  spec.width = static_cast<int32_t>(read.Int("embedding_length", 32, kWidthMax));
-  spec.heads = static_cast<int32_t>(read.Int("attention.head_count", 1, kHeadsMax));
-  spec.kv_heads = static_cast<int32_t>(read.IntOr("attention.head_count_kv", spec.heads, 1, kHeadsMax));
-  spec.ffn_width = static_cast<int32_t>(read.Int("feed_forward_length", 32, kWidthMax));
-  spec.context_max = static_cast<int32_t>(read.Int("context_length", 1, kContextMax));
+  spec.layers = static_cast<int32_t>(read.Int("block_count", 1, SpecLimits::kLayers));
+  spec.width = static_cast<int32_t>(read.Int("embedding_length", 32, SpecLimits::kWidth));
+  spec.heads = static_cast<int32_t>(read.Int("attention.head_count", 1, SpecLimits::kHeads));
+  spec.kv_heads = static_cast<int32_t>(read.IntOr("attention.head_count_kv", spec.heads, 1, SpecLimits::kHeads));
+  spec.ffn_width = static_cast<int32_t>(read.Int("feed_forward_length", 32, SpecLimits::kWidth));
+  spec.context_max = static_cast<int32_t>(read.Int("context_length", 1, SpecLimits::kContext));
   spec.norm_epsilon = static_cast<float>(read.Positive("attention.layer_norm_rms_epsilon"));
   if (!read.status().ok()) return read.status();
 
-  spec.head_dim = static_cast<int32_t>(read.IntOr("attention.key_length", spec.width / spec.heads, 1, kWidthMax));
-  spec.rotary_dim = static_cast<int32_t>(read.IntOr("rope.dimension_count", spec.head_dim, 2, kWidthMax));
+  spec.head_dim = static_cast<int32_t>(read.IntOr("attention.key_length", spec.width / spec.heads, 1, SpecLimits::kWidth));
+  spec.rotary_dim = static_cast<int32_t>(read.IntOr("rope.dimension_count", spec.head_dim, 2, SpecLimits::kWidth));
   spec.rotary_pairing = family.gguf_pairing;
   const int64_t value_dim = read.IntOr("attention.value_length", spec.head_dim, 1, kWidthMax);
   if (read.status().ok() && value_dim != spec.head_dim) {
@@ -218,8 +213,8 @@ absl::StatusOr<TransformerSpec> ReadFamily(const GgufFile& file, const Family& f
   }
   spec.attention_softcap = static_cast<float>(read.Number("attn_logit_softcapping"));
   spec.logit_softcap = static_cast<float>(read.Number("final_logit_softcapping"));
-  const int64_t window = read.IntOr("attention.sliding_window", 0, 0, kContextMax);
-  const int64_t global_every = read.IntOr("attention.sliding_window_pattern", family.global_every, 0, kLayersMax);
+  const int64_t window = read.IntOr("attention.sliding_window", 0, 0, SpecLimits::kContext);
+  const int64_t global_every = read.IntOr("attention.sliding_window_pattern", family.global_every, 0, SpecLimits::kLayers);
   spec.windows = WindowsOf(spec.layers, static_cast<int32_t>(window), static_cast<int32_t>(global_every), spec.context_max);
 
   RotaryOptions rotary;

@@ -15,6 +15,15 @@
 
 namespace spherical::engine {
 
+// The most that a file may say.
+struct SpecLimits {
+  static constexpr int64_t kLayers = 1024;
+  static constexpr int64_t kWidth = 1 << 17;
+  static constexpr int64_t kHeads = 1024;
+  static constexpr int64_t kContext = int64_t{1} << 24;
+  static constexpr int64_t kVocabulary = 1 << 22;
+};
+
 enum class GateActivation : uint8_t { kSilu, kGeluTanh };
 
 // A transformer as data: what the one forward pass (engine/step/forward.h) needs to know. A family of architectures is a row of a table

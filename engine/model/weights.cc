@@ -19,7 +19,7 @@ struct Load {
   int64_t columns = 0;
   kernels::PackedMatrix* matrix = nullptr;
   std::vector<float>* vector = nullptr;
-  const GgufTensor* source = nullptr;
+  const SourceTensor* source = nullptr;
   int64_t offset = 0;  // of a matrix, in the weights' memory
 };
 
@@ -69,42 +69,44 @@ std::vector<Load> AllLoads(const TransformerSpec& spec, Weights& weights) {
   return loads;
 }
 
-absl::Status Find(const GgufFile& file, Load& load) {
+absl::Status Find(const TensorSource& file, Load& load) {
   load.source = file.FindTensor(load.name);
-  if (load.source == nullptr) return absl::InvalidArgumentError(fmt::format("{}: tensor {} is missing", file.path(), load.name));
+  if (load.source == nullptr) {
+    return absl::InvalidArgumentError(fmt::format("{}: tensor {} is missing", file.path(), file.NameInFile(load.name)));
+  }
   const std::vector<int64_t>& dims = load.source->dims;
   if (dims.empty() || dims[0] != load.columns || load.source->rows() != load.rows) {
     const std::string rows = load.rows == 1 ? "" : fmt::format(", {}", load.rows);
-    return absl::InvalidArgumentError(fmt::format("{}: tensor {} has shape [{}], expected [{}{}]", file.path(), load.name,
+    return absl::InvalidArgumentError(fmt::format("{}: tensor {} has shape [{}], expected [{}{}]", file.path(), load.source->name,
                                                   fmt::join(dims, ", "), load.columns, rows));
   }
   return absl::OkStatus();
 }
 
 // A bias or a norm that nobody adds would make a model that answers, and answers wrongly.
-absl::Status CheckNothingLeftOver(const GgufFile& file, const TransformerSpec& spec, const std::vector<Load>& loads) {
+absl::Status CheckNothingLeftOver(const TensorSource& file, const TransformerSpec& spec, const std::vector<Load>& loads) {
   std::set<std::string_view> wanted;
-  for (const Load& load : loads) wanted.insert(load.name);
-  for (const GgufTensor& tensor : file.tensors()) {
-    if (!tensor.name.starts_with("blk.") || wanted.contains(tensor.name)) continue;
+  for (const Load& load : loads) wanted.insert(load.source->name);
+  for (const std::string_view name : file.LayerTensors()) {
+    if (wanted.contains(name)) continue;
     return absl::InvalidArgumentError(fmt::format("{}: tensor {} is none that the {} layers of architecture '{}' have", file.path(),
-                                                  tensor.name, spec.layers, spec.architecture));
+                                                  name, spec.layers, spec.architecture));
   }
   return absl::OkStatus();
 }
 
 // Every pass over a vector's numbers is a chance to notice a damaged file; matrices are checked by their logits at run time.
-absl::Status CheckFinite(const GgufFile& file, const Load& load) {
+absl::Status CheckFinite(const TensorSource& file, const Load& load) {
   for (const float value : *load.vector) {
     if (std::isfinite(value)) continue;
-    return absl::InvalidArgumentError(fmt::format("{}: tensor {} holds NaN or infinity", file.path(), load.name));
+    return absl::InvalidArgumentError(fmt::format("{}: tensor {} holds NaN or infinity", file.path(), load.source->name));
   }
   return absl::OkStatus();
 }
 
 }  // namespace
 
-absl::StatusOr<Weights> LoadWeights(const GgufFile& file, const TransformerSpec& spec,
+absl::StatusOr<Weights> LoadWeights(const TensorSource& file, const TransformerSpec& spec,
                                     const ParallelFor& parallel, const LoadProgress& progress) {
   Weights weights;
   weights.layers.resize(static_cast<size_t>(spec.layers));
@@ -124,12 +126,15 @@ absl::StatusOr<Weights> LoadWeights(const GgufFile& file, const TransformerSpec&
   std::atomic<int64_t> done = 0;
   parallel(static_cast<int64_t>(loads.size()), [&](int64_t i) {
     const Load& load = loads[static_cast<size_t>(i)];
-    const GgufTensor& source = *load.source;
+    const SourceTensor& source = *load.source;
     if (load.matrix != nullptr) {
       *load.matrix = kernels::PackMatrix(source.type, source.data.data(), load.rows, load.columns, weights.memory.data() + load.offset);
     } else {
       load.vector->resize(static_cast<size_t>(load.columns));
       kernels::DequantizeRow(source.type, source.data.data(), load.columns, load.vector->data());
+      if (source.offset != 0) {
+        for (float& weight : *load.vector) weight += source.offset;
+      }
     }
     progress(done.fetch_add(static_cast<int64_t>(source.data.size())) + static_cast<int64_t>(source.data.size()), total);
   });

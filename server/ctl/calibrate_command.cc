@@ -6,6 +6,7 @@
 #include <fstream>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/str_cat.h"
@@ -14,9 +15,9 @@
 #include "engine/calibrate/calibration.h"
 #include "engine/calibrate/geometry_solver.h"
 #include "engine/model/geometry_file.h"
-#include "engine/model/gguf.h"
 #include "server/ctl/commands.h"
 #include "server/geometry_loader.h"
+#include "server/model_files.h"
 
 namespace spherical::ctl {
 namespace {
@@ -111,22 +112,21 @@ absl::StatusOr<engine::KeyStatistics> Gather(const Flags& flags, const engine::C
 }
 
 absl::StatusOr<std::string> Calibrate(const Flags& flags, const std::atomic<bool>& stop) {
-  const auto file = engine::GgufFile::Open(flags.model);
-  if (!file.ok()) return file.status();
-  const auto spec = engine::ReadTransformerSpec(*file);
-  if (!spec.ok()) return spec.status();
-  const int32_t context = flags.context > 0 ? flags.context : spec->context_max;
-  if (context > spec->context_max) {
-    return absl::InvalidArgumentError(absl::StrCat("--context: ", context, " is more than the ", spec->context_max, " positions that ",
+  auto files = server::OpenModel(flags.model);
+  if (!files.ok()) return files.status();
+  const engine::TransformerSpec& spec = files->spec;
+  const int32_t context = flags.context > 0 ? flags.context : spec.context_max;
+  if (context > spec.context_max) {
+    return absl::InvalidArgumentError(absl::StrCat("--context: ", context, " is more than the ", spec.context_max, " positions that ",
                                                    flags.model, " was trained for"));
   }
-  const auto tokenizer = engine::LoadTokenizer(*file);
+  const auto tokenizer = engine::MakeTokenizer(std::move(files->tokenizer));
   if (!tokenizer.ok()) return tokenizer.status();
-  const auto hash = engine::HashFile(flags.model, stop);
+  const auto hash = server::HashModel(flags.model, stop);
   if (!hash.ok()) return hash.status();
   const auto places = flags.out.empty() ? server::GeometryPlaces(flags.model, *hash) : std::vector<std::string>{flags.out};
   if (flags.if_needed) {
-    const engine::WantedGeometry wanted = {.shape = {.layers = spec->layers, .kv_heads = spec->kv_heads, .head_dim = spec->head_dim},
+    const engine::WantedGeometry wanted = {.shape = {.layers = spec.layers, .kv_heads = spec.kv_heads, .head_dim = spec.head_dim},
                                            .model = *hash,
                                            .context = context};
     for (const std::string& place : places) {
@@ -139,18 +139,18 @@ absl::StatusOr<std::string> Calibrate(const Flags& flags, const std::atomic<bool
       if (!stop.load()) work(shard.index);
     });
   };
-  const auto weights = engine::LoadWeights(*file, *spec, parallel, [](int64_t, int64_t) {});
+  const auto weights = engine::LoadWeights(*files->tensors, spec, parallel, [](int64_t, int64_t) {});
   if (stop.load()) return absl::CancelledError("stopped while loading");
   if (!weights.ok()) return weights.status();
 
   engine::GeometryOrigin origin = {.model = *hash, .context = context};
-  const auto statistics = Gather(flags, {.spec = *spec, .weights = *weights, .tokenizer = **tokenizer, .pool = pool}, stop, origin);
+  const auto statistics = Gather(flags, {.spec = spec, .weights = *weights, .tokenizer = **tokenizer, .pool = pool}, stop, origin);
   if (!statistics.ok()) return statistics.status();
-  const auto geometry = engine::SolveGeometry(*statistics, engine::PositionsOf(*spec, context), pool);
+  const auto geometry = engine::SolveGeometry(*statistics, engine::PositionsOf(spec, context), pool);
   if (!geometry.ok()) return geometry.status();
   const auto kept = server::KeepGeometry(places, *geometry, origin);
   if (!kept.ok()) return kept.status();
-  return absl::StrFormat("%s: %d layers of %d kv heads, for %d positions, from %d tokens", *kept, spec->layers, spec->kv_heads, context,
+  return absl::StrFormat("%s: %d layers of %d kv heads, for %d positions, from %d tokens", *kept, spec.layers, spec.kv_heads, context,
                          origin.tokens);
 }
 
@@ -171,7 +171,7 @@ int Run(const Flags& flags) {
 
 Command AddCalibrate(CLI::App& app) {
   auto flags = std::make_shared<Flags>();
-  app.add_option("--model", flags->model, "GGUF file of the model")->type_name("FILE")->required();
+  app.add_option("--model", flags->model, "the model: a GGUF file, or a folder with config.json")->type_name("PATH")->required();
   app.add_option("--text", flags->texts, "calibrate on the front of these texts; left out: on text that the model makes up")
       ->type_name("FILE ...");
   app.add_option("--tokens", flags->tokens, "of each text; at most the model's context")
