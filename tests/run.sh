@@ -23,6 +23,7 @@ trap 'rm -f "$events" "$readme_report"' EXIT
 give_up() { echo "tests/run.sh: $*" >&2; echo "0 passed, 1 failed"; exit 1; }
 deploy/install_packages.sh tests || give_up "the packages above are missing"
 model=$(deploy/fetch_model.sh) || give_up "the model is missing"
+deploy/fetch_model.sh gemma3 >/dev/null || give_up "Gemma is missing"
 # Once per model, beside it: daemons in the tests' sandboxes could not keep theirs, and would each make their own.
 "${BAZEL:-bazel}" run --config=opt //server/ctl:sphericalctl -- calibrate --model "$model" --if-needed ||
   give_up "the model's geometry is missing"

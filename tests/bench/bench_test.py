@@ -11,6 +11,7 @@ import unittest
 
 import capacity
 import codes
+import long_context
 import noisy_neighbour
 import readme
 import run
@@ -132,6 +133,32 @@ class CodesTest(unittest.TestCase):
         table = codes.markdown(result)
         self.assertIn("| uniform:T4 | 1000.00 | 2000.00 | 1000.00 | 1000.00 |", table)
         self.assertIn("| T2 / T4, time per token | 1.5 | <= 1 | **missed** |", table)
+
+
+class LongContextTest(unittest.TestCase):
+    def test_a_priced_worker_seals_answers_and_rewinds(self):
+        with Side("ours", *engine_command(WORKER, MODEL, 2, mode="rdr:3.0")) as side:
+            side.ask("text", HERE / "README.md")
+            for depth in (0, 400):  # nothing to seal; some
+                side.ask("prepare", 1, depth)
+                for _ in range(3):
+                    self.assertGreater(side.ask("decode", 8)["wall_s"], 0)
+            self.assertGreater(side.ask("prefill", 64)["wall_s"], 0)
+
+    def test_bars_are_of_medians_and_the_peers_better_setting(self):
+        turns = CodesTest.turns
+        result = {"turns": {long_context.SHALLOW: {side: turns(1) for side in (long_context.PRICED, long_context.EXACT, long_context.PLAIN,
+                                                                               long_context.FLASH)},
+                            long_context.DEEP: {long_context.PRICED: turns(2), long_context.EXACT: turns(3), long_context.PLAIN: turns(11),
+                                                long_context.FLASH: turns(5)},
+                            long_context.PREFILL: {long_context.EXACT: turns(2), long_context.PLAIN: turns(3),
+                                                   long_context.FLASH: turns(5)}},
+                  "threads": 1, "depth": 24_000, "date": "", "commit": "", "cpu": "", "cores": 2, "kernel": "", "load_average": 0.0,
+                  "model": "", "model_sha256": "0" * 64, "command": ""}
+        result["bars"] = long_context.bars(result["turns"])
+        self.assertEqual([bar["value"] for bar in result["bars"]], [0.4, 0.25, 1.5])
+        self.assertEqual([bar["pass"] for bar in result["bars"]], [True, False, False])
+        self.assertIn("| rdr:3.0 | 1000.00 | 2000.00 |  | 1000.00 |", long_context.markdown(result))
 
 
 class ServingTest(unittest.TestCase):

@@ -72,17 +72,11 @@ def bars(turns, depth):
     best = min((PLAIN, FLASH), key=lambda side: deep[side])
     attention = {side: deep[side] - shallow[side] for side in deep}
     many_best = min(median[MANY][PLAIN], median[MANY][FLASH])
-
-    def bar(name, value, at_most=None, at_least=None):
-        limit = at_most if at_most is not None else at_least
-        return {"name": name, "value": round(value, 4), "at_most": at_most, "at_least": at_least,
-                "pass": value <= limit if at_most is not None else value >= limit}
-
-    return [bar(f"T4, time per token / {best}", deep[OURS] / deep[best], at_most=0.38),
-            bar(f"T4, time per token / {Q4}", deep[OURS] / deep[Q4], at_most=1 / 8),
-            bar(f"T4, attention / {best}", attention[OURS] / attention[best], at_most=1 / 6),
-            bar("T2 / T4, time per token", deep[LOWER] / deep[OURS], at_most=1.0),
-            bar(f"{MANY}, depth {MANY_DEPTH}: tokens/s at T4 / llama.cpp's better", many_best / median[MANY][OURS], at_least=3.0)]
+    return [outcome.bar(f"T4, time per token / {best}", deep[OURS] / deep[best], at_most=0.38),
+            outcome.bar(f"T4, time per token / {Q4}", deep[OURS] / deep[Q4], at_most=1 / 8),
+            outcome.bar(f"T4, attention / {best}", attention[OURS] / attention[best], at_most=1 / 6),
+            outcome.bar("T2 / T4, time per token", deep[LOWER] / deep[OURS], at_most=1.0),
+            outcome.bar(f"{MANY}, depth {MANY_DEPTH}: tokens/s at T4 / llama.cpp's better", many_best / median[MANY][OURS], at_least=3.0)]
 
 
 def markdown(result):
@@ -97,11 +91,7 @@ def markdown(result):
         times = [statistics.median(result["turns"][row][side]["cpu_s"]) * 1e3 if side in result["turns"][row] else None for row in rows]
         cells = ["" if t is None else f"{t:.2f}" for t in times]
         lines.append(f"| {side} | " + " | ".join(cells) + f" | {times[1] - times[0]:.2f} |")
-    lines += ["", "| bar | measured | wanted | |", "|---|---|---|---|"]
-    for bar in result["bars"]:
-        wanted = f"<= {bar['at_most']:.3g}" if bar["at_most"] is not None else f">= {bar['at_least']:.3g}"
-        lines.append(f"| {bar['name']} | {bar['value']:.3g} | {wanted} | {'met' if bar['pass'] else '**missed**'} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines + outcome.bar_lines(result["bars"])) + "\n"
 
 
 if __name__ == "__main__":

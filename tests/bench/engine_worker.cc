@@ -1,6 +1,6 @@
 // Our side of the benchmark: see worker.h. Steps are planned as the engine plans them and run by the CPU stepper.
 //
-//   engine_worker MODEL THREADS int8|f32
+//   engine_worker MODEL THREADS int8|f32 exact|uniform:TIER|rdr:RATE
 #include <atomic>
 #include <cstring>
 #include <memory>
@@ -15,11 +15,14 @@
 #include "engine/model/transformer_spec.h"
 #include "tests/bench/worker.h"
 #include "tests/golden/loaded_model.h"
+#include "tests/quality/mode.h"
+#include "tests/quality/scoring_model.h"
 
 namespace spherical::bench {
 namespace {
 
-constexpr TokenCount kTokensMax(8 * (2048 + 512));  // the largest row: eight sequences, with room to grow
+constexpr int32_t kDepthMax = 24'576;
+constexpr TokenCount kTokensMax(kDepthMax + 512);  // the largest row: one deep sequence, or eight of 2,048, with room to grow
 constexpr int32_t kSequencesMax = 8;
 
 class EngineSide : public BenchSide {
@@ -27,7 +30,7 @@ class EngineSide : public BenchSide {
   EngineSide(std::unique_ptr<LoadedModel> model, bool coded) : model_(std::move(model)), coded_(coded) {}
 
   std::vector<int32_t> Tokenize(const std::string& text) override {
-    auto tokens = model_->tokenizer().Encode(text, {.add_bos = false});
+    auto tokens = model_->tokenizer().Encode(text, {});
     if (!tokens.ok()) Fail(tokens.status().ToString());
     return *std::move(tokens);
   }
@@ -71,6 +74,59 @@ class EngineSide : public BenchSide {
   int32_t depth_ = 0;
 };
 
+// The controller's own way of keeping a prompt, over the pages that the quality harness keeps in the open.
+class PricedSide : public BenchSide {
+ public:
+  PricedSide(std::unique_ptr<quality::ScoringModel> model, quality::Mode mode) : model_(std::move(model)), mode_(mode) {}
+
+  std::vector<int32_t> Tokenize(const std::string& text) override {
+    auto tokens = model_->tokenizer().Encode(text, {});
+    if (!tokens.ok()) Fail(tokens.status().ToString());
+    return *std::move(tokens);
+  }
+  void Logits(std::span<const int32_t> tokens, const std::function<void(std::span<const float>)>& row) override {
+    const quality::KvStore::Handle fresh = model_->Begin(static_cast<int32_t>(tokens.size()));
+    Score(*fresh, tokens, row);
+  }
+  void Prefill(std::span<const int32_t> tokens) override {
+    const quality::KvStore::Handle fresh = model_->Begin(static_cast<int32_t>(tokens.size()));
+    model_->Enter(*fresh, tokens.first(tokens.size() - 1));
+    Score(*fresh, tokens.last(1), [](std::span<const float>) {});
+  }
+  void Prepare(std::span<const std::span<const int32_t>> prompts) override {
+    kept_.clear();
+    depths_.clear();
+    for (const std::span<const int32_t> prompt : prompts) {
+      quality::KvStore::Handle exact = model_->Begin(static_cast<int32_t>(prompt.size()));
+      model_->Enter(*exact, prompt);
+      // Nothing to price in an empty one.
+      kept_.push_back(prompt.size() > kSealedMin ? model_->Keep(*exact, mode_) : std::move(exact));
+      depths_.push_back(static_cast<int32_t>(prompt.size()));
+    }
+  }
+  void Step(std::span<const int32_t> tokens) override {
+    for (size_t i = 0; i < kept_.size(); ++i) Score(*kept_[i], tokens.subspan(i, 1), [](std::span<const float>) {});
+  }
+  void Rewind() override {
+    for (size_t i = 0; i < kept_.size(); ++i) model_->kv().Rewind(*kept_[i], depths_[i]);
+  }
+
+ private:
+  static constexpr size_t kSealedMin = 256;
+
+  void Score(quality::Kv& kv, std::span<const int32_t> tokens, const std::function<void(std::span<const float>)>& row) {
+    const size_t vocabulary = static_cast<size_t>(model_->spec().vocabulary);
+    model_->Score(kv, tokens, [&](int32_t, std::span<const float> logits) {
+      for (; !logits.empty(); logits = logits.subspan(vocabulary)) row(logits.first(vocabulary));
+    });
+  }
+
+  std::unique_ptr<quality::ScoringModel> model_;
+  const quality::Mode mode_;
+  std::vector<quality::KvStore::Handle> kept_;
+  std::vector<int32_t> depths_;
+};
+
 // The geometry that lies beside the model, if a good one does; without it keys are only rotated.
 std::optional<engine::ModelGeometry> KeptGeometry(const std::string& model) {
   const auto file = engine::GgufFile::Open(model);
@@ -91,10 +147,20 @@ std::optional<engine::ModelGeometry> KeptGeometry(const std::string& model) {
 int main(int argc, char** argv) {
   using namespace spherical;
   const auto mode = argc == 5 ? engine::FindKvMode(argv[4]) : std::nullopt;
-  if (!mode) bench::Fail("usage: engine_worker MODEL THREADS int8|f32 exact|uniform:TIER");
-  const bool f32 = std::strcmp(argv[3], "f32") == 0;
+  if (!mode || (mode->priced && mode->rate == 0)) bench::Fail("usage: engine_worker MODEL THREADS int8|f32 exact|uniform:TIER|rdr:RATE");
+  const auto activations = std::strcmp(argv[3], "f32") == 0 ? kernels::ActivationType::kF32 : kernels::ActivationType::kInt8;
   const double start = bench::WallSeconds();
-  auto model = LoadedModel::Load(argv[1], {.activations = f32 ? kernels::ActivationType::kF32 : kernels::ActivationType::kInt8,
+  if (mode->priced) {
+    auto model = quality::ScoringModel::Load(
+        argv[1], {.activations = activations, .threads = std::stoi(argv[2]), .tokens_max = bench::kTokensMax});
+    if (!model.ok()) bench::Fail(model.status().ToString());
+    const auto priced = quality::ParseMode(argv[4], (*model)->spec().head_dim);
+    if (!priced.ok()) bench::Fail(priced.status().ToString());
+    if (auto geometry = bench::KeptGeometry(argv[1])) (*model)->UseGeometry(*std::move(geometry));
+    bench::PricedSide side(*std::move(model), *priced);
+    return bench::Serve(side, bench::WallSeconds() - start);
+  }
+  auto model = LoadedModel::Load(argv[1], {.activations = activations,
                                            .threads = std::stoi(argv[2]),
                                            .tokens = bench::kTokensMax,
                                            .sequences_max = bench::kSequencesMax,

@@ -25,6 +25,21 @@ class ResultArguments(argparse.ArgumentParser):
         return args
 
 
+def bar(name, value, at_most=None, at_least=None):
+    """What was measured against what is wanted."""
+    met = value <= at_most if at_most is not None else value >= at_least
+    return {"name": name, "value": round(value, 4), "at_most": at_most, "at_least": at_least, "pass": met}
+
+
+def bar_lines(bars):
+    """Bars as a Markdown table."""
+    lines = ["", "| bar | measured | wanted | |", "|---|---|---|---|"]
+    for one in bars:
+        wanted = f"<= {one['at_most']:.3g}" if one["at_most"] is not None else f">= {one['at_least']:.3g}"
+        lines.append(f"| {one['name']} | {one['value']:.3g} | {wanted} | {'met' if one['pass'] else '**missed**'} |")
+    return lines
+
+
 def bars_met(result):
     return all(bar["pass"] for bar in result["bars"])
 

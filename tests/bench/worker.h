@@ -2,7 +2,7 @@
 // output, one line per command and one line of JSON per answer, and let the sides take turns within seconds of each other, so that a busy
 // machine is busy for both. engine_worker.cc is our side, peer/llama_worker.cc is llama.cpp's; both implement BenchSide and nothing else.
 //
-//   text FILE                reads the text that later commands take tokens from             {"tokens": N}
+//   text FILE                reads the text that later commands take tokens from, begun as the model wants texts begun    {"tokens": N}
 //   save_tokens FILE         writes its token ids, int32
 //   load_tokens FILE         takes token ids from there instead of a text
 //   logits POSITIONS WINDOW FILE   teacher-forced logits, float32 [positions, vocabulary]; a new sequence every WINDOW positions

@@ -67,6 +67,47 @@ class SphericalctlTest(unittest.TestCase):
             self.assertIn("Paris", out)
             self.assertRegex(out, r"\[\d+ tokens, [\d.]+ tokens/s, first token after \d+ ms, \d+ bytes of KV \(\d+ reserved\)\]\n$")
 
+    def test_model_show(self):
+        out, _ = self.ctl("model", "show", sphericald.model_path())
+        for line in ("architecture  llama, width 576, feed-forward 1536, vocabulary 49152", "layers        30, all global",
+                     "attention     9 query heads and 3 kv heads of 64", "context       8192 positions", "chat          chatml"):
+            self.assertIn(line + "\n", out)
+        self.assertRegex(out, r"geometry      calibrated for 8192 positions on \d+ tokens of its own text \(")
+        self.assertRegex(out, r"\nf16 +16\.00 +23040\nT8 ")
+        card = json.loads(self.ctl("model", "show", sphericald.model_path(), "--json")[0])
+        self.assertEqual([tier["tier"] for tier in card["tiers"]], ["f16", "T8", "T4", "T3", "T2", "T1"])
+        self.assertEqual(card["tiers"][0]["bytes_per_token"], 30 * 3 * 64 * 4)
+        self.assertEqual((card["local_layers"], card["geometry"]["state"]), (0, "calibrated"))
+
+    def test_model_show_says_what_is_wrong(self):
+        with tempfile.TemporaryDirectory() as folder:
+            damaged = os.path.join(folder, "damaged.gguf")
+            with open(damaged, "wb") as file:
+                file.write(b"GGUF")
+            for args, said in ((["/nowhere.gguf"], "/nowhere.gguf"), ([damaged], "damaged.gguf"), ([folder], "config.json"),
+                               ([sphericald.model_path(), "--context", "9000"], "trained for")):
+                _, err = self.ctl("model", "show", *args, code=2)
+                self.assertIn(said, err)
+
+    def test_model_show_prints_a_curve_of_this_very_model(self):
+        with tempfile.TemporaryDirectory() as folder:
+            model = os.path.join(folder, "model.gguf")
+            os.symlink(os.path.abspath(sphericald.model_path()), model)
+            self.assertIn("not measured yet", self.ctl("model", "show", model)[0])
+            sha256 = json.loads(self.ctl("model", "show", model, "--json")[0])["sha256"]
+            for told, shown in ((sha256, True), ("0" * 64, False)):
+                with open(model + ".quality.json", "w", encoding="utf-8") as file:
+                    json.dump({"model_sha256": told, "date": "2026-11-29",
+                               "rows": [{"mode": "rdr:3.0", "rate_bits": 3.0, "mean_kl": 0.00077, "top1": 0.988}]}, file)
+                self.assertEqual("rdr:3.0             3.00           0.00077      98.8 %" in self.ctl("model", "show", model)[0], shown)
+
+    def test_model_get(self):
+        with tempfile.TemporaryDirectory() as cache:
+            os.symlink(os.path.abspath("../models"), os.path.join(cache, "spherical"))  # as if it had been fetched there
+            out, _ = self.ctl("model", "get", "smollm2", env=os.environ | {"XDG_CACHE_HOME": cache})
+            self.assertEqual(out.strip(), os.path.join(cache, "spherical", "models", os.path.basename(sphericald.model_path())))
+        self.assertIn("smollm2", self.ctl("model", "get", "gpt4", code=2)[1])
+
     def test_tokenize(self):
         out, _ = self.ctl("tokenize", FRANCE, "--json")
         self.assertEqual(json.loads(out)["token_ids"], [504, 3575, 282, 4649, 314])

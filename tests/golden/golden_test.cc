@@ -21,6 +21,7 @@ using kernels::ActivationType;
 using nlohmann::json;
 
 constexpr char kModelPath[] = "../models/models/SmolLM2-135M-Instruct.Q4_1.gguf";
+constexpr char kGemmaPath[] = "../models/models/gemma-3-270m-q4_k_m.gguf";
 
 // Where the reference's best two are nearer than this, a tiny error may choose the other. int8 activations move a difference of two
 // logits by about 0.07 (a mean divergence of 0.003 nats says the same), so twice that is no surprise in hundreds of steps.
@@ -112,6 +113,24 @@ Comparison CompareDistributions(LoadedModel& model) {
   return {.kl_mean = sum.kl_mean / n, .same_top = sum.same_top / n};
 }
 
+// Of one passage, some positions.
+Comparison ComparePassage(LoadedModel& model) {
+  const json fixture = Fixture("gemma.json");
+  const json& positions = fixture["positions"];
+  const std::vector<TokenId> tokens = fixture["tokens"];
+  Comparison sum;
+  size_t i = 0;
+  int32_t at = 0;
+  model.Score(model.Begin(), tokens, [&](std::span<const float> logprobs) {
+    if (i == positions.size() || positions[i]["at"] != at++) return;
+    sum.kl_mean += KlFromReference(positions[i], logprobs);
+    sum.same_top += Likeliest(logprobs) == positions[i]["ids"][0].get<TokenId>();
+    ++i;
+  });
+  REQUIRE(i == positions.size());
+  return {.kl_mean = sum.kl_mean / static_cast<double>(i), .same_top = sum.same_top / static_cast<double>(i)};
+}
+
 struct Flips {
   int32_t steps = 0, flips = 0;
   double widest = 0;  // the reference's gap where another token than its own came out
@@ -180,6 +199,24 @@ TEST_CASE("With int8 activations, distributions are within 0.005 nats of the ref
   CHECK(comparison.kl_mean <= 0.005);
   CHECK(comparison.kl_mean > 1e-5);  // or it is not int8
   CHECK(comparison.same_top >= 0.95);
+}
+
+// Query and key norms, norms after, GeGLU, a scaled embedding, 256 wide heads, local layers with a window that the passage is longer than.
+TEST_CASE("Gemma 3's distributions are the reference's, before and after tokens have left its windows") {
+  for (const ActivationType activations : {ActivationType::kF32, ActivationType::kInt8}) {
+    auto loaded = LoadedModel::Load(kGemmaPath, {.activations = activations, .tokens = TokenCount(1024)});
+    INFO(loaded.status().ToString() << "; deploy/fetch_model.sh gemma3 fetches the model");
+    REQUIRE(loaded.ok());
+    const Comparison comparison = ComparePassage(**loaded);
+    CAPTURE(comparison.kl_mean, comparison.same_top);
+    if (activations == ActivationType::kF32) {
+      CHECK(comparison.kl_mean <= 1e-5);
+      CHECK(comparison.same_top == 1);
+    } else {
+      CHECK(comparison.kl_mean <= 0.005);
+      CHECK(comparison.same_top >= 0.95);
+    }
+  }
 }
 
 TEST_CASE("The tokenizer gives the ids that the fixtures were made with") {

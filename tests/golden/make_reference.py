@@ -2,6 +2,8 @@
 
     make_reference.py --model M fixtures
         writes greedy.json, distributions.json and weight_formats.json beside this file, from prompts.json: what golden_test compares with.
+    make_reference.py --model GEMMA passage --tokens IDS.i32
+        writes gemma.json: distributions after some of the first 640 of these tokens, from both sides of a local layer's window.
     make_reference.py --model M logits --tokens IDS.i32 --window 1024 --out LOGITS.f32
         teacher-forced logits of every token, in windows that each start an empty sequence: what correctness.py compares with.
 """
@@ -20,6 +22,8 @@ from reference_forward import ReferenceForward, log_softmax
 HERE = pathlib.Path(__file__).resolve().parent
 GREEDY_TOKENS = 48
 TOP = 64
+# Of the passage: positions whose distributions are kept, the first and some with tokens that have left a window of 512; as many outcomes.
+PASSAGE_TOKENS, PASSAGE_POSITIONS, PASSAGE_TOP = 640, [*range(0, 32), *range(500, 640, 3)], 32
 
 # Name -> (GGML's type number, where a block keeps its f16 factors).
 FACTORS = {"F32": (0, []), "F16": (1, []), "BF16": (30, []), "Q4_0": (2, [0]), "Q4_1": (3, [0, 2]), "Q5_0": (6, [0]), "Q5_1": (7, [0, 2]),
@@ -31,6 +35,8 @@ def main():
     parser.add_argument("--model", required=True)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("fixtures")
+    passage = commands.add_parser("passage")
+    passage.add_argument("--tokens", required=True, help="int32 token ids")
     logits = commands.add_parser("logits")
     logits.add_argument("--tokens", required=True, help="int32 token ids")
     logits.add_argument("--window", type=int, required=True, help="positions after which a new sequence starts")
@@ -39,6 +45,8 @@ def main():
     model = ReferenceForward(Gguf(args.model))
     if args.command == "logits":
         write_logits(model, args)
+    elif args.command == "passage":
+        write_passage(model, args)
     else:
         write_fixtures(model, args.model)
 
@@ -51,15 +59,28 @@ def write_logits(model, args):
             print(f"reference: {min(start + args.window, len(tokens))} of {len(tokens)} positions", file=sys.stderr)
 
 
-def write_fixtures(model, path):
-    inputs = json.loads((HERE / "prompts.json").read_text(encoding="utf-8"))
-    header = {
-        "made_by": "tests/golden/make_reference.py --model " + pathlib.Path(path).name + " fixtures",
+def header_of(path, command):
+    return {
+        "made_by": "tests/golden/make_reference.py --model " + pathlib.Path(path).name + " " + command,
         "date": datetime.date.today().isoformat(),
         "numpy": np.__version__,
         "model_sha256": hashlib.sha256(pathlib.Path(path).read_bytes()).hexdigest(),
         "arithmetic": "float32, float32 keys and values, of the dequantised weights",
     }
+
+
+def write_passage(model, args):
+    tokens = np.fromfile(args.tokens, np.int32)[:PASSAGE_TOKENS].tolist()
+    rows = distributions(model, {"name": "passage", "token_ids": tokens}, PASSAGE_TOP)
+    header = header_of(args.model, "passage --tokens IDS.i32") | {
+        "tokens": tokens, "top": PASSAGE_TOP,
+        "logprobs": "natural logarithms of the likeliest, best first; tail is the probability of all others"}
+    write_rows(HERE / "gemma.json", header, "positions", [{"at": at} | rows[at] for at in PASSAGE_POSITIONS])
+
+
+def write_fixtures(model, path):
+    inputs = json.loads((HERE / "prompts.json").read_text(encoding="utf-8"))
+    header = header_of(path, "fixtures")
     greedy = [{"name": p["name"], "prompt": p["token_ids"], **continuation(model, p["token_ids"])} for p in inputs["prompts"]]
     write_rows(HERE / "greedy.json",
                header | {"gaps": "the reference's best logit minus its second best, at each step"}, "continuations", greedy)
@@ -88,11 +109,11 @@ def continuation(model, prompt):
     return {"tokens": tokens, "gaps": gaps}
 
 
-def distributions(model, window):
+def distributions(model, window, top_count=TOP):
     """After each token of the window: the likeliest next tokens and the mass of the rest."""
     rows = []
     for token, logprobs in zip(window["token_ids"], log_softmax(model.logits(window["token_ids"]))):
-        top = np.argsort(-logprobs, kind="stable")[:TOP]
+        top = np.argsort(-logprobs, kind="stable")[:top_count]
         tail = 1 - np.exp(logprobs[top]).sum()
         rows.append({"window": window["name"], "token": token, "ids": top.tolist(),
                      "logprobs": [round(float(x), 4) for x in logprobs[top]], "tail": float(f"{tail:.4e}")})

@@ -37,7 +37,7 @@ class LlamaSide : public BenchSide {
   std::vector<int32_t> Tokenize(const std::string& text) override {
     std::vector<int32_t> tokens(text.size() + 8);
     const int32_t count = llama_tokenize(vocabulary_, text.data(), static_cast<int32_t>(text.size()), tokens.data(),
-                                         static_cast<int32_t>(tokens.size()), /*add_special=*/false, /*parse_special=*/false);
+                                         static_cast<int32_t>(tokens.size()), /*add_special=*/true, /*parse_special=*/false);
     if (count < 0) Fail("the peer cannot tokenise the text");
     tokens.resize(count);
     return tokens;
