@@ -202,7 +202,7 @@ absl::StatusOr<TransformerSpec> ReadFamily(const GgufFile& file, const Family& f
   spec.head_dim = static_cast<int32_t>(read.IntOr("attention.key_length", spec.width / spec.heads, 1, SpecLimits::kWidth));
   spec.rotary_dim = static_cast<int32_t>(read.IntOr("rope.dimension_count", spec.head_dim, 2, SpecLimits::kWidth));
   spec.rotary_pairing = family.gguf_pairing;
-  const int64_t value_dim = read.IntOr("attention.value_length", spec.head_dim, 1, kWidthMax);
+  const int64_t value_dim = read.IntOr("attention.value_length", spec.head_dim, 1, SpecLimits::kWidth);
   if (read.status().ok() && value_dim != spec.head_dim) {
     return absl::InvalidArgumentError(fmt::format("{}: {} is {}, but keys have {}: they must be as long", file.path(),
                                                   read.Full("attention.value_length"), value_dim, spec.head_dim));

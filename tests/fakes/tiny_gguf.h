@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/dense/weight_format.h"
@@ -50,6 +51,11 @@ GgufBuilder TinyModel(const TinyModelOptions& options = {});
 
 // The file on disk, in the test's temporary folder. Returns its path.
 std::string WriteTinyModel(const TinyModelOptions& options = {}, const std::string& name = "tiny.gguf");
+
+// What the vocabulary is made of, and the template: for files of other formats.
+std::vector<std::pair<std::string, std::string>> TinyMerges();
+std::vector<std::string> TinyPieces();  // [kTinyVocabulary]
+std::string TinyChatTemplate();
 
 // Only the tokenizer.ggml.* keys of the tiny model; `more` tokens get the ids from kTinyVocabulary on.
 struct TinyToken {
