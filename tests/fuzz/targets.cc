@@ -109,7 +109,12 @@ std::vector<std::string> ModelFileSeeds() {
   TinyModelOptions whole{.layers = 1, .width = 64, .heads = 1, .ffn_width = 32, .type = kernels::WeightType::kQ4_0};
   GgufBuilder vocabulary;
   AddTinyVocabulary(vocabulary, {{"<tool>", 4}});
-  return {values.Build(), vocabulary.Build(), TinyModel(whole).Build()};
+  TinyModelOptions qwen2 = whole, gemma3 = whole, llama3 = whole;
+  qwen2.family = "qwen2", qwen2.rope_scaling = "yarn";
+  gemma3.family = "gemma3", gemma3.window = 8, gemma3.logit_softcap = 30;
+  llama3.rope_scaling = "llama3";
+  return {values.Build(),           vocabulary.Build(),        TinyModel(whole).Build(), TinyModel(qwen2).Build(),
+          TinyModel(gemma3).Build(), TinyModel(llama3).Build()};
 }
 
 std::vector<std::string> TextSeeds() {
