@@ -27,6 +27,11 @@ engine::ChatTemplate ChatMl() {
   return *engine::ChatTemplate::FromGguf(*engine::GgufFile::Parse(span, "chat"));
 }
 
+// One that has begin-of-sequence, but does not add it.
+class BosTokenizer : public ByteTokenizer {
+  engine::TokenId bos() const override { return 7; }
+};
+
 ServedModel Model() {
   ServedModel model;
   model.name = "bytes";
