@@ -255,6 +255,26 @@ TEST_CASE("Chat becomes the template's text, or says why not") {
   CHECK(Complaint(request, model).find("chat: ") == 0);
 }
 
+TEST_CASE("Begin-of-sequence that a template writes is there once") {
+  v1::GenerateRequest request;
+  v1::ChatMessage* message = request.mutable_chat()->add_messages();
+  message->set_role("user");
+  message->set_content("hi");
+  ServedModel model = Model();
+  const auto prompt = [&](const char* source) {
+    model.chat = engine::ChatTemplate::FromSource(source, {}, "chat").value();
+    return FromWire(request, model, {.seed = 1})->prompt;
+  };
+  const std::vector<engine::TokenId> without = prompt("{{ '<|im_start|>' + '<|im_end|>' }}");
+  CHECK(without.front() == '<');
+  CHECK(prompt("{{ bos_token + '<|im_start|>' + '<|im_end|>' }}") == without);  // the vocabulary has none
+  model.tokenizer = std::make_unique<BosTokenizer>();
+  CHECK(prompt("{{ '<|im_start|>' + '<|im_end|>' }}") == without);
+  const std::vector<engine::TokenId> with = prompt("{{ bos_token + '<|im_start|>' + '<|im_end|>' }}");
+  CHECK(with.front() == 7);
+  CHECK(std::vector<engine::TokenId>(with.begin() + 1, with.end()) == without);
+}
+
 // A request of fields left out, ordinary, at a bound or absurd, in any mixture.
 v1::GenerateRequest AnyRequest(std::mt19937_64& random) {
   const auto chance = [&](int in) { return random() % static_cast<uint64_t>(in) == 0; };
