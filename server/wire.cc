@@ -51,6 +51,9 @@ absl::StatusOr<std::vector<TokenId>> EncodeChat(const v1::ChatMessages& chat, co
   if (!text.ok()) return Prefixed("chat", text.status());
   auto tokens = model.tokenizer->Encode(*text, {.parse_special = true});
   if (!tokens.ok()) return Prefixed("chat", tokens.status());
+  const TokenId bos = model.tokenizer->bos();
+  const bool lacks = model.chat->begins_with_bos() && bos >= 0 && (tokens->empty() || tokens->front() != bos);
+  if (lacks) tokens->insert(tokens->begin(), bos);  // the template's own, where the tokenizer adds none
   return tokens;
 }
 

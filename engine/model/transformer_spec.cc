@@ -83,6 +83,21 @@ class SectionReader {
 
 absl::Status CheckSpec(std::string_view file, const TransformerSpec& spec) {
   const auto bad = [&](std::string detail) { return absl::InvalidArgumentError(fmt::format("{}: {}", file, detail)); };
+  struct Size {
+    std::string_view name;
+    int64_t value, low, high;
+  };
+  const Size sizes[] = {{"layers", spec.layers, 1, kLayersMax},
+                        {"dimensions of the residual stream", spec.width, 32, kWidthMax},
+                        {"query heads", spec.heads, 1, kHeadsMax},
+                        {"kv heads", spec.kv_heads, 1, kHeadsMax},
+                        {"feed-forward dimensions", spec.ffn_width, 32, kWidthMax},
+                        {"positions", spec.context_max, 1, kContextMax},
+                        {"tokens in the vocabulary", spec.vocabulary, 1, kVocabularyMax}};
+  for (const Size& size : sizes) {
+    if (size.value >= size.low && size.value <= size.high) continue;
+    return bad(fmt::format("the number of {} is {}, expected {} to {}", size.name, size.value, size.low, size.high));
+  }
   if (spec.heads % spec.kv_heads != 0) {
     return bad(fmt::format("{} query heads are not a multiple of {} kv heads", spec.heads, spec.kv_heads));
   }

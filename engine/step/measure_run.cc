@@ -75,7 +75,7 @@ class ExactMeasure {
     }
     std::vector<float> logits(kernels::kSampleQueriesMax * padded);
     const kernels::AttentionShape shape = {.head_dim = d_, .group = group, .scale = context_.spec.attention_scale,
-                                           .page_bytes = arenas_.exact_page_bytes};
+                                           .softcap = context_.spec.attention_softcap, .page_bytes = arenas_.exact_page_bytes};
     const int32_t counted = kernels::BestExactAttention().sample(
         shape, arenas_.exact,
         {.query = query.data(), .queries = queries, .pages = item_.pages->exact.data(), .tokens = tokens_, .logits = logits.data(),

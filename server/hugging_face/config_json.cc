@@ -53,7 +53,8 @@ void ReadSizes(const Family& family, JsonFields& fields, TransformerSpec& spec) 
   spec.width = size("hidden_size", defaults.width, 32, SpecLimits::kWidth);
   spec.heads = size("num_attention_heads", defaults.heads, 1, SpecLimits::kHeads);
   spec.kv_heads = size("num_key_value_heads", defaults.kv_heads > 0 ? defaults.kv_heads : std::max(spec.heads, 1), 1, SpecLimits::kHeads);
-  spec.head_dim = size("head_dim", defaults.head_dim > 0 ? defaults.head_dim : spec.width / std::max(spec.heads, 1), 1, SpecLimits::kWidth);
+  const int32_t of_width = std::max(spec.width / std::max(spec.heads, 1), 1);
+  spec.head_dim = size("head_dim", defaults.head_dim > 0 ? defaults.head_dim : of_width, 1, SpecLimits::kWidth);
   spec.ffn_width = size("intermediate_size", defaults.ffn_width, 32, SpecLimits::kWidth);
   spec.vocabulary = size("vocab_size", defaults.vocabulary, 1, SpecLimits::kVocabulary);
   spec.context_max = size("max_position_embeddings", defaults.context, 1, SpecLimits::kContext);

@@ -21,11 +21,13 @@ inline constexpr bool kForwardHasWindows = false;
 class ExactRunner {
  public:
   ExactRunner(const TinyModel& model, int32_t threads, kernels::ActivationType activations)
-      : model_(model),
+      : ExactRunner(model.spec, model.weights, threads, activations) {}
+  ExactRunner(const TransformerSpec& spec, const Weights& weights, int32_t threads, kernels::ActivationType activations)
+      : spec_(spec),
         pool_(threads),
-        page_bytes_(kernels::PageBytes(model.spec.head_dim)),
+        page_bytes_(kernels::PageBytes(spec.head_dim)),
         arena_(*HostMemory::Allocate(ByteCount(kPages * page_bytes_), "the arena", "")),
-        forward_(model.spec, model.weights, nullptr, pool_, activations) {
+        forward_(spec, weights, nullptr, pool_, activations) {
     for (PageId page = 0; page < kPages; ++page) free_.push_back((page * 7 + 3) % kPages);
   }
 
@@ -34,7 +36,7 @@ class ExactRunner {
     PageTable pages;
     int32_t position = 0;
   };
-  Sequence Start(std::vector<TokenId> prompt) { return {std::move(prompt), PageTable(model_.spec.layers, model_.spec.kv_heads), 0}; }
+  Sequence Start(std::vector<TokenId> prompt) { return {std::move(prompt), PageTable(spec_.layers, spec_.kv_heads), 0}; }
 
   struct Part {
     Sequence* sequence;
@@ -57,7 +59,7 @@ class ExactRunner {
     for (Part& part : parts) part.sequence->position += static_cast<int32_t>(part.tokens.size());
     std::vector<std::vector<float>> logits;
     for (int32_t row = 0; row < plan.rows; ++row) {
-      logits.emplace_back(static_cast<size_t>(model_.spec.vocabulary));
+      logits.emplace_back(static_cast<size_t>(spec_.vocabulary));
       forward_.Logits(std::span<const int32_t>(&row, 1), logits.back().data());
     }
     return logits;
@@ -75,7 +77,7 @@ class ExactRunner {
     }
   }
 
-  const TinyModel& model_;
+  const TransformerSpec& spec_;
   ThreadPool pool_;
   const int64_t page_bytes_;
   HostMemory arena_;

@@ -215,9 +215,24 @@ TEST_CASE("divisors of frequencies must be one for each plane, positive numbers"
   CHECK(with(1, {32}, Floats(16, 1)) == "tiny.gguf: tensor rope_freqs.weight has type F16 and shape [32], expected one row of F32");
 }
 
-TEST_CASE("a spec from any reader is checked: windows, negative or of the wrong number") {
+TEST_CASE("a spec from any reader is checked: sizes, and windows that are negative or of the wrong number") {
   const Family& family = *FamilyOfHuggingFace("mistral");
   TransformerSpec spec = *SpecOf(testing::TinyModel());
+  const TransformerSpec good = spec;
+  const auto why = [&](auto change) {
+    spec = good;
+    change(spec);
+    const std::string message(FinishSpec("config.json", family, {.base = 1e4}, spec).message());
+    spec = good;
+    return message;
+  };
+  CHECK(why([](TransformerSpec& s) { s.kv_heads = 0; }) == "config.json: the number of kv heads is 0, expected 1 to 1024");
+  CHECK(why([](TransformerSpec& s) { s.layers = -1; }) == "config.json: the number of layers is -1, expected 1 to 1024");
+  CHECK(why([](TransformerSpec& s) { s.vocabulary = 0; }) ==
+        "config.json: the number of tokens in the vocabulary is 0, expected 1 to 4194304");
+  CHECK(why([](TransformerSpec& s) { s.rotary_dim = 0; }) ==
+        "config.json: 0 rotary dimensions, expected an even number of at most the head dim 64");
+  CHECK(why([](TransformerSpec& s) { s.norm_epsilon = NAN; }) == "config.json: the norms' epsilon is nan, expected a positive number");
   spec.windows = {5};
   CHECK(std::string(FinishSpec("config.json", family, {.base = 1e4}, spec).message()) ==
         "config.json: 1 layers have windows, expected 2");

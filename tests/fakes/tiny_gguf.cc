@@ -25,23 +25,33 @@ std::vector<std::string> ByteAlphabet() {
 
 }  // namespace
 
+std::vector<std::pair<std::string, std::string>> TinyMerges() {
+  // U+0120, two bytes in UTF-8, is the alphabet's space.
+  return {{"\u0120", "t"}, {"h", "e"}, {"\u0120t", "he"}, {"i", "n"},    {"e", "r"},           {"\u0120", "a"}, {"o", "n"},
+          {"in", "g"},     {"l", "l"}, {"he", "ll"},      {"hell", "o"}, {"\u0120", "\u0120"}, {"r", "e"},      {"o", "r"}};
+}
+
+std::vector<std::string> TinyPieces() {
+  std::vector<std::string> pieces = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"};
+  for (std::string& letter : ByteAlphabet()) pieces.push_back(std::move(letter));
+  for (const auto& [left, right] : TinyMerges()) pieces.push_back(left + right);
+  SPH_CHECK(pieces.size() == static_cast<size_t>(kTinyVocabulary));
+  return pieces;
+}
+
+std::string TinyChatTemplate() {
+  return std::string("{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\n") +
+         kTinySystemLine +
+         "<|im_end|>\\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}"
+         "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+}
+
 void AddTinyVocabulary(GgufBuilder& file, const std::vector<TinyToken>& more) {
-  std::vector<std::string> tokens = {"<|endoftext|>", "<|im_start|>", "<|im_end|>"};
-  for (std::string& letter : ByteAlphabet()) tokens.push_back(std::move(letter));
+  std::vector<std::string> tokens = TinyPieces();
   std::vector<int32_t> types(3, 3);  // control
   types.resize(tokens.size(), 1);    // normal
-  // U+0120, two bytes in UTF-8, is the alphabet's space.
-  const std::pair<std::string, std::string> merges[] = {
-      {"\u0120", "t"}, {"h", "e"}, {"\u0120t", "he"}, {"i", "n"},    {"e", "r"},           {"\u0120", "a"}, {"o", "n"},
-      {"in", "g"},     {"l", "l"}, {"he", "ll"},      {"hell", "o"}, {"\u0120", "\u0120"}, {"r", "e"},      {"o", "r"},
-  };
   std::vector<std::string> merge_lines;
-  for (const auto& [left, right] : merges) {
-    tokens.push_back(left + right);
-    types.push_back(1);
-    merge_lines.push_back(left + " " + right);
-  }
-  SPH_CHECK(tokens.size() == static_cast<size_t>(kTinyVocabulary));
+  for (const auto& [left, right] : TinyMerges()) merge_lines.push_back(left + " " + right);
   for (const TinyToken& token : more) {
     tokens.push_back(token.text);
     types.push_back(token.type);
@@ -86,15 +96,7 @@ GgufBuilder TinyModel(const TinyModelOptions& o) {
         .U32(key("rope.scaling.original_context_length"), static_cast<uint32_t>(o.context / kTinyStretch));
   }
   AddTinyVocabulary(file);
-  if (o.chat) {
-    file.String(
-        "tokenizer.chat_template",
-        std::string("{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\\n") +
-            kTinySystemLine +
-            "<|im_end|>\\n' }}{% endif %}{{'<|im_start|>' + message['role'] + '\\n' + message['content'] + '<|im_end|>' + '\\n'}}"
-            "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}");
-  }
-
+  if (o.chat) file.String("tokenizer.chat_template", TinyChatTemplate());
   for (TinyTensor& tensor : TinyTensors(o)) {
     std::vector<int64_t> dims = {tensor.columns};
     if (tensor.rows > 0) dims.push_back(tensor.rows);

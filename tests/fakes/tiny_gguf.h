@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/dense/weight_format.h"
@@ -28,7 +29,9 @@ struct TinyModelOptions {
   // "linear", "dynamic", "llama3" or "yarn": to kTinyStretch times as many positions, `context` of them. In GGUF llama3 is the tensor
   // rope_freqs.weight.
   std::string rope_scaling = "";
-  float key_bias = 0;       // qwen2: the norm of a constant added to every key of a head, in four planes, slow ones among them
+  // qwen2 (F32): the norm of a constant added to every key of a head, in four planes, slow ones among them; how large queries are there.
+  float key_bias = 0;
+  float biased_queries = 1;
   float logit_softcap = 0;  // final_logit_softcapping; 0: not written
 };
 inline constexpr int32_t kTinyStretch = 4;
@@ -50,6 +53,11 @@ GgufBuilder TinyModel(const TinyModelOptions& options = {});
 
 // The file on disk, in the test's temporary folder. Returns its path.
 std::string WriteTinyModel(const TinyModelOptions& options = {}, const std::string& name = "tiny.gguf");
+
+// What the vocabulary is made of, and the template: for files of other formats.
+std::vector<std::pair<std::string, std::string>> TinyMerges();
+std::vector<std::string> TinyPieces();  // [kTinyVocabulary]
+std::string TinyChatTemplate();
 
 // Only the tokenizer.ggml.* keys of the tiny model; `more` tokens get the ids from kTinyVocabulary on.
 struct TinyToken {

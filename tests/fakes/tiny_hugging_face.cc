@@ -192,8 +192,32 @@ std::vector<SafeTensor> TinyHuggingFaceTensors(const TinyModelOptions& o) {
   return tensors;
 }
 
+std::string TinyTokenizerJson() {
+  Json vocabulary = Json::object(), added = Json::array(), merges = Json::array();
+  const std::vector<std::string> pieces = TinyPieces();
+  for (size_t id = 0; id < pieces.size(); ++id) {
+    vocabulary[pieces[id]] = id;
+    if (id >= static_cast<size_t>(kTinyFirstByte)) continue;
+    added.push_back({{"id", id}, {"content", pieces[id]}, {"single_word", false}, {"lstrip", false}, {"rstrip", false},
+                     {"normalized", false}, {"special", true}});
+  }
+  for (const auto& [left, right] : TinyMerges()) merges.push_back({left, right});
+  const Json bytes = {{"type", "ByteLevel"}, {"add_prefix_space", false}, {"trim_offsets", true}, {"use_regex", true}};
+  const Json words = {{"type", "Sequence"}, {"pretokenizers", {{{"type", "Digits"}, {"individual_digits", true}}, bytes}}};
+  const Json model = {{"type", "BPE"}, {"dropout", nullptr}, {"unk_token", nullptr}, {"continuing_subword_prefix", nullptr},
+                      {"end_of_word_suffix", nullptr}, {"fuse_unk", false}, {"byte_fallback", false}, {"ignore_merges", false},
+                      {"vocab", vocabulary}, {"merges", merges}};
+  const Json root = {{"version", "1.0"}, {"truncation", nullptr}, {"padding", nullptr}, {"added_tokens", added}, {"normalizer", nullptr},
+                     {"pre_tokenizer", words}, {"post_processor", nullptr}, {"decoder", bytes}, {"model", model}};
+  return root.dump() + "\n";
+}
+
 std::map<std::string, std::string> TinyHuggingFace(const TinyModelOptions& options, const TinyFolderOptions& folder) {
-  std::map<std::string, std::string> files = {{"config.json", Config(options, folder).dump(2) + "\n"}};
+  Json tokenizer_config = {{"bos_token", "<|im_start|>"}, {"eos_token", "<|im_end|>"}, {"tokenizer_class", "PreTrainedTokenizerFast"}};
+  if (options.chat) tokenizer_config["chat_template"] = TinyChatTemplate();
+  std::map<std::string, std::string> files = {{"config.json", Config(options, folder).dump(2) + "\n"},
+                                              {"tokenizer.json", TinyTokenizerJson()},
+                                              {"tokenizer_config.json", tokenizer_config.dump(2) + "\n"}};
   const std::vector<SafeTensor> tensors = TinyHuggingFaceTensors(options);
   if (folder.shards == 1) {
     files["model.safetensors"] = SafetensorsFile(tensors);

@@ -1,4 +1,5 @@
 // The tiny model's weights: the same numbers whatever kind of file they go into.
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <numbers>
@@ -93,7 +94,7 @@ class TensorWriter {
     std::vector<float> bias(static_cast<size_t>(o_.kv_heads * o_.head_dim));
     std::memcpy(bias.data(), tensors_.back().bytes.data(), bias.size() * sizeof(float));
     const int32_t pairs = o_.head_dim / 2;
-    Random random(++seed_);
+    Random random(~seed_);  // so that what follows is the same with and without
     for (int32_t head = 0; head < o_.kv_heads; ++head) {
       for (const int32_t plane : TinyBiasedPlanes(o_.head_dim)) {
         const double angle = 2 * std::numbers::pi * random.Uniform();
@@ -103,6 +104,19 @@ class TensorWriter {
       }
     }
     tensors_.back().bytes = BytesOf(bias);
+  }
+  // Makes the queries that meet such keys small: rows of the tensor just written, a matrix or a bias.
+  void ScaleBiasedQueries() {
+    if (o_.biased_queries == 1) return;
+    std::string& bytes = tensors_.back().bytes;
+    const int64_t row_floats = std::max<int64_t>(tensors_.back().rows, 1) == 1 ? 1 : tensors_.back().columns;
+    std::vector<float> values(bytes.size() / sizeof(float));
+    std::memcpy(values.data(), bytes.data(), bytes.size());
+    for (int64_t i = 0; i < static_cast<int64_t>(values.size()); ++i) {
+      const int32_t plane = static_cast<int32_t>(i / row_floats % (o_.head_dim / 2));
+      if (std::ranges::count(TinyBiasedPlanes(o_.head_dim), plane) > 0) values[static_cast<size_t>(i)] *= o_.biased_queries;
+    }
+    bytes = BytesOf(values);
   }
   void Vector(std::string name, const std::vector<float>& values) {
     tensors_.push_back({std::move(name), 0, static_cast<int64_t>(values.size()), WeightType::kF32, BytesOf(values)});
@@ -169,10 +183,12 @@ std::vector<TinyTensor> TinyTensors(const TinyModelOptions& o) {
     const std::string blk = "blk." + std::to_string(layer) + ".";
     write.Norm(blk + "attn_norm.weight", o.width);
     write.Matrix(blk + "attn_q.weight", query, o.width);
+    write.ScaleBiasedQueries();
     write.Matrix(blk + "attn_k.weight", kv, o.width);
     write.Matrix(blk + "attn_v.weight", kv, o.width);
     if (o.family == "qwen2") {
       write.Bias(blk + "attn_q.bias", query);
+      write.ScaleBiasedQueries();
       write.KeyBias(blk + "attn_k.bias");
       write.Bias(blk + "attn_v.bias", kv);
     }

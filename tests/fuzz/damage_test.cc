@@ -26,6 +26,10 @@ void TryDamaged(void (*target)(std::string_view), const std::vector<std::string>
 
 TEST_CASE("Damaged model files are refused or loaded, never a crash") { TryDamaged(TryModelFile, ModelFileSeeds(), 20000); }
 
+TEST_CASE("Damaged tokenizer.json files are refused or used, never a crash") {
+  for (const std::string& seed : TokenizerJsonSeeds()) TryDamaged(TryTokenizerJson, {seed}, 1000);
+}
+
 TEST_CASE("Damaged text is refused or encoded and comes back") { TryDamaged(TryText, TextSeeds(), 20000); }
 
 }  // namespace

@@ -13,12 +13,16 @@ namespace spherical::testing {
 // A model file: parsed; its metadata read; its tokenizer, chat template, description and weights loaded as at start.
 void TryModelFile(std::string_view bytes);
 
-// A prompt: encoded by every pre-tokenizer, and back to text.
+// A tokenizer.json, and the same bytes as tokenizer_config.json: read, made, used.
+void TryTokenizerJson(std::string_view bytes);
+
+// A prompt: encoded by every pre-tokenizer and by vocabularies of both kinds, and back to text.
 void TryText(std::string_view bytes);
 
 // Good inputs to start from.
 std::vector<std::string> ModelFileSeeds();
 std::vector<std::string> TextSeeds();
+std::vector<std::string> TokenizerJsonSeeds();
 
 }  // namespace spherical::testing
 

@@ -1,4 +1,4 @@
-// write_seeds FOLDER: the seeds of both targets as files, FOLDER/model_file/0 ..., FOLDER/text/0 ...
+// write_seeds FOLDER: the seeds of all targets as files, FOLDER/model_file/0 ..., FOLDER/text/0 ..., FOLDER/tokenizer_json/0 ...
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -28,7 +28,8 @@ int main(int argc, char** argv) {
     return 2;
   }
   const std::filesystem::path folder = argv[1];
-  const bool good =
-      Write(folder / "model_file", spherical::testing::ModelFileSeeds()) && Write(folder / "text", spherical::testing::TextSeeds());
+  const bool good = Write(folder / "model_file", spherical::testing::ModelFileSeeds()) &&
+                    Write(folder / "text", spherical::testing::TextSeeds()) &&
+                    Write(folder / "tokenizer_json", spherical::testing::TokenizerJsonSeeds());
   return good ? 0 : 1;
 }

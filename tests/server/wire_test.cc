@@ -27,6 +27,11 @@ engine::ChatTemplate ChatMl() {
   return *engine::ChatTemplate::FromGguf(*engine::GgufFile::Parse(span, "chat"));
 }
 
+// One that has begin-of-sequence, but does not add it.
+class BosTokenizer : public ByteTokenizer {
+  engine::TokenId bos() const override { return 7; }
+};
+
 ServedModel Model() {
   ServedModel model;
   model.name = "bytes";
@@ -248,6 +253,26 @@ TEST_CASE("Chat becomes the template's text, or says why not") {
   CHECK(Complaint(request, model).find("chat: messages[0].role") == 0);
   request.mutable_chat()->clear_messages();
   CHECK(Complaint(request, model).find("chat: ") == 0);
+}
+
+TEST_CASE("Begin-of-sequence that a template writes is there once") {
+  v1::GenerateRequest request;
+  v1::ChatMessage* message = request.mutable_chat()->add_messages();
+  message->set_role("user");
+  message->set_content("hi");
+  ServedModel model = Model();
+  const auto prompt = [&](const char* source) {
+    model.chat = engine::ChatTemplate::FromSource(source, {}, "chat").value();
+    return FromWire(request, model, {.seed = 1})->prompt;
+  };
+  const std::vector<engine::TokenId> without = prompt("{{ '<|im_start|>' + '<|im_end|>' }}");
+  CHECK(without.front() == '<');
+  CHECK(prompt("{{ bos_token + '<|im_start|>' + '<|im_end|>' }}") == without);  // the vocabulary has none
+  model.tokenizer = std::make_unique<BosTokenizer>();
+  CHECK(prompt("{{ '<|im_start|>' + '<|im_end|>' }}") == without);
+  const std::vector<engine::TokenId> with = prompt("{{ bos_token + '<|im_start|>' + '<|im_end|>' }}");
+  CHECK(with.front() == 7);
+  CHECK(std::vector<engine::TokenId>(with.begin() + 1, with.end()) == without);
 }
 
 // A request of fields left out, ordinary, at a bound or absurd, in any mixture.
