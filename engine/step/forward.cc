@@ -86,7 +86,6 @@ void Forward::RunLayer(const StepPlan& plan, int32_t layer, const KvArenas& aren
   const LayerWeights& w = weights_.layers[layer];
   const int64_t m = static_cast<int64_t>(rows_.size());
 
-  AddEnergy(plan, layer);
   NormAndPrepare(x_.data(), w.attention_norm, m);
   Multiply({{&w.query, query_.data()}, {&w.key, key_.data()}, {&w.value, value_.data()}});
   BiasAndNormHeads(layer, m);
@@ -97,6 +96,7 @@ void Forward::RunLayer(const StepPlan& plan, int32_t layer, const KvArenas& aren
   prepared_.Bind(activations_, attended_.data(), m, int64_t{spec_.heads} * spec_.head_dim);
   ForRows(m, [&](Range range) { matmul_.prepare(range, prepared_); });
   Multiply({{&w.output, delta_.data()}});
+  AddEnergy(plan, layer);
   AddToResidual(w.attention_post_norm, m);
 
   NormAndPrepare(x_.data(), w.ffn_norm, m);
@@ -140,14 +140,21 @@ void Forward::AddToResidual(const std::vector<float>& post_norm, int64_t m) {
   });
 }
 
+// What comes after a norm of attention's output is that output times weight over its size: so is an error in it.
 void Forward::AddEnergy(const StepPlan& plan, int32_t layer) {
+  const auto square_of = [&](const float* row) {
+    float sum = 0;
+    for (int32_t i = 0; i < spec_.width; ++i) sum += row[i] * row[i];
+    return sum;
+  };
+  const std::vector<float>& norm = weights_.layers[static_cast<size_t>(layer)].attention_post_norm;
+  const float weights = norm.empty() ? 0 : square_of(norm.data());
   for (size_t r = 0; r < rows_.size(); ++r) {
     const Row& row = rows_[r];
     if (plan.items[static_cast<size_t>(row.item)].pages->sampling().stride == 0 || row.position < kSinkTokens) continue;
-    const float* x = &x_[r * static_cast<size_t>(spec_.width)];
-    float sum = 0;
-    for (int32_t i = 0; i < spec_.width; ++i) sum += x[i] * x[i];
-    energy_[static_cast<size_t>(row.item * spec_.layers + layer)] += sum;
+    const size_t at = r * static_cast<size_t>(spec_.width);
+    const float scale = weights > 0 ? square_of(&delta_[at]) / weights : 1;
+    energy_[static_cast<size_t>(row.item * spec_.layers + layer)] += square_of(&x_[at]) * scale;
   }
 }
 

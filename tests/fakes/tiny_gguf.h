@@ -32,12 +32,13 @@ struct TinyModelOptions {
   // qwen2 (F32): the norm of a constant added to every key of a head, in four planes, slow ones among them; how large queries are there.
   float key_bias = 0;
   float biased_queries = 1;
+  bool slowest_biased = false;   // the four slowest planes, at Qwen2's rotary base
   float logit_softcap = 0;  // final_logit_softcapping; 0: not written
 };
 inline constexpr int32_t kTinyStretch = 4;
 inline constexpr double kTinyLlama3Low = 1, kTinyLlama3High = 4;
 float TinyRotaryBase(const TinyModelOptions& options);
-std::vector<int32_t> TinyBiasedPlanes(int32_t head_dim);  // those that `key_bias` is in, of planes (i, i + head_dim / 2)
+std::vector<int32_t> TinyBiasedPlanes(const TinyModelOptions& options);  // those that `key_bias` is in, of planes (i, i + head_dim / 2)
 
 // Vocabulary of the tiny model. Ids: the three specials, the 256 bytes (token of byte b is kTinyFirstByte + its place in the usual
 // byte-level order), then one token per merge.

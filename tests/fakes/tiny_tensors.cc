@@ -96,7 +96,7 @@ class TensorWriter {
     const int32_t pairs = o_.head_dim / 2;
     Random random(~seed_);  // so that what follows is the same with and without
     for (int32_t head = 0; head < o_.kv_heads; ++head) {
-      for (const int32_t plane : TinyBiasedPlanes(o_.head_dim)) {
+      for (const int32_t plane : TinyBiasedPlanes(o_)) {
         const double angle = 2 * std::numbers::pi * random.Uniform();
         float* at = &bias[static_cast<size_t>(head * o_.head_dim + plane)];
         at[0] += static_cast<float>(o_.key_bias / 2 * std::cos(angle));  // four planes: the norm of all is twice that of each
@@ -114,7 +114,7 @@ class TensorWriter {
     std::memcpy(values.data(), bytes.data(), bytes.size());
     for (int64_t i = 0; i < static_cast<int64_t>(values.size()); ++i) {
       const int32_t plane = static_cast<int32_t>(i / row_floats % (o_.head_dim / 2));
-      if (std::ranges::count(TinyBiasedPlanes(o_.head_dim), plane) > 0) values[static_cast<size_t>(i)] *= o_.biased_queries;
+      if (std::ranges::count(TinyBiasedPlanes(o_), plane) > 0) values[static_cast<size_t>(i)] *= o_.biased_queries;
     }
     bytes = BytesOf(values);
   }
@@ -143,10 +143,12 @@ std::vector<float> Llama3Divisors(const TinyModelOptions& o) {
 
 }  // namespace
 
-float TinyRotaryBase(const TinyModelOptions& options) { return options.family == "gemma3" ? 1e6f : 1e4f; }
+float TinyRotaryBase(const TinyModelOptions& options) { return options.family == "gemma3" || options.slowest_biased ? 1e6f : 1e4f; }
 
-std::vector<int32_t> TinyBiasedPlanes(int32_t head_dim) {
-  return {head_dim / 16, head_dim / 4, head_dim * 3 / 8, head_dim / 2 - 1};
+std::vector<int32_t> TinyBiasedPlanes(const TinyModelOptions& options) {
+  const int32_t planes = options.head_dim / 2;
+  if (options.slowest_biased) return {planes - 4, planes - 3, planes - 2, planes - 1};
+  return {planes / 8, planes / 2, planes * 3 / 4, planes - 1};
 }
 
 std::string RandomWeights(WeightType type, int64_t rows, int64_t columns, double deviation, uint64_t seed) {

@@ -1,0 +1,8 @@
+#!/bin/bash
+# place_of.sh RESULT.json: what the place of its table in README.md is called beside the benchmark's name: nothing for SmolLM2, else the model.
+set -euo pipefail
+case "$(grep -o '"model": "[^"]*"' "$1" | head -n 1)" in
+  *'"SmolLM2'*) ;;
+  *'"gemma-3'*) echo _gemma ;;
+  *) echo _other ;;
+esac
