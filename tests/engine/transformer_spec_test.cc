@@ -118,6 +118,10 @@ TEST_CASE("stretched rotary positions: every kind, from keys or from a tensor") 
   const std::vector<double> divided = SpecOf(testing::TinyModel({.rope_scaling = "llama3"}))->rotary_frequency;
   for (size_t i = 0; i < llama3.size(); ++i) CHECK(divided[i] == Approx(llama3[i]).epsilon(1e-7));
 
+  const TransformerSpec gemma = *SpecOf(testing::TinyModel({.layers = 6, .family = "gemma3", .window = 64, .rope_scaling = "linear"}));
+  CHECK(gemma.frequency(0) == plain);  // local layers are not stretched
+  CHECK(gemma.frequency(5) == LinearFrequencies(1e6, 64, 4));
+
   Builder old = testing::TinyModel();
   CHECK(SpecOf(old.F32("llama.rope.scale_linear", 2))->rotary_frequency[3] == plain[3] / 2);
   Builder untyped = testing::TinyModel();

@@ -27,8 +27,9 @@ inline const FamilyCase kFamilyCases[] = {
     {"qwen2", {.width = 192, .heads = 3, .kv_heads = 1, .head_dim = 64, .seed = 17, .family = "qwen2"}},
     {"qwen3", {.width = 160, .heads = 4, .kv_heads = 2, .head_dim = 64, .tied = false, .seed = 18, .family = "qwen3"}},
     {"gemma3", {.layers = 7, .width = 96, .heads = 4, .kv_heads = 1, .head_dim = 64, .seed = 19, .family = "gemma3", .window = 8}},
-    {"gemma3_capped", {.layers = 7, .width = 96, .heads = 2, .kv_heads = 1, .head_dim = 64, .seed = 20, .family = "gemma3", .window = 8,
-                       .logit_softcap = 3}},
+    // As the larger ones: global layers stretched, local ones not.
+    {"gemma3_linear_capped", {.layers = 7, .width = 96, .heads = 2, .kv_heads = 1, .head_dim = 64, .seed = 20, .family = "gemma3",
+                              .window = 8, .rope_scaling = "linear", .logit_softcap = 3}},
 };
 
 }  // namespace spherical::testing
