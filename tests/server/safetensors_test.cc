@@ -1,3 +1,5 @@
+#include <sys/stat.h>
+
 #include <catch2/catch.hpp>
 #include <cstdlib>
 #include <cstring>
@@ -194,6 +196,9 @@ TEST_CASE("A folder whose weights are not all there is refused by what is missin
   CHECK(SaidOfFolder(Folder({{"1.safetensors", Shard({"a"}).substr(0, 60)}, {kIndex, Index(R"({"a": "1.safetensors"})")}}))
             .starts_with("1.safetensors: a header of "));
   CHECK(SaidOfFolder(Folder({{"model.safetensors", ""}})) == "model.safetensors: not a file with bytes in it");
+  const std::string pipe = Folder({});
+  REQUIRE(mkfifo((pipe + "/model.safetensors").c_str(), 0600) == 0);  // nobody writes to it: opening it for reading would wait for ever
+  CHECK(SaidOfFolder(pipe) == "model.safetensors: not a file with bytes in it");
   const std::string folder_in_it = Folder({{kIndex, Index(R"({"a": "1.safetensors"})")}});
   std::filesystem::create_directory(folder_in_it + "/1.safetensors");
   CHECK(SaidOfFolder(folder_in_it) == "1.safetensors: not a file with bytes in it (named by model.safetensors.index.json)");
