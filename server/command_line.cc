@@ -12,7 +12,7 @@ namespace {
 
 // The word that stands for the value in the help.
 const char* ValueWord(const Setting& setting) {
-  if (setting.name == "model") return "FILE";
+  if (setting.name == "model") return "PATH";
   if (setting.name == "grpc.listen") return "HOST:PORT";
   if (setting.name == "quotas") return "FILE";
   if (setting.name == "kv.geometry") return "auto|plain|FILE";

@@ -32,7 +32,8 @@ bool IsKvMode(absl::string_view name) { return engine::FindKvMode({name.data(), 
 
 const std::vector<Setting>& Table() {
   static const std::vector<Setting>* const table = new std::vector<Setting>{
-      {"model", "the model to serve; its name is the file's, without .gguf", Setting::Text{&Config::model, "a path to a GGUF file"}},
+      {"model", "the model to serve; its name is the file's, without .gguf, or the folder's",
+       Setting::Text{&Config::model, "a path to a GGUF file, or to a folder with config.json, safetensors and tokenizer.json"}},
       {"grpc.listen", "where to listen; port 0 picks a free one and logs it",
        Setting::Text{&Config::grpc_listen, "HOST:PORT with PORT in [0, 65535]"}},
       {"device", "what runs the model", Setting::Choice{&Config::device, {"cpu"}}},
@@ -196,7 +197,7 @@ absl::Status SetFromJson(absl::string_view text, absl::string_view file, Config&
 }
 
 absl::Status Validate(const Config& config) {
-  if (config.model.empty()) return absl::InvalidArgumentError("no model: say --model FILE, or \"model\" in the config file");
+  if (config.model.empty()) return absl::InvalidArgumentError("no model: say --model PATH, or \"model\" in the config file");
   if (config.kv_geometry.empty()) {
     return absl::InvalidArgumentError("kv.geometry (--kv-geometry): expected auto, plain or a path to a file of geometries; got \"\"");
   }

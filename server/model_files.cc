@@ -3,10 +3,8 @@
 #include <filesystem>
 #include <system_error>
 #include <utility>
-#include <vector>
 
 #include "absl/strings/match.h"
-#include "absl/strings/str_cat.h"
 #include "engine/model/gguf.h"
 #include "engine/model/tokenizer.h"
 #include "server/hugging_face/model_folder.h"
@@ -42,7 +40,7 @@ absl::StatusOr<ModelFiles> OpenFolder(const std::string& path) {
   return ModelFiles{.spec = std::move(folder->spec),
                     .tensors = std::move(folder->tensors),
                     .tokenizer = std::move(tokenizer->parts),
-                    .chat = absl::NotFoundError(absl::StrCat(path, ": chat templates of folders are not read"))};
+                    .chat = std::move(tokenizer->chat)};
 }
 
 }  // namespace

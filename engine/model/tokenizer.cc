@@ -25,6 +25,9 @@ constexpr size_t kSpecialBytesMax = 1024;
 // Tokens that end generation whatever else the file says; several models mark them as ordinary text.
 constexpr std::string_view kEndTokens[] = {"<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|endoftext|>", "<|end_of_text|>", "<end_of_turn>"};
 
+// These end it too, but only where they are control tokens: elsewhere they may be text about something.
+constexpr std::string_view kEndControls[] = {"</s>", "<eos>"};
+
 absl::string_view Absl(std::string_view s) { return {s.data(), s.size()}; }
 std::string Quoted(std::string_view text) { return absl::StrCat("'", absl::CHexEscape(Absl(text.substr(0, 80))), "'"); }
 
@@ -190,10 +193,9 @@ absl::Status Maker::Pieces() {
   for (size_t i = 0; i < count; ++i) {
     const std::string_view piece = made_->pieces_[i];
     PieceKind& kind = parts_.kinds[i];
-    if (std::find(std::begin(kEndTokens), std::end(kEndTokens), piece) != std::end(kEndTokens)) {
-      kind = PieceKind::kControl;
-      made_->end_[i] = true;
-    }
+    const auto is_one_of = [&](const auto& names) { return std::find(std::begin(names), std::end(names), piece) != std::end(names); };
+    if (is_one_of(kEndTokens)) kind = PieceKind::kControl;
+    made_->end_[i] = kind == PieceKind::kControl && (is_one_of(kEndTokens) || is_one_of(kEndControls));
     made_->control_[i] = kind == PieceKind::kControl || kind == PieceKind::kUnknown;
     made_->bytes_.Add(BytesOf(i));
     if (piece.empty()) continue;  // some vocabularies have holes: ids that nothing encodes to
@@ -227,6 +229,7 @@ absl::Status Maker::Pairs() {
   if (parts_.scores.size() != parts_.pieces.size()) {
     return Bad("there are ", parts_.scores.size(), " scores, expected ", parts_.pieces.size());
   }
+  made_->pairs_->Reserve(2 * parts_.pieces.size());  // Gemma has 1.96 for each, Llama 2 1.9
   return AddScoredPairs(made_->pieces_, parts_.scores, made_->joinable_, *made_->pairs_);
 }
 

@@ -25,8 +25,9 @@ class Tokenizer {
   virtual ~Tokenizer() = default;
 
   // InvalidArgument when the text is not valid UTF-8, naming the byte offset. A byte that the vocabulary has no token for is left out,
-  // as it was in the model's training (SmolLM2: six control characters and unassigned planes): not every text comes back from its
-  // tokens, and a text that is not empty may have none.
+  // as it was in the model's training (SmolLM2: six control characters and unassigned planes), or becomes the unknown token, if there is
+  // one (SentencePiece). Some families normalise (Qwen: form C). So not every text comes back from its tokens, and a text that is not empty
+  // may have none.
   virtual absl::StatusOr<std::vector<TokenId>> Encode(std::string_view text, EncodeOptions options) const = 0;
 
   // The bytes a token stands for; not necessarily whole characters. Control tokens stand for nothing, and so do ids outside the

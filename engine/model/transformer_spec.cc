@@ -87,13 +87,13 @@ absl::Status CheckSpec(std::string_view file, const TransformerSpec& spec) {
     std::string_view name;
     int64_t value, low, high;
   };
-  const Size sizes[] = {{"layers", spec.layers, 1, kLayersMax},
-                        {"dimensions of the residual stream", spec.width, 32, kWidthMax},
-                        {"query heads", spec.heads, 1, kHeadsMax},
-                        {"kv heads", spec.kv_heads, 1, kHeadsMax},
-                        {"feed-forward dimensions", spec.ffn_width, 32, kWidthMax},
-                        {"positions", spec.context_max, 1, kContextMax},
-                        {"tokens in the vocabulary", spec.vocabulary, 1, kVocabularyMax}};
+  const Size sizes[] = {{"layers", spec.layers, 1, SpecLimits::kLayers},
+                        {"dimensions of the residual stream", spec.width, 32, SpecLimits::kWidth},
+                        {"query heads", spec.heads, 1, SpecLimits::kHeads},
+                        {"kv heads", spec.kv_heads, 1, SpecLimits::kHeads},
+                        {"feed-forward dimensions", spec.ffn_width, 32, SpecLimits::kWidth},
+                        {"positions", spec.context_max, 1, SpecLimits::kContext},
+                        {"tokens in the vocabulary", spec.vocabulary, 1, SpecLimits::kVocabulary}};
   for (const Size& size : sizes) {
     if (size.value >= size.low && size.value <= size.high) continue;
     return bad(fmt::format("the number of {} is {}, expected {} to {}", size.name, size.value, size.low, size.high));

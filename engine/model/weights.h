@@ -47,8 +47,8 @@ using ParallelFor = std::function<void(int64_t n, const std::function<void(int64
 // Told the bytes of the file that are packed, and of all tensors; from ParallelFor's threads.
 using LoadProgress = std::function<void(int64_t done, int64_t total)>;
 
-// Packs every tensor of the source, checking names and shapes against the spec: a missing tensor, one of the wrong shape, one of a layer that
-// the spec has no use for, or a norm or bias that is not finite ends in InvalidArgument naming it.
+// Packs every tensor of the source, checking names and shapes against the spec: a missing tensor, one of the wrong shape, one of a layer
+// that the spec has no use for, or a norm or bias that is not finite ends in InvalidArgument naming it.
 absl::StatusOr<Weights> LoadWeights(const TensorSource& file, const TransformerSpec& spec,
                                     const ParallelFor& parallel, const LoadProgress& progress);
 

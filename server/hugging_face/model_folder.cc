@@ -19,7 +19,9 @@ constexpr char kConfig[] = "config.json";
 constexpr char kGeneration[] = "generation_config.json";
 constexpr char kTokenizer[] = "tokenizer.json";
 constexpr char kTokenizerConfig[] = "tokenizer_config.json";
+constexpr char kChatTemplate[] = "chat_template.jinja";
 constexpr int64_t kConfigBytesMax = 1 << 20;
+constexpr int64_t kChatTemplateBytesMax = 1 << 20;
 
 std::string In(const std::string& folder, const char* name) { return absl::StrCat(folder, "/", name); }
 
@@ -43,6 +45,20 @@ absl::Status AddEnds(const std::string& folder, int32_t vocabulary, std::vector<
   if (!more.ok()) return more.status();
   AddMissing(*more, ends);
   return absl::OkStatus();
+}
+
+absl::StatusOr<engine::ChatTemplate> ReadChat(const std::string& folder, const TokenizerConfig& config) {
+  const engine::ChatTokens tokens = {.bos = config.bos_token.value_or(""), .eos = config.eos_token.value_or("")};
+  const std::string path = In(folder, kChatTemplate);
+  const auto file = engine::MappedFile::Open(path);
+  if (file.ok() && static_cast<int64_t>(file->bytes().size()) > kChatTemplateBytesMax) {
+    return absl::InvalidArgumentError(absl::StrCat(path, ": ", file->bytes().size(), " bytes, expected at most ", kChatTemplateBytesMax));
+  }
+  if (file.ok()) return engine::ChatTemplate::FromSource({TextOf(*file).data(), TextOf(*file).size()}, tokens, path);
+  if (!absl::IsNotFound(file.status())) return file.status();
+  if (config.chat_template) return engine::ChatTemplate::FromSource(*config.chat_template, tokens, config.file);
+  return absl::NotFoundError(absl::StrCat(folder, ": the model has no chat template (", kChatTemplate, ", or chat_template in ",
+                                          kTokenizerConfig, ")"));
 }
 
 }  // namespace
@@ -70,18 +86,18 @@ absl::StatusOr<FolderTokenizer> ReadFolderTokenizer(const std::string& folder, c
   if (!file.ok()) return file.status();
   auto parts = ReadTokenizerJson(TextOf(*file), path);
   if (!parts.ok()) return parts.status();
-  FolderTokenizer tokenizer{.parts = *std::move(parts), .chat_template = std::nullopt};
+  TokenizerConfig config;
   const auto config_file = engine::MappedFile::Open(config_path);
   if (!config_file.ok() && !absl::IsNotFound(config_file.status())) return config_file.status();
   if (config_file.ok()) {
-    auto config = ReadTokenizerConfig(TextOf(*config_file), config_path);
-    if (!config.ok()) return config.status();
-    if (absl::Status applied = ApplyTokenizerConfig(*config, tokenizer.parts); !applied.ok()) return applied;
-    tokenizer.chat_template = std::move(config->chat_template);
+    auto read = ReadTokenizerConfig(TextOf(*config_file), config_path);
+    if (!read.ok()) return read.status();
+    config = *std::move(read);
+    if (absl::Status applied = ApplyTokenizerConfig(config, *parts); !applied.ok()) return applied;
   }
-  AddMissing(model.ends, tokenizer.parts.ends);
-  if (absl::Status fits = engine::FitVocabulary(model.spec.vocabulary, tokenizer.parts); !fits.ok()) return fits;
-  return tokenizer;
+  AddMissing(model.ends, parts->ends);
+  if (absl::Status fits = engine::FitVocabulary(model.spec.vocabulary, *parts); !fits.ok()) return fits;
+  return FolderTokenizer{.parts = *std::move(parts), .chat = ReadChat(folder, config)};
 }
 
 absl::StatusOr<std::vector<std::string>> FilesThatCount(const std::string& folder) {

@@ -2,12 +2,12 @@
 #define SPHERICAL_SERVER_HUGGING_FACE_MODEL_FOLDER_H_
 
 #include <memory>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "engine/intake/submission.h"
+#include "engine/model/chat_template.h"
 #include "engine/model/tokenizer_parts.h"
 #include "engine/model/transformer_spec.h"
 #include "server/hugging_face/hugging_face_tensors.h"
@@ -23,10 +23,11 @@ struct ModelFolder {
 
 absl::StatusOr<ModelFolder> OpenModelFolder(const std::string& folder);
 
-// Its tokenizer.json and, if it is there, tokenizer_config.json, with the ends and as many tokens as the model has.
+// Its tokenizer.json and, if it is there, tokenizer_config.json, with the ends and as many tokens as the model has. The chat template is a
+// file of its own (chat_template.jinja, which counts more) or a field of that config.
 struct FolderTokenizer {
   engine::TokenizerParts parts;
-  std::optional<std::string> chat_template;  // its source
+  absl::StatusOr<engine::ChatTemplate> chat;  // NotFound: none; Unimplemented: none that we know
 };
 absl::StatusOr<FolderTokenizer> ReadFolderTokenizer(const std::string& folder, const ModelFolder& model);
 

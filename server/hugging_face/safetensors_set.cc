@@ -112,7 +112,7 @@ absl::Status SafetensorsSet::Add(SafetensorsFile file) {
   for (const auto& [name, tensor] : file.tensors()) {
     const auto [added, is_new] = tensors_.emplace(name, tensor);
     if (!is_new) {
-      const auto holds = [&](const SafetensorsFile& other) { return other.tensors().contains(name); };
+      const auto holds = [&tensor_name = name](const SafetensorsFile& other) { return other.tensors().contains(tensor_name); };
       return absl::InvalidArgumentError(absl::StrCat(file.path(), ": tensor ", name, " is in ", std::ranges::find_if(files_, holds)->path(),
                                                      " too"));
     }

@@ -48,24 +48,22 @@ class Listener {
   explicit Listener(TokenizerDocument& document) : document_(document) {}
 
   bool operator()(int, Json::parse_event_t event, Json& parsed) {
-    using enum Json::parse_event_t;
+    using Event = Json::parse_event_t;
     switch (event) {
-      case key: return OnKey(parsed.get_ref<const std::string&>());
-      case value: return OnValue(parsed);
-      case object_start:
-      case array_start:
-        CheckStart(event == array_start);
-        open_.push_back({.is_array = event == array_start});
+      case Event::key: return OnKey(parsed.get_ref<const std::string&>());
+      case Event::value: return OnValue(parsed);
+      case Event::object_start:
+      case Event::array_start:
+        CheckStart(event == Event::array_start);
+        open_.push_back({.is_array = event == Event::array_start});
         return true;
-      case object_end:
-      case array_end: {
-        open_.pop_back();
-        const bool merge = event == array_end && In(kMerges);  // its two pieces are taken
-        if (merge) EndMerge();
-        return !merge;
-      }
+      case Event::object_end:
+      case Event::array_end: break;
     }
-    return true;
+    open_.pop_back();
+    const bool merge = event == Event::array_end && In(kMerges);  // its two pieces are taken
+    if (merge) EndMerge();
+    return !merge;
   }
 
  private:

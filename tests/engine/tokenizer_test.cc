@@ -175,10 +175,23 @@ TEST_CASE("A family that takes whole words first does so") {
   CHECK(llama.Encode("xyz", {.add_bos = false}) == std::vector<TokenId>{kNew});
 }
 
+TEST_CASE("A family that normalises text does so, others leave it") {
+  const std::string composed = "\u00e9 \uac01", decomposed = "e\u0301 \u1100\u1161\u11a8";
+  const Loaded qwen(TinyVocabulary().String("tokenizer.ggml.pre", "qwen2"));
+  CHECK(qwen.Encode(decomposed) == qwen.Encode(composed));
+  CHECK(Text(*qwen.tokenizer, qwen.Encode(decomposed)) == composed);
+  const Loaded llama(TinyVocabulary().String("tokenizer.ggml.pre", "llama-bpe"));
+  CHECK(Text(*llama.tokenizer, llama.Encode(decomposed, {.add_bos = false})) == decomposed);
+}
+
 TEST_CASE("Generation ends at every token that means it") {
   const Loaded loaded(
-      WithTokens({{"<|eot_id|>", kControl}, {"<end_of_turn>", kNormal}, {"<eot>", kControl}}).U32("tokenizer.ggml.eot_token_id", kNew + 2));
-  for (const TokenId id : {testing::kTinyEndOfText, testing::kTinyImEnd, kNew, kNew + 1, kNew + 2}) CHECK(loaded->IsEndOfGeneration(id));
+      WithTokens({{"<|eot_id|>", kControl}, {"<end_of_turn>", kNormal}, {"<eot>", kControl}, {"</s>", kControl}, {"<eos>", kNormal}})
+          .U32("tokenizer.ggml.eot_token_id", kNew + 2));
+  for (const TokenId id : {testing::kTinyEndOfText, testing::kTinyImEnd, kNew, kNew + 1, kNew + 2, kNew + 3}) {
+    CHECK(loaded->IsEndOfGeneration(id));
+  }
+  CHECK_FALSE(loaded->IsEndOfGeneration(kNew + 4));  // text
   CHECK_FALSE(loaded->IsEndOfGeneration(testing::kTinyImStart));
   CHECK(loaded->IsSpecial(kNew + 1));  // whatever the file calls it
 }

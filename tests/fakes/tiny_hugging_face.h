@@ -33,7 +33,8 @@ std::vector<SafeTensor> TinyHuggingFaceTensors(const TinyModelOptions& options);
 // tokenizer.json of the tiny vocabulary.
 std::string TinyTokenizerJson();
 
-// config.json, the safetensors files, tokenizer.json and tokenizer_config.json of the same model, by name. transformers' from_pretrained reads a folder of them.
+// config.json, the safetensors files, tokenizer.json and tokenizer_config.json of the same model, by name. transformers reads a folder of
+// them.
 std::map<std::string, std::string> TinyHuggingFace(const TinyModelOptions& options, const TinyFolderOptions& folder = {});
 
 // Writes them into a folder, which is made if need be.

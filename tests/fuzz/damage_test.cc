@@ -1,6 +1,10 @@
 // The fuzz targets on their seeds and on thousands of damaged ones: the part of fuzzing that every machine can do, the same each time.
+#include <algorithm>
 #include <catch2/catch.hpp>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <memory>
 
 #include "tests/engine/random.h"
@@ -24,10 +28,30 @@ void TryDamaged(void (*target)(std::string_view), const std::vector<std::string>
   }
 }
 
+// The seeds of a target, and the inputs that were kept for it.
+std::vector<std::string> Kept(const std::string& target, std::vector<std::string> seeds) {
+  const size_t before = seeds.size();
+  for (const auto& entry : std::filesystem::directory_iterator("tests/fuzz/corpus/" + target)) {
+    std::ifstream file(entry.path(), std::ios::binary);
+    seeds.emplace_back(std::istreambuf_iterator<char>(file), std::istreambuf_iterator<char>());
+  }
+  std::sort(seeds.begin() + static_cast<std::ptrdiff_t>(before), seeds.end());  // folders are in no order
+  REQUIRE(seeds.size() > before);
+  return seeds;
+}
+
 TEST_CASE("Damaged model files are refused or loaded, never a crash") { TryDamaged(TryModelFile, ModelFileSeeds(), 20000); }
 
 TEST_CASE("Damaged tokenizer.json files are refused or used, never a crash") {
   for (const std::string& seed : TokenizerJsonSeeds()) TryDamaged(TryTokenizerJson, {seed}, 1000);
+}
+
+TEST_CASE("Damaged safetensors files are refused or loaded, never a crash") {
+  TryDamaged(TrySafetensors, Kept("safetensors", SafetensorsSeeds()), 20000);
+}
+
+TEST_CASE("Damaged config.json files are refused or read, never a crash") {
+  TryDamaged(TryConfigJson, Kept("config_json", ConfigJsonSeeds()), 20000);
 }
 
 TEST_CASE("Damaged text is refused or encoded and comes back") { TryDamaged(TryText, TextSeeds(), 20000); }

@@ -16,6 +16,12 @@ void TryModelFile(std::string_view bytes);
 // A tokenizer.json, and the same bytes as tokenizer_config.json: read, made, used.
 void TryTokenizerJson(std::string_view bytes);
 
+// A safetensors file: parsed, and loaded as the weights of two families.
+void TrySafetensors(std::string_view bytes);
+
+// A config.json, and the same bytes as generation_config.json.
+void TryConfigJson(std::string_view bytes);
+
 // A prompt: encoded by every pre-tokenizer and by vocabularies of both kinds, and back to text.
 void TryText(std::string_view bytes);
 
@@ -23,6 +29,8 @@ void TryText(std::string_view bytes);
 std::vector<std::string> ModelFileSeeds();
 std::vector<std::string> TextSeeds();
 std::vector<std::string> TokenizerJsonSeeds();
+std::vector<std::string> SafetensorsSeeds();
+std::vector<std::string> ConfigJsonSeeds();
 
 }  // namespace spherical::testing
 

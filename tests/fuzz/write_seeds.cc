@@ -1,4 +1,4 @@
-// write_seeds FOLDER: the seeds of all targets as files, FOLDER/model_file/0 ..., FOLDER/text/0 ..., FOLDER/tokenizer_json/0 ...
+// write_seeds FOLDER: the seeds of all targets as files, FOLDER/model_file/0 ..., FOLDER/text/0 ..., and so on
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -30,6 +30,8 @@ int main(int argc, char** argv) {
   const std::filesystem::path folder = argv[1];
   const bool good = Write(folder / "model_file", spherical::testing::ModelFileSeeds()) &&
                     Write(folder / "text", spherical::testing::TextSeeds()) &&
-                    Write(folder / "tokenizer_json", spherical::testing::TokenizerJsonSeeds());
+                    Write(folder / "tokenizer_json", spherical::testing::TokenizerJsonSeeds()) &&
+                    Write(folder / "safetensors", spherical::testing::SafetensorsSeeds()) &&
+                    Write(folder / "config_json", spherical::testing::ConfigJsonSeeds());
   return good ? 0 : 1;
 }

@@ -12,6 +12,7 @@
 
 #include "engine/model/geometry_file.h"
 #include "tests/fakes/tiny_gguf.h"
+#include "tests/fakes/tiny_hugging_face.h"
 
 namespace spherical::server {
 namespace {
@@ -69,6 +70,23 @@ TEST_CASE("the model's own text: the same file whatever the number of threads, b
     REQUIRE(Calibrate("--model " + model + " --out " + out + " --threads " + threads).code == 0);
     CHECK(ReadBytes(out) == ReadBytes(model + ".geometry"));
   }
+}
+
+TEST_CASE("a folder's geometry is kept beside it") {
+  const std::string folder = TempFile("folder");
+  testing::WriteFolder(folder, testing::TinyHuggingFace({}));
+  const Done done = Calibrate("--model " + folder + "/");
+  INFO(done.output);
+  REQUIRE(done.code == 0);
+  CHECK(Contains(done.output, folder + ".geometry: 2 layers of 1 kv heads, for 512 positions"));
+  const std::string paths[] = {folder + "/config.json", folder + "/model.safetensors"};
+  engine::WantedGeometry wanted = {.shape = {2, 1, 64}, .model = {}, .context = 512};
+  CHECK_FALSE(engine::ReadGeometry(folder + ".geometry", wanted).ok());
+  wanted.model = *engine::HashFiles(paths, std::atomic<bool>(false));
+  CHECK(engine::ReadGeometry(folder + ".geometry", wanted).ok());
+  CHECK(Contains(Calibrate("--if-needed --model " + folder).output, folder + ".geometry: there already"));
+  std::ofstream(folder + "/config.json", std::ios::app) << "\n";
+  CHECK_FALSE(Contains(Calibrate("--if-needed --model " + folder).output, "there already"));
 }
 
 TEST_CASE("given texts: the front of each, and they matter") {

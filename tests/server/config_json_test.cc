@@ -234,7 +234,8 @@ TEST_CASE("Rotary scaling that does not hold together is refused by its place") 
   CHECK(scaling({{"factor", 2.0}}) == "config.json: /rope_scaling/rope_type: missing; expected a string");
   CHECK(scaling({{"type", "linear"}}) == "config.json: /rope_scaling/factor: missing; expected a number above 0");
   CHECK(scaling({{"type", "longrope"}, {"factor", 2.0}}) ==
-        "config.json: /rope_scaling/type: rope scaling 'longrope' is not supported; supported: none, default, linear, dynamic, llama3, yarn");
+        "config.json: /rope_scaling/type: rope scaling 'longrope' is not supported; "
+        "supported: none, default, linear, dynamic, llama3, yarn");
   CHECK(scaling({{"rope_type", "llama3"}, {"factor", 8.0}, {"high_freq_factor", 4.0}, {"original_max_position_embeddings", 128}}) ==
         "config.json: /rope_scaling/low_freq_factor: missing; expected a number above 0");
   CHECK(scaling({{"rope_type", "llama3"}, {"factor", 8.0}, {"low_freq_factor", 1.0}, {"high_freq_factor", 4.0}}) ==
@@ -261,7 +262,7 @@ TEST_CASE("What we do not have is named") {
   CHECK(SaidWith({{"mlp_bias", true}}) == "config.json: /mlp_bias: true is not supported; supported: false");
   CHECK(SaidWith({{"partial_rotary_factor", 0.5}}) == "config.json: /partial_rotary_factor: 0.5 is not supported; supported: 1");
   CHECK(SaidWith({{"architectures", {"LlamaForSequenceClassification"}}}) ==
-        "config.json: /architectures: \"LlamaForSequenceClassification\" is not supported; supported: those that generate text, ...ForCausalLM");
+        "config.json: /architectures: \"LlamaForSequenceClassification\" is not supported; supported: those that generate, ...ForCausalLM");
   CHECK(SaidWith({{"quantization_config", {{"quant_method", "awq"}}}}) ==
         "config.json: /quantization_config: quant_method \"awq\" is not supported; supported: weights of BF16, F16 and F32; or GGUF");
   CHECK(SaidWith({{"layer_types", Json::array({"chunked_attention"})}}, Gemma()) ==

@@ -173,7 +173,7 @@ TEST_CASE("Flags override the file, which overrides the defaults") {
 
 TEST_CASE("The command line's mistakes are named") {
   const auto error = [](std::vector<const char*> flags) { return MessageOf(Parse(std::move(flags)).status()); };
-  CHECK(error({}) == "no model: say --model FILE, or \"model\" in the config file");
+  CHECK(error({}) == "no model: say --model PATH, or \"model\" in the config file");
   CHECK(error({"--model", "x", "--threads", "many"}) == "--threads: expected an integer in [0, 1024]; got \"many\"");
   CHECK(error({"--model", "x", "--kv-pool-bytes", "0"}).find("--kv-pool-bytes: expected bytes in [1048576, ") == 0);
   CHECK(error({"--model", "x", "--device", "cuda"}) == "--device: expected \"cpu\", the only one this build has; got \"cuda\"");

@@ -1,12 +1,15 @@
 #include "server/daemon.h"
 
 #include <catch2/catch.hpp>
+#include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <memory>
 #include <string>
 
 #include "absl/time/clock.h"
 #include "tests/fakes/tiny_gguf.h"
+#include "tests/fakes/tiny_hugging_face.h"
 
 namespace spherical::server {
 namespace {
@@ -101,6 +104,27 @@ TEST_CASE("A daemon loads its model, answers, and stops when told") {
   CHECK(stats.pool_bytes() <= 16 << 20);
   running.daemon->Stop();
   CHECK(running.daemon->Wait().ok());
+}
+
+TEST_CASE("A folder of Hugging Face's is served with all that it says: geometry, chat, end") {
+  Config config = TinyConfig();
+  config.model = std::string(std::getenv("TEST_TMPDIR")) + "/tiny_folder";
+  config.kv_geometry = "auto";
+  testing::WriteFolder(config.model, testing::TinyHuggingFace({}, {.shards = 2}));
+  Running running(config);
+  running.WaitUntilReady();
+  grpc::ClientContext context;
+  v1::ModelInfo info;
+  REQUIRE(running.inference->GetModelInfo(&context, {}, &info).ok());
+  CHECK(info.name() == "tiny_folder");
+  CHECK(info.architecture() == "llama");
+  CHECK(info.context_max() == 512);
+  CHECK(info.chat_template() == "chatml");
+  CHECK(std::filesystem::exists(config.model + ".geometry"));
+  grpc::ClientContext call;
+  const auto reader = running.Generate(call, 30);
+  CHECK(CountTokens(*reader) == 30);
+  CHECK(reader->Finish().ok());
 }
 
 TEST_CASE("Stopping lets what runs finish and takes nothing new") {
@@ -203,6 +227,11 @@ TEST_CASE("What is wrong with the model ends the daemon with a message that name
   SECTION("a wrong architecture") {
     config.model = testing::WriteTestFile("wrong.gguf", testing::TinyModel().String("general.architecture", "abacus").Build());
     CHECK(EndOf(config).find("abacus") != std::string::npos);
+  }
+  SECTION("a folder without weights") {
+    config.model = std::string(std::getenv("TEST_TMPDIR")) + "/no_weights";
+    testing::WriteFolder(config.model, {{"config.json", testing::TinyHuggingFace({}).at("config.json")}});
+    CHECK(EndOf(config) == config.model + ": no weights: expected model.safetensors or model.safetensors.index.json");
   }
   SECTION("cut short") {
     const std::string whole = testing::TinyModel().Build();

@@ -177,6 +177,27 @@ TEST_CASE("A folder's texts become the tokens that the GGUF makes of them") {
   }
 }
 
+TEST_CASE("A folder's chat is in tokenizer_config.json, or in a file of its own, which counts more") {
+  const engine::ChatMessage hello{"user", "Hello"};
+  const auto render = [&](const ModelFiles& model) {
+    REQUIRE(model.chat.ok());
+    return *model.chat->Render({&hello, 1});
+  };
+  const std::string want = render(Open(testing::WriteTinyModel()));
+  Files files = testing::TinyHuggingFace({});
+  CHECK(render(Open(Write(files))) == want);
+  files["chat_template.jinja"] = "{{ messages }}";
+  CHECK(absl::IsUnimplemented(Open(Write(files)).chat.status()));
+  files = testing::TinyHuggingFace({.chat = false});
+  const std::string folder = Write(files);
+  CHECK(Open(folder).chat.status().message() ==
+        folder + ": the model has no chat template (chat_template.jinja, or chat_template in tokenizer_config.json)");
+  files["chat_template.jinja"] = std::string((1 << 20) + 1, ' ');
+  CHECK(Open(Write(files)).chat.status().message().find("1048577 bytes, expected at most 1048576") != std::string::npos);
+  files["chat_template.jinja"] = testing::TinyChatTemplate();
+  CHECK(render(Open(Write(files))) == want);
+}
+
 TEST_CASE("What ends an answer is said in three files, each of which counts") {
   Files files = testing::TinyHuggingFace({});
   files["generation_config.json"] = R"({"eos_token_id": [70, 71]})";

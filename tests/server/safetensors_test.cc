@@ -1,3 +1,5 @@
+#include <sys/stat.h>
+
 #include <catch2/catch.hpp>
 #include <cstdlib>
 #include <cstring>
@@ -36,7 +38,8 @@ std::string SaidOf(const std::string& fields) { return Said(WithHeader("{\"t\": 
 std::string LengthOf(uint64_t length) { return std::string(reinterpret_cast<const char*>(&length), sizeof length); }
 
 TEST_CASE("Tensors come with type, shape with the row length first, and their bytes, aligned or not") {
-  const std::string bytes = WithHeader(R"({"__metadata__": {"format": "pt", "x": [1]}, "odd": {"dtype": "BF16", "shape": [1, 3], "data_offsets": [1, 7]},
+  const std::string bytes = WithHeader(R"({"__metadata__": {"format": "pt", "x": [1]},
+    "odd": {"dtype": "BF16", "shape": [1, 3], "data_offsets": [1, 7]},
     "scalar": {"dtype": "F16", "shape": [], "data_offsets": [7, 9]}, "empty": {"dtype": "F32", "shape": [0, 4], "data_offsets": [3, 3]}})",
                                        "-abcdefgh--");
   const auto file = SafetensorsFile::Parse({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}, "f");
@@ -193,6 +196,9 @@ TEST_CASE("A folder whose weights are not all there is refused by what is missin
   CHECK(SaidOfFolder(Folder({{"1.safetensors", Shard({"a"}).substr(0, 60)}, {kIndex, Index(R"({"a": "1.safetensors"})")}}))
             .starts_with("1.safetensors: a header of "));
   CHECK(SaidOfFolder(Folder({{"model.safetensors", ""}})) == "model.safetensors: not a file with bytes in it");
+  const std::string pipe = Folder({});
+  REQUIRE(mkfifo((pipe + "/model.safetensors").c_str(), 0600) == 0);  // nobody writes to it: opening it for reading would wait for ever
+  CHECK(SaidOfFolder(pipe) == "model.safetensors: not a file with bytes in it");
   const std::string folder_in_it = Folder({{kIndex, Index(R"({"a": "1.safetensors"})")}});
   std::filesystem::create_directory(folder_in_it + "/1.safetensors");
   CHECK(SaidOfFolder(folder_in_it) == "1.safetensors: not a file with bytes in it (named by model.safetensors.index.json)");
@@ -207,7 +213,8 @@ TEST_CASE("A tensor that two shards have is refused") {
 
 TEST_CASE("An index that names anything but files of its folder is refused") {
   const std::string wrong = "expected the name of a .safetensors file of this folder; got ";
-  for (const std::string path : {"../1.safetensors", "/etc/1.safetensors", "./1.safetensors", "sub/1.safetensors", "..", "", "config.json"}) {
+  for (const std::string path :
+       {"../1.safetensors", "/etc/1.safetensors", "./1.safetensors", "sub/1.safetensors", "..", "", "config.json"}) {
     CHECK(SaidOfIndex(Index("{\"a\": \"" + path + "\"}")) ==
           "model.safetensors.index.json: /weight_map/a: " + wrong + "a string \"" + path + "\"");
   }
