@@ -174,7 +174,7 @@ double RateBits(const PageTable& table, int32_t head_dim, int32_t entered) {
   for (int32_t i = 0; i < table.heads(); ++i) {
     const HeadPages& pages = table.head(i);
     for (size_t tier = 0; tier < tiers.size(); ++tier) tiers[tier] += pages.tiers[tier].tokens;
-    if (!pages.sealed) exact += entered - pages.exact_begin;
+    if (!pages.sealed) exact += std::min(entered - pages.exact_begin, pages.in_reach(entered));
     in_reach += pages.in_reach(entered);
   }
   return RateBits(tiers, exact, head_dim, in_reach);

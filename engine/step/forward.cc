@@ -140,21 +140,28 @@ void Forward::AddToResidual(const std::vector<float>& post_norm, int64_t m) {
   });
 }
 
-// What comes after a norm of attention's output is that output times weight over its size: so is an error in it.
+// Where attention's output d is normed before it is added, an error e in it becomes e p / |d| sqrt(width), p the norm's weights; and what
+// reads the sum x next norms it with weights f of its own, which silence the few coordinates that most of |x|^2 lies in. So the share of an
+// error is, in the mean over coordinates, |e|^2 |f p|^2 / (|f x|^2 |d|^2), and its unit |f x|^2 |d|^2 / |f p|^2. Without such a norm |x|^2.
 void Forward::AddEnergy(const StepPlan& plan, int32_t layer) {
-  const auto square_of = [&](const float* row) {
+  const LayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
+  const bool normed = !w.attention_post_norm.empty();
+  const auto square_of = [&](const float* row, const float* weights) {
     float sum = 0;
-    for (int32_t i = 0; i < spec_.width; ++i) sum += row[i] * row[i];
+    for (int32_t i = 0; i < spec_.width; ++i) {
+      const float x = weights == nullptr ? row[i] : row[i] * weights[i];
+      sum += x * x;
+    }
     return sum;
   };
-  const std::vector<float>& norm = weights_.layers[static_cast<size_t>(layer)].attention_post_norm;
-  const float weights = norm.empty() ? 0 : square_of(norm.data());
+  const float weights = normed ? square_of(w.attention_post_norm.data(), w.ffn_norm.data()) : 1;
   for (size_t r = 0; r < rows_.size(); ++r) {
     const Row& row = rows_[r];
     if (plan.items[static_cast<size_t>(row.item)].pages->sampling().stride == 0 || row.position < kSinkTokens) continue;
     const size_t at = r * static_cast<size_t>(spec_.width);
-    const float scale = weights > 0 ? square_of(&delta_[at]) / weights : 1;
-    energy_[static_cast<size_t>(row.item * spec_.layers + layer)] += square_of(&x_[at]) * scale;
+    const float energy = normed ? square_of(&x_[at], w.ffn_norm.data()) * (square_of(&delta_[at], nullptr) / weights)
+                                : square_of(&x_[at], nullptr);
+    energy_[static_cast<size_t>(row.item * spec_.layers + layer)] += energy;
   }
 }
 

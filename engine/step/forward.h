@@ -61,8 +61,8 @@ class Forward {
   void Observe(Observer observer) { observer_ = std::move(observer); }  // empty: nobody looks
 
   // Of an item of the plan just run whose queries are sampled: the sum of the squared norms of what entered each layer, and of how many
-  // rows. Where attention's output is normed before it is added, times what that norm divides its square by: errors of the output are
-  // measured in it. (The sequence's first tokens are left out: a few of them outweigh all others).   [layers]
+  // rows: what errors of attention's output are measured in, norms of that output included. The sequence's first tokens are left out: a
+  // few of them outweigh all others.   [layers]
   std::span<const double> EnergyOf(int32_t item) const;
   int32_t EnergyRowsOf(const StepItem& item) const;
 

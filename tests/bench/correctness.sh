@@ -18,7 +18,10 @@ if ! "$python" -c 'import numpy' 2>/dev/null; then
 fi
 case "${1:-}" in
   --markdown) exec "$python" tests/bench/correctness.py "$@" ;;
-  --readme) exec "$python" tests/bench/readme.py "correctness$(tests/bench/place_of.sh "${2:?a result}")" <("$python" tests/bench/correctness.py --markdown "${2:?a result}") ;;
+  --readme)
+    place="correctness$(tests/bench/place_of.sh "${2:?a result}")"
+    exec "$python" tests/bench/readme.py "$place" <("$python" tests/bench/correctness.py --markdown "${2:?a result}")
+    ;;
 esac
 source tests/bench/sides.sh
 "$python" tests/bench/correctness.py --engine "$engine" --peer "$peer" "${arguments[@]}"

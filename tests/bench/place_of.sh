@@ -1,5 +1,5 @@
 #!/bin/bash
-# place_of.sh RESULT.json: what the place of its table in README.md is called beside the benchmark's name: nothing for SmolLM2, else the model.
+# place_of.sh RESULT.json: what the name of its table's place in README.md has behind the benchmark's: nothing for SmolLM2, else the model.
 set -euo pipefail
 case "$(grep -o '"model": "[^"]*"' "$1" | head -n 1)" in
   *'"SmolLM2'*) ;;

@@ -15,7 +15,10 @@ tests/clients/make_venv.sh
 python="${XDG_CACHE_HOME:-$HOME/.cache}/spherical/venv/bin/python3"
 case "${1:-}" in
   --markdown) exec "$python" tests/bench/run.py "$@" ;;
-  --readme) exec "$python" tests/bench/readme.py "speed$(tests/bench/place_of.sh "${2:?a result}")" <("$python" tests/bench/run.py --markdown "${2:?a result}") ;;
+  --readme)
+    place="speed$(tests/bench/place_of.sh "${2:?a result}")"
+    exec "$python" tests/bench/readme.py "$place" <("$python" tests/bench/run.py --markdown "${2:?a result}")
+    ;;
 esac
 source tests/bench/sides.sh
 "$python" tests/bench/run.py --engine "$engine" --peer "$peer" --daemon "$daemon" "${arguments[@]}"

@@ -95,7 +95,8 @@ Costs CostsOf(int32_t head_dim, uint64_t seed, float queries, bool slowest) {
     kl[biased] = MeanKl(exact, Scored(path, "uniform:T4", Calibrated(path)));
     plain[biased] = MeanKl(exact, Scored(path, "uniform:T4", {}));
   }
-  WARN("head dim " << head_dim << (slowest ? ", the slowest planes" : "") << ", queries " << queries << ", mean KL at T4 without and with biases: calibrated " << kl[0] << " " << kl[1]
+  WARN("head dim " << head_dim << (slowest ? ", the slowest planes" : "") << ", queries " << queries
+                   << ", mean KL at T4 without and with biases: calibrated " << kl[0] << " " << kl[1]
                    << " (" << kl[1] / kl[0] << " times), plain " << plain[0] << " " << plain[1]);
   return {.unbiased = kl[0], .biased = kl[1], .unbiased_plain = plain[0], .biased_plain = plain[1]};
 }

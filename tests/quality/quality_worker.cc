@@ -8,8 +8,8 @@
 //                                                  each; "file", with "file": one that sphericalctl calibrate made
 //   {"do": "tokenize", "file": F} or {"text": T}   what later commands take tokens from                      {"tokens": N}
 //   {"do": "begin", "tokens": 6144}                       a new prefix; the one before is forgotten
-//   {"do": "prefill", "first": I, "tokens": N}     appends tokens [I, I + N) of the text to the prefix, exactly; where a model's texts begin
-//                                                  with a token of its own, so does the prefix, as it would in serving
+//   {"do": "prefill", "first": I, "tokens": N}     appends tokens [I, I + N) of the text to the prefix, exactly; a model's own first
+//                                                  token, where its texts begin with one, comes before them as in serving
 //   {"do": "exact", "first": I, "tokens": N}       the distributions after each of these, which modes are compared with  {"nll": ...}
 //   {"do": "mode", "name": NAME}                   keeps the prefix so and goes through the same tokens
 //                                                  {"mean_kl", "delta_nll", "top1", "rate_bits", "rate_real_bits"}
