@@ -91,7 +91,8 @@ void MeasureNextHeads(const Sequence& sequence, const PlanLimits& limits, std::v
     const HeadPages& pages = sequence.pages.head(head);
     const QuerySampling::Slots asked = sequence.pages.sampling().SlotsFrom(pages.local() ? pages.exact_begin : 0, sequence.entered);
     measure.push_back({.kind = MeasureItem::Kind::kExact, .sequence = sequence.request.id, .pages = &pages, .head = head, .end = tokens,
-                       .newest = newest, .samples = asked.count, .first_sample = asked.first,
+                       .newest = newest, .samples = asked.count, .first_sample = asked.first, .sample_position = asked.position,
+                       .sample_stride = pages.local() ? sequence.pages.sampling().stride : 0,
                        .residual = sequence.residual(head / kv_heads)});
   }
 }

@@ -24,13 +24,14 @@ struct QuerySampling {
   // Of those that are there once `entered` tokens have entered, the ones at `begin` and later.
   struct Slots {
     int32_t first, count;
+    int32_t position;  // of the first; the others follow `stride` apart
   };
   Slots SlotsFrom(int32_t begin, int32_t entered) const {
     const int32_t count = CountAfter(entered);
-    if (count == 0) return {0, 0};
+    if (count == 0) return {0, 0, 0};
     const int32_t taken = std::min(entered, end) / stride;  // ever; the one numbered n is at position n * stride + stride - 1
     const int32_t before = std::clamp(begin / stride, taken - count, taken);
-    return {before % kSampledPositions, taken - before};
+    return {before % kSampledPositions, taken - before, before * stride + stride - 1};
   }
   // That are there once `entered` tokens have entered.
   int32_t CountAfter(int32_t entered) const { return stride == 0 ? 0 : std::min(std::min(entered, end) / stride, kSampledPositions); }

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <limits>
 
+#include "absl/functional/function_ref.h"
 #include "engine/kv/head_notes.h"
 #include "engine/kv/retier.h"
 #include "kernels/attention/exact_attention.h"
@@ -76,14 +77,57 @@ class ExactMeasure {
     std::vector<float> logits(kernels::kSampleQueriesMax * padded);
     const kernels::AttentionShape shape = {.head_dim = d_, .group = group, .scale = context_.spec.attention_scale,
                                            .softcap = context_.spec.attention_softcap, .page_bytes = arenas_.exact_page_bytes};
-    const int32_t counted = kernels::BestExactAttention().sample(
-        shape, arenas_.exact,
-        {.query = query.data(), .queries = queries, .pages = item_.pages->exact.data(), .tokens = tokens_, .logits = logits.data(),
-         .mean = mean_.data(), .square = square_.data()});
+    // Queries of `first` and after it, about the first so many tokens; how many of them counted.
+    const auto ask = [&](int32_t first, int32_t count, int32_t tokens, std::vector<float>& mean, std::vector<float>& square) {
+      return kernels::BestExactAttention().sample(
+          shape, arenas_.exact,
+          {.query = query.data() + int64_t{first} * d_, .queries = count, .pages = item_.pages->exact.data(), .tokens = tokens,
+           .logits = logits.data(), .mean = mean.data(), .square = square.data()});
+    };
+    if (item_.sample_stride > 0) return AskInTurn(group, ask);
+    const int32_t counted = ask(0, queries, tokens_, mean_, square_);
     // Nobody to ask: all tokens are worth the same.
     const float each = counted == 0 ? 1 / static_cast<float>(tokens_) : 0, by = counted == 0 ? 0 : 1 / static_cast<float>(counted);
     for (float& p : mean_) p = p * by + each;
     for (float& p2 : square_) p2 = p2 * by + each * each;
+  }
+
+  // A local head, where nearness is most of what decides: a query is asked about the tokens before it, and what it sees in those that are
+  // no longer new to it is what later ones will see. Tokens that are new to all of them are worth the mean of the others.
+  void AskInTurn(int32_t group, absl::FunctionRef<int32_t(int32_t, int32_t, int32_t, std::vector<float>&, std::vector<float>&)> ask) {
+    std::vector<float> output(mean_.size()), mean(mean_.size()), square(mean_.size());
+    std::vector<int32_t> asked(mean_.size());
+    int32_t counted = 0;
+    for (int32_t s = 0; s < item_.samples; ++s) {
+      const int32_t seen = item_.sample_position + s * item_.sample_stride - item_.pages->exact_begin + 1;
+      const int32_t tokens = std::min(seen, tokens_);
+      if (tokens < 1) continue;
+      std::ranges::fill(mean, 0.0f);
+      std::ranges::fill(square, 0.0f);
+      const int32_t good = ask(s * group, group, tokens, mean, square);
+      counted += good;
+      for (int32_t t = 0; t < tokens; ++t) output[static_cast<size_t>(t)] += mean[static_cast<size_t>(t)];
+      for (int32_t t = 0; t < std::min(tokens, seen - kNewestTokens); ++t) {
+        const size_t at = static_cast<size_t>(t);
+        mean_[at] += mean[at];
+        square_[at] += square[at];
+        asked[at] += good;
+      }
+    }
+    double all_mean = 0, all_square = 0, all = 0;
+    for (size_t t = 0; t < asked.size(); ++t) {
+      all_mean += mean_[t];
+      all_square += square_[t];
+      all += asked[t];
+    }
+    const float each = 1 / static_cast<float>(tokens_);
+    for (size_t t = 0; t < asked.size(); ++t) {
+      const float by = asked[t] > 0 ? 1 / static_cast<float>(asked[t]) : 0;
+      mean_[t] = asked[t] > 0 ? mean_[t] * by : all > 0 ? static_cast<float>(all_mean / all) : each;
+      square_[t] = asked[t] > 0 ? square_[t] * by : all > 0 ? static_cast<float>(all_square / all) : each * each;
+      output[t] = counted > 0 ? output[t] / static_cast<float>(counted) : each;
+    }
+    output_weights_ = std::move(output);
   }
 
   void Read(int32_t first, int32_t rows) {
@@ -98,7 +142,7 @@ class ExactMeasure {
       const int32_t rows = std::min(kTile, tokens_ - first);
       Read(first, rows);
       for (int32_t r = 0; r < rows; ++r) {
-        const float p = mean_[static_cast<size_t>(first + r)];
+        const float p = (output_weights_.empty() ? mean_ : output_weights_)[static_cast<size_t>(first + r)];
         for (int32_t i = 0; i < d_; ++i) output_[i] += p * values_[r * d_ + i];
       }
     }
@@ -156,6 +200,7 @@ class ExactMeasure {
   const kernels::CodecImpl& codec_;
   float bytes_[kRungs];
   std::vector<float> mean_, square_, utility_;
+  std::vector<float> output_weights_;               // means of p for `output_`, where they are not mean_
   double summed_[kLadderTiers] = {};                // distortion on each rung, of all tokens
   alignas(64) float output_[kernels::kHeadDimMax];  // o, rotated as values are
   alignas(64) float keys_[kTile * kernels::kHeadDimMax], values_[kTile * kernels::kHeadDimMax], z_[kTile * kernels::kHeadDimMax];

@@ -14,9 +14,6 @@
 
 namespace spherical::engine {
 
-// Whether attention looks at TransformerSpec::windows: until it does, tests of windowed models keep to sequences that fit into them.
-inline constexpr bool kForwardHasWindows = false;
-
 // A forward pass with its own arena; pages are handed out in an order that is not that of the tokens.
 class ExactRunner {
  public:
@@ -36,7 +33,7 @@ class ExactRunner {
     PageTable pages;
     int32_t position = 0;
   };
-  Sequence Start(std::vector<TokenId> prompt) { return {std::move(prompt), PageTable(spec_.layers, spec_.kv_heads), 0}; }
+  Sequence Start(std::vector<TokenId> prompt) { return {std::move(prompt), PageTable(spec_.layers, spec_.kv_heads, {}, spec_.windows), 0}; }
 
   struct Part {
     Sequence* sequence;

@@ -52,16 +52,11 @@ const TinyModelOptions kFamilies[] = {
     {.layers = 7, .width = 96, .heads = 2, .kv_heads = 1, .head_dim = 64, .family = "gemma3", .window = 16, .logit_softcap = 2},
 };
 
-// How many tokens a family's test may run before its window would hide some.
-int32_t TokensFor(const TinyModelOptions& model, int32_t wanted) {
-  return model.window > 0 && !kForwardHasWindows ? std::min(wanted, model.window) : wanted;
-}
-
 TEST_CASE("every family's logits agree with the naive transformer: biases, norms of heads, norms after, gates, caps, local positions") {
   for (const TinyModelOptions& shape : kFamilies) {
     CAPTURE(shape.family, shape.rope_scaling, shape.head_dim, shape.logit_softcap);
     const TinyModel model(shape);
-    const std::vector<TokenId> tokens = SomeTokens(TokensFor(shape, 45), model.spec.vocabulary, 5);
+    const std::vector<TokenId> tokens = SomeTokens(45, model.spec.vocabulary, 5);
     const std::vector<std::vector<double>> want = NaiveForward(model.file, model.spec, tokens, /*half_kv=*/true).logits;
     ExactRunner runner(model, 2, kernels::ActivationType::kF32);
     ExactRunner::Sequence sequence = runner.Start(tokens);

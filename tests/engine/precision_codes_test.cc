@@ -331,6 +331,32 @@ TEST_CASE("A local head is measured as its mean token, by the queries in its win
   CHECK(curve.CountsAt(kernels::kPriceSteps - 1, 3)[kLadderTiers - 1] == newest + 3);
 }
 
+TEST_CASE("A local head's queries are asked about what is before them, and count for what is no longer new to them") {
+  const int32_t head_dim = 64, tokens = 200, samples = 9;
+  const auto curve_of = [&](int32_t position, int32_t stride, std::vector<int32_t> silent) {
+    std::mt19937 random(6);
+    Room room(head_dim, 200);
+    room.head.window = 200;
+    FillExact(room, tokens, samples, random);
+    for (const int32_t q : silent) {  // such a query would make all that it sees NaN or nothing
+      for (int32_t i = 0; i < head_dim; ++i) {
+        uint8_t* const page = room.exact.data() + room.head.samples[static_cast<size_t>(q / kSampleVectorsPerPage)] *
+                                                      kernels::ExactBytesUsed(head_dim);
+        std::memset(page + 2 * (q % kSampleVectorsPerPage * head_dim + i), 0, 2);
+      }
+    }
+    const MeasureItem question = {.pages = &room.head, .end = tokens, .newest = tokens - kNewestTokens, .samples = samples,
+                                  .sample_position = position, .sample_stride = stride};
+    return RunMeasure(room.context(), room.arenas(), std::span(&question, 1), room.threads)[0].below;
+  };
+  const auto together = curve_of(0, 0, {});
+  CHECK(curve_of(tokens + kNewestTokens, 1, {}) == together);  // all are after all, and old to all
+  CHECK(curve_of(tokens - 1, 1, {}) != together);               // the newest are new to most
+  // Queries before the first token are asked about nothing: whatever they are changes nothing.
+  CHECK(curve_of(-4 * 50, 50, {0, 1, 6, 7}) == curve_of(-4 * 50, 50, {}));
+  CHECK(curve_of(-4 * 50, 50, {16, 17}) != curve_of(-4 * 50, 50, {}));
+}
+
 TEST_CASE("A coded local head is looked at as a whole, and goes down as a whole") {
   for (const Tier older : {Tier::kT8, Tier::kT4, Tier::kT2}) {
     std::mt19937 random(11);

@@ -119,15 +119,17 @@ Comparison ComparePassage(LoadedModel& model) {
   const json& positions = fixture["positions"];
   const std::vector<TokenId> tokens = fixture["tokens"];
   Comparison sum;
-  size_t i = 0;
-  int32_t at = 0;
-  model.Score(model.Begin(), tokens, [&](std::span<const float> logprobs) {
-    if (i == positions.size() || positions[i]["at"] != at++) return;
-    sum.kl_mean += KlFromReference(positions[i], logprobs);
-    sum.same_top += Likeliest(logprobs) == positions[i]["ids"][0].get<TokenId>();
-    ++i;
-  });
-  REQUIRE(i == positions.size());
+  size_t i = 0, entered = 0;
+  const LoadedModel::Sequence sequence = model.Begin();
+  for (; i < positions.size(); ++i) {  // only those are scored: a row is a quarter of a million numbers to sort
+    const size_t at = positions[i]["at"];
+    if (at > entered) model.Enter(sequence, std::span(tokens).subspan(entered, at - entered));
+    model.Score(sequence, std::span(tokens).subspan(at, 1), [&](std::span<const float> logprobs) {
+      sum.kl_mean += KlFromReference(positions[i], logprobs);
+      sum.same_top += Likeliest(logprobs) == positions[i]["ids"][0].get<TokenId>();
+    });
+    entered = at + 1;
+  }
   return {.kl_mean = sum.kl_mean / static_cast<double>(i), .same_top = sum.same_top / static_cast<double>(i)};
 }
 

@@ -147,6 +147,8 @@ KvStore::Handle KvStore::SealPriced(const Kv& kv, const engine::MeasureContext& 
                          .newest = kv.tokens - engine::kNewestTokens,
                          .samples = asked.count,
                          .first_sample = asked.first,
+                         .sample_position = asked.position,
+                         .sample_stride = head.local() ? kv.pages.sampling().stride : 0,
                          .residual = static_cast<float>(kv.energy[static_cast<size_t>(i / shape_.kv_heads)] /
                                                         static_cast<double>(kv.energy_rows))});
   }

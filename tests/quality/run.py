@@ -173,7 +173,7 @@ def names(text):
 def measure(args):
     geometry = geometry_command(args)
     if args.readme:
-        table.check_place(table.kind_of(args.activations, geometry["source"], args.modes))
+        table.check_place(table.kind_of(args.model, args.prefill, args.activations, geometry["source"], args.modes))
     result = machine.describe(args.model, args.command)
     tokens_max = args.prefill + args.score + QUESTION_TOKENS_MAX
     with Worker(args.worker, args.model, args.threads, args.activations, tokens_max) as worker:

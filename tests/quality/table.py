@@ -6,6 +6,7 @@ README = pathlib.Path(__file__).with_name("README.md")
 
 # The bars of SmolLM2-135M: mean KL at 6,144 tokens prefilled and 1,024 scored with f32 activations, by how the geometry was made.
 BAR_MODEL = "SmolLM2-135M"
+GEMMA = "gemma-3-270m"
 BAR_PREFILL, BAR_SCORE = 6144, 1024
 BARS = {
     "text": {"uniform:T8": 0.0001, "uniform:T4": 0.0022, "uniform:T3": 0.0055, "uniform:T2": 0.027, "uniform:T1": 0.15,
@@ -90,15 +91,18 @@ class NoPlace(Exception):
     pass
 
 
-def kind_of(activations, geometry, modes):
+def kind_of(model, prefill, activations, geometry, modes):
     """Which of README.md's places a result belongs to."""
+    if pathlib.Path(model).name.startswith(GEMMA):
+        return f"gemma {prefill}"
     return f"{'rdr' if any(mode.startswith('rdr:') for mode in modes) else activations} {geometry}"
 
 
 def put_into_readme(result, drawing):
     """The table between the marks of this kind of result, the plot beside README.md."""
     settings = result["settings"]
-    kind = kind_of(settings["activations"], settings["geometry"], [row["mode"] for row in result["rows"]])
+    kind = kind_of(result["model"], settings["prefill"], settings["activations"], settings["geometry"],
+                   [row["mode"] for row in result["rows"]])
     README.write_text(place(README.read_text(), kind, markdown(result)))
     README.with_name(f"{kind.replace(' ', '_')}.svg").write_text(drawing)
 
