@@ -1,7 +1,7 @@
 """Makes tokenizer_gemma.json: what SentencePiece itself says about tricky texts, with Gemma 3's vocabulary.
 
     python3 -m venv /tmp/venv && /tmp/venv/bin/pip install sentencepiece==0.2.3 protobuf numpy
-    /tmp/venv/bin/python tests/golden/make_sentencepiece_golden.py ~/.cache/spherical/models/gemma3-270m-q4_k_m.gguf
+    /tmp/venv/bin/python tests/golden/make_sentencepiece_golden.py ~/.cache/spherical/models/gemma-3-270m-q4_k_m.gguf
 
 Pieces, scores and types come from the GGUF file; they are put back into a SentencePiece model, and its library encodes. Names of control
 tokens in a text are no business of SentencePiece: texts are cut at them here, leftmost first, the longest of those that begin there.
