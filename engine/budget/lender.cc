@@ -140,6 +140,7 @@ void Lender::TakeBackEmptied(int32_t sealed, Loan& loan, HeadPages& pages) {
 }
 
 void Lender::TakeBackLeft(int32_t entered, Loan& loan, PageTable& table) {
+  if (shape_.windows.empty()) return;
   for (int32_t i = 0; i < table.heads(); ++i) {
     LeaveWindow(entered, shape_.head_dim, table.head(i),
                 [&](PageId page, bool exact) { exact ? ReleaseExact(page, loan) : Release(page, loan); });

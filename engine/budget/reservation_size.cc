@@ -36,17 +36,21 @@ int64_t LocalPages(const KvShape& shape, int32_t window, Tier older, int64_t tok
 
 constexpr int64_t kTokensMax = int64_t{1} << 31;
 
+// Bits per element of K and V of a token that takes so many bytes in a head.
+double BitsPerElement(const KvShape& shape, int64_t token_bytes) { return 8.0 * static_cast<double>(token_bytes) / (2.0 * shape.head_dim); }
+double BitsOf(const KvShape& shape, Tier tier) { return BitsPerElement(shape, kernels::TokenBytes(tier, shape.head_dim)); }
+
 // The lowest tier of the ladder that is at or above a rate.
 Tier TierOfRate(const KvShape& shape, double bits) {
   Tier tier = Tier::kT2;
-  while (tier != Tier::kT8 && 8.0 * kernels::TokenBytes(tier, shape.head_dim) / (2.0 * shape.head_dim) < bits) {
+  while (tier != Tier::kT8 && BitsOf(shape, tier) < bits) {
     tier = static_cast<Tier>(static_cast<int32_t>(tier) - 1);
   }
   return tier;
 }
 
 // Global heads of a sequence in mode `rdr`.
-int64_t PricedPages(const KvShape& shape, int64_t heads, int64_t tokens, double floor_bits) {
+int64_t PricedPages(const KvShape& shape, int64_t heads, int64_t tokens, double bits) {
   const int64_t lower = std::max<int64_t>(tokens - kSinkTokens - kNewestTokens, 0);
   int64_t usable = shape.page_bytes.value();
   for (const Tier tier : {Tier::kT8, Tier::kT4, Tier::kT3, Tier::kT2}) {
@@ -54,13 +58,9 @@ int64_t PricedPages(const KvShape& shape, int64_t heads, int64_t tokens, double 
   }
   const int64_t whole = CeilDiv(std::min<int64_t>(tokens, kWholeTokensMax), kernels::TokensPerPage(Tier::kT8, shape.head_dim));
   const int64_t open = std::min<int64_t>(lower, kernels::kLadderTiers);
-  const double bits = shape.mode.rate > 0 ? shape.mode.rate : floor_bits;
   const double bytes = bits / 8 * 2 * shape.head_dim * static_cast<double>(lower) * static_cast<double>(heads);
   return heads * (whole + open) + static_cast<int64_t>(std::ceil(bytes / static_cast<double>(usable)));
 }
-
-// Bits per element of a token on the last rung that is not dropping.
-double LastRungBits(const KvShape& shape) { return 8.0 * kernels::TokenBytes(Tier::kT2, shape.head_dim) / (2.0 * shape.head_dim); }
 
 }  // namespace
 
@@ -102,7 +102,7 @@ std::vector<TierBytes> BytesByTier(const KvShape& shape) {
   std::vector<TierBytes> tiers;
   const auto add = [&](std::string_view name, int64_t token_bytes) {
     tiers.push_back({.name = name,
-                     .bits = 8.0 * static_cast<double>(token_bytes) / (2.0 * shape.head_dim),
+                     .bits = BitsPerElement(shape, token_bytes),
                      .per_token = global * token_bytes,
                      .local = windows * token_bytes});
   };
@@ -117,7 +117,7 @@ ByteCount ExactTokenBytes(const KvShape& shape) {
 }
 
 bool KeepsAll(const KvShape& shape, const Quota& quota) {
-  return !quota.allow_drop && (shape.mode.rate == 0 || shape.mode.rate >= LastRungBits(shape));
+  return !quota.allow_drop && (shape.mode.rate == 0 || shape.mode.rate >= BitsOf(shape, Tier::kT2));
 }
 
 PageCount ReservedPages(const KvShape& shape, TokenCount tokens, double floor_bits) {
@@ -130,7 +130,7 @@ PageCount ReservedPages(const KvShape& shape, TokenCount tokens, double floor_bi
     global -= shape.kv_heads;
   }
   if (global == 0) return PageCount(pages);
-  if (shape.mode.priced) return PageCount(pages + PricedPages(shape, global, tokens.value(), floor_bits));
+  if (shape.mode.priced) return PageCount(pages + PricedPages(shape, global, tokens.value(), bits));
   return PageCount(pages + global * PagesOfHead(shape, tokens.value()));
 }
 

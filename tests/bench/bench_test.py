@@ -145,6 +145,10 @@ class LongContextTest(unittest.TestCase):
                     self.assertGreater(side.ask("decode", 8)["wall_s"], 0)
             self.assertGreater(side.ask("prefill", 64)["wall_s"], 0)
 
+    def test_a_priced_worker_needs_a_rate(self):
+        with self.assertRaisesRegex(SideFailed, "rdr:RATE"), Side("ours", *engine_command(WORKER, MODEL, 2, mode="rdr")):
+            pass
+
     def test_bars_are_of_medians_and_the_peers_better_setting(self):
         turns = CodesTest.turns
         result = {"turns": {long_context.SHALLOW: {side: turns(1) for side in (long_context.PRICED, long_context.EXACT, long_context.PLAIN,

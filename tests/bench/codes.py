@@ -5,12 +5,11 @@ turns; the peer's best is the setting with the least time per token at that dept
 """
 import pathlib
 import statistics
-import sys
 import tempfile
 
 import machine
 import outcome
-from side import Arguments, Side, engine_command, load_same_tokens, take_turns
+from side import Arguments, Side, engine_command, load_same_tokens, seconds_per_token
 
 SHALLOW, MANY = "depth 0", "8 sequences"
 OURS, EXACT, LOWER = "uniform:T4", "exact", "uniform:T2"
@@ -50,19 +49,12 @@ def measure(args, tokens):
     try:
         load_same_tokens(sides.values(), peers[PLAIN], args.text, tokens)
         deep = f"depth {args.depth}"
-        return {SHALLOW: decode(sides, (1, 0), 32, args.rounds, SHALLOW),
-                deep: decode(sides, (1, args.depth), 8, args.rounds, deep),
-                MANY: decode({name: sides[name] for name in (OURS, PLAIN, FLASH)}, (8, MANY_DEPTH), 8, args.rounds, MANY)}
+        return {SHALLOW: seconds_per_token(sides.values(), (1, 0), "decode", 32, args.rounds, SHALLOW),
+                deep: seconds_per_token(sides.values(), (1, args.depth), "decode", 8, args.rounds, deep),
+                MANY: seconds_per_token([sides[name] for name in (OURS, PLAIN, FLASH)], (8, MANY_DEPTH), "decode", 8, args.rounds, MANY)}
     finally:
         for side in sides.values():
             side.close()
-
-
-def decode(sides, prepared, count, rounds, name):
-    """Seconds per token."""
-    print(f"bench: {name}", file=sys.stderr, flush=True)
-    turns = take_turns(list(sides.values()), prepared, "decode", count, rounds)
-    return {side: {kind: [s / count / prepared[0] for s in seconds] for kind, seconds in kinds.items()} for side, kinds in turns.items()}
 
 
 def bars(turns, depth):

@@ -25,15 +25,17 @@ constexpr int32_t kDepthMax = 24'576;
 constexpr TokenCount kTokensMax(kDepthMax + 512);  // the largest row: one deep sequence, or eight of 2,048, with room to grow
 constexpr int32_t kSequencesMax = 8;
 
+std::vector<int32_t> TokensOf(const engine::Tokenizer& tokenizer, const std::string& text) {
+  auto tokens = tokenizer.Encode(text, {});
+  if (!tokens.ok()) Fail(tokens.status().ToString());
+  return *std::move(tokens);
+}
+
 class EngineSide : public BenchSide {
  public:
   EngineSide(std::unique_ptr<LoadedModel> model, bool coded) : model_(std::move(model)), coded_(coded) {}
 
-  std::vector<int32_t> Tokenize(const std::string& text) override {
-    auto tokens = model_->tokenizer().Encode(text, {});
-    if (!tokens.ok()) Fail(tokens.status().ToString());
-    return *std::move(tokens);
-  }
+  std::vector<int32_t> Tokenize(const std::string& text) override { return TokensOf(model_->tokenizer(), text); }
 
   void Logits(std::span<const int32_t> tokens, const std::function<void(std::span<const float>)>& row) override {
     model_->EndAll();
@@ -79,11 +81,7 @@ class PricedSide : public BenchSide {
  public:
   PricedSide(std::unique_ptr<quality::ScoringModel> model, quality::Mode mode) : model_(std::move(model)), mode_(mode) {}
 
-  std::vector<int32_t> Tokenize(const std::string& text) override {
-    auto tokens = model_->tokenizer().Encode(text, {});
-    if (!tokens.ok()) Fail(tokens.status().ToString());
-    return *std::move(tokens);
-  }
+  std::vector<int32_t> Tokenize(const std::string& text) override { return TokensOf(model_->tokenizer(), text); }
   void Logits(std::span<const int32_t> tokens, const std::function<void(std::span<const float>)>& row) override {
     const quality::KvStore::Handle fresh = model_->Begin(static_cast<int32_t>(tokens.size()));
     Score(*fresh, tokens, row);

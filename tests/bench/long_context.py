@@ -5,12 +5,11 @@ turns; the peer's best is the setting with the least time. By processor time: on
 """
 import pathlib
 import statistics
-import sys
 import tempfile
 
 import machine
 import outcome
-from side import Arguments, Side, engine_command, load_same_tokens, take_turns
+from side import Arguments, Side, engine_command, load_same_tokens, seconds_per_token
 
 PRICED, EXACT = "rdr:3.0", "exact"
 PLAIN, FLASH = "llama.cpp f16", "llama.cpp f16, flash attention"
@@ -49,19 +48,12 @@ def measure(args, tokens):
     sides = {**ours, **peers}
     try:
         load_same_tokens(sides.values(), peers[PLAIN], args.text, tokens)
-        return {SHALLOW: turns_of(sides.values(), (1, 0), "decode", 32, args.rounds, SHALLOW),
-                DEEP: turns_of(sides.values(), (1, args.depth), "decode", 16, args.rounds, DEEP),
-                PREFILL: turns_of([ours[EXACT], *peers.values()], None, "prefill", args.depth, args.prefills, PREFILL)}
+        return {SHALLOW: seconds_per_token(sides.values(), (1, 0), "decode", 32, args.rounds, SHALLOW),
+                DEEP: seconds_per_token(sides.values(), (1, args.depth), "decode", 16, args.rounds, DEEP),
+                PREFILL: seconds_per_token([ours[EXACT], *peers.values()], None, "prefill", args.depth, args.prefills, PREFILL)}
     finally:
         for side in sides.values():
             side.close()
-
-
-def turns_of(sides, prepared, turn, count, rounds, name):
-    """Seconds per token."""
-    print(f"bench: {name}", file=sys.stderr, flush=True)
-    turns = take_turns(list(sides), prepared, turn, count, rounds)
-    return {side: {kind: [s / count for s in seconds] for kind, seconds in kinds.items()} for side, kinds in turns.items()}
 
 
 def bars(turns):

@@ -2,6 +2,7 @@
 import contextlib
 import json
 import subprocess
+import sys
 import time
 
 from outcome import ResultArguments
@@ -74,6 +75,14 @@ def take_turns(sides, prepared, turn, count, rounds):
             for kind, seconds in side.ask(turn, count).items():
                 turns[side.name][kind].append(seconds)
     return turns
+
+
+def seconds_per_token(sides, prepared, turn, count, rounds, name):
+    """take_turns, each turn's seconds divided by the tokens of all its sequences."""
+    print(f"bench: {name}", file=sys.stderr, flush=True)
+    tokens = count * (prepared[0] if prepared else 1)
+    turns = take_turns(list(sides), prepared, turn, count, rounds)
+    return {side: {kind: [s / tokens for s in seconds] for kind, seconds in kinds.items()} for side, kinds in turns.items()}
 
 
 class Arguments(ResultArguments):

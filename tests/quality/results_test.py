@@ -83,6 +83,12 @@ class ArgumentsTest(unittest.TestCase):
         with self.assertRaisesRegex(run.Wrong, "not the model that was measured"):
             run.keep(model, result([row("uniform:T4", 4.6, 0.002)]))
 
+    def test_a_curve_needs_a_model_to_be_kept_beside(self):
+        with contextlib.redirect_stderr(io.StringIO()) as said, self.assertRaises(SystemExit) as exit_:
+            run.parse_args(["--invoked-in", self.folder, "--from", "text.txt", "--keep"])
+        self.assertEqual(exit_.exception.code, 2)
+        self.assertIn("--keep: whose curve it is, --model says", said.getvalue())
+
     def test_help_names_the_modes(self):
         with contextlib.redirect_stdout(io.StringIO()) as said, self.assertRaises(SystemExit) as exit_:
             run.parse_args(["--help"])
