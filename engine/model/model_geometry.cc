@@ -46,6 +46,7 @@ ModelGeometry ModelGeometry::Plain(const Shape& shape) {
     std::copy(rotation.begin(), rotation.end(), geometry.query_map(head).begin());  // orthonormal: its own inverse transpose
     std::fill(geometry.importance(head).begin(), geometry.importance(head).end(), 1.0f);
     geometry.keys_[static_cast<size_t>(head)].shaping = nullptr;  // nothing is known of what errors weigh
+    geometry.queries_[static_cast<size_t>(head)].centroids = true;
   }
   geometry.AllotWidths();
   return geometry;

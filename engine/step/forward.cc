@@ -426,7 +426,8 @@ void Forward::RefreshHead(const StepItem& item, int32_t row, int32_t layer, int3
   const HeadPages::Coded& whole = pages.of(Tier::kT8);
   const int32_t tokens = whole.tokens + 1;
   const kernels::TierLayout layout = kernels::LayoutOf(Tier::kT8, d);
-  const float unit = value_weights_[static_cast<size_t>(head)] / item.refresh[static_cast<size_t>(layer)] * static_cast<float>(d);
+  const float unit = value_weights_[static_cast<size_t>(head)] / item.refresh[static_cast<size_t>(layer)] * static_cast<float>(d) *
+                     kernels::kDropPremium;
   for (int32_t i = 0; i < tokens; ++i) {
     uint8_t* page = arenas.coded + whole.pages[static_cast<size_t>(i / layout.tokens)] * arenas.coded_page_bytes;
     const int32_t slot = i % layout.tokens;

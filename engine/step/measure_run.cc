@@ -50,6 +50,7 @@ class ExactMeasure {
     utility_.resize(static_cast<size_t>(tokens_));
     context_.estimator.estimate({.mean = std::span(mean_).first(utility_.size()), .square = std::span(square_).first(utility_.size())},
                                 utility_);
+    if (!item_.pages->local()) AddUpDrops();
     for (int32_t first = 0; first < tokens_; first += kTile) MeasureTile(first, std::min(kTile, tokens_ - first), curve);
     if (item_.pages->local()) AddTogether(curve);
     curve.Finish();
@@ -148,6 +149,32 @@ class ExactMeasure {
     }
   }
 
+  // Errors of coded tokens are as good as independent: their squares add up. What drops take away is not. Tokens that nobody looks at
+  // closely are many, and where their values differ alike from the output (which has the sinks' values, near zero, in it) what goes with
+  // them grows with the square of how many go. If all tokens below the mean of p^2 went, their loss together would be
+  //     |sum_t mean p_t (v_t - o)|^2     where    sum_t mean p_t^2 |v_t - o|^2    is that of each for itself;
+  // with half of them gone, one more costs 1 + their ratio times its own.
+  void AddUpDrops() {
+    double mean_square = 0;
+    for (int32_t t = 0; t < tokens_; ++t) mean_square += square_[static_cast<size_t>(t)];
+    mean_square /= std::max(tokens_, 1);
+    double together[kernels::kHeadDimMax] = {}, alone = 0;
+    for (int32_t first = 0; first < tokens_; first += kTile) {
+      const int32_t rows = std::min(kTile, tokens_ - first);
+      Read(first, rows);
+      for (int32_t r = 0; r < rows; ++r) {
+        const size_t at = static_cast<size_t>(first + r);
+        if (square_[at] > mean_square || item_.pages->exact_begin + first + r < item_.pages->sinks()) continue;
+        const float* value = values_ + r * d_;
+        for (int32_t i = 0; i < d_; ++i) together[i] += static_cast<double>(mean_[at]) * (value[i] - output_[i]);
+        alone += static_cast<double>(square_[at]) * SquaredDistance(value, output_, d_);
+      }
+    }
+    double square = 0;
+    for (int32_t i = 0; i < d_; ++i) square += together[i] * together[i];
+    if (alone > 0) drops_ = static_cast<float>(1 + square / alone);
+  }
+
   void MeasureTile(int32_t first, int32_t rows, RateCurve& curve) {
     Read(first, rows);
     codec_.map_keys(geometry_, keys_, d_, rows, z_);
@@ -163,14 +190,15 @@ class ExactMeasure {
       const float away = SquaredDistance(values_ + t * d_, output_, d_);
       float distortion[kRungs];
       for (int32_t r = 0; r < kLadderTiers; ++r) {
-        distortion[r] = w * (std::min(1.0f, scale2 * errors[r][t].key) * away + errors[r][t].value);
+        distortion[r] = w * (std::min(kernels::kDropPremium, scale2 * errors[r][t].key) * away + errors[r][t].value);
       }
-      distortion[kLadderTiers] = w * away;
+      const float utility = kernels::kDropPremium * w * away;
+      distortion[kLadderTiers] = utility * drops_;
       for (int32_t r = 0; r < kLadderTiers; ++r) summed_[r] += distortion[r];
       const kernels::LadderSteps steps = kernels::LadderOf(distortion, bytes_);
       const PageId notes = item_.pages->notes[static_cast<size_t>(at / NotesPerPage(d_))];
       NotesPage(arenas_.exact + notes * arenas_.exact_page_bytes, d_)
-          .Write(at % NotesPerPage(d_), steps, kernels::UtilityByteOf(distortion[kLadderTiers]));
+          .Write(at % NotesPerPage(d_), steps, kernels::UtilityByteOf(utility));
       if (position < item_.pages->sinks() || item_.pages->local()) continue;
       if (position < item_.newest) {
         curve.Add(steps);
@@ -201,6 +229,7 @@ class ExactMeasure {
   float bytes_[kRungs];
   std::vector<float> mean_, square_, utility_;
   std::vector<float> output_weights_;               // means of p for `output_`, where they are not mean_
+  float drops_ = 1;                                 // what a drop costs beside the others, over what it costs alone
   double summed_[kLadderTiers] = {};                // distortion on each rung, of all tokens
   alignas(64) float output_[kernels::kHeadDimMax];  // o, rotated as values are
   alignas(64) float keys_[kTile * kernels::kHeadDimMax], values_[kTile * kernels::kHeadDimMax], z_[kTile * kernels::kHeadDimMax];

@@ -13,7 +13,7 @@ using AttendFunction = void (*)(const AttentionShape&, const AdaLayout&, const u
 template <AttendFunction kAttend>
 void Attend(const AttentionShape& shape, const uint8_t* arena, const AdaItem& item) {
   const int32_t width = ValueWidth(item.tier);
-  kAttend(shape, {.page = LayoutOf(item.tier, shape.head_dim), .value_width = width, .value_step = kCodeStep[width]}, arena, item);
+  kAttend(shape, {.page = LayoutOf(item.tier, shape.head_dim), .value_width = width, .value_step = kReadStep[width]}, arena, item);
 }
 
 using ScoreFunction = void (*)(const AttentionShape&, const AdaLayout&, const uint8_t*, const AdaItem&, float*, int64_t);
@@ -21,7 +21,7 @@ using ScoreFunction = void (*)(const AttentionShape&, const AdaLayout&, const ui
 template <ScoreFunction kScore>
 void Score(const AttentionShape& shape, const uint8_t* arena, const AdaItem& item, float* logits, int64_t stride) {
   const int32_t width = ValueWidth(item.tier);
-  kScore(shape, {.page = LayoutOf(item.tier, shape.head_dim), .value_width = width, .value_step = kCodeStep[width]}, arena, item, logits,
+  kScore(shape, {.page = LayoutOf(item.tier, shape.head_dim), .value_width = width, .value_step = kReadStep[width]}, arena, item, logits,
          stride);
 }
 

@@ -18,7 +18,8 @@ void MapAda(const QueryGeometry& geometry, const float* query, int32_t group, Ad
 }
 
 void SplitAda(const QueryGeometry& geometry, Tier tier, const AdaMappedQuery& mapped, int32_t group, AdaQuery& out) {
-  SplitQueries(geometry.widths[static_cast<int>(tier)], geometry.head_dim, mapped, group, out);
+  const float* steps = geometry.centroids ? kCentroidSteps : kSteps;
+  SplitQueries(steps, geometry.widths[static_cast<int>(tier)], geometry.head_dim, mapped, group, out);
 }
 
 void AttendAda(const AttentionShape& shape, const AdaLayout& layout, const uint8_t* arena, const AdaItem& item) {

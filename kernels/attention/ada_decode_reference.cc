@@ -88,7 +88,7 @@ void SplitAda(const QueryGeometry& geometry, Tier tier, const AdaMappedQuery& ma
     double steps[kHeadDimMax];
     double largest = 0, sum = 0;
     for (int32_t i = 0; i < dims; ++i) {
-      steps[i] = static_cast<double>(mapped.rows[g][i]) * kCodeStep[widths[i / kGroup]];
+      steps[i] = static_cast<double>(mapped.rows[g][i]) * geometry.steps()[widths[i / kGroup]];
       largest = std::max(largest, std::fabs(steps[i]));
       sum += steps[i];
     }

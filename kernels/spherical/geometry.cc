@@ -29,9 +29,8 @@ Lanes Butterfly(Lanes a) {
 }  // namespace
 
 double ExpectedError(int32_t width) {
-  constexpr double kError[9] = {1, .3634, .1188, .03744, .01154, .00349, .00104, 0, .00009};
   SPH_CHECK(width >= 0 && width <= 8 && width != 7);
-  return kError[width];
+  return kExpectedError[width];
 }
 
 void AllotWidths(const float* importance, int32_t groups, int32_t total, uint8_t* widths) {

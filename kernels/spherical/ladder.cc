@@ -37,8 +37,8 @@ CodedLosses CodedLossesOf(const KeyGeometry& geometry, float attention_scale) {
   RungBytes(geometry.head_dim, bytes);
   for (int32_t r = 0; r < kLadderTiers; ++r) {
     const Tier tier = static_cast<Tier>(r);
-    losses.key[r] = attention_scale * attention_scale * KeyLoss(geometry, tier);
-    losses.value[r] = static_cast<float>(ExpectedError(ValueWidth(tier)));
+    losses.key[r] = attention_scale * attention_scale * KeyLoss(geometry, tier) / kDropPremium;
+    losses.value[r] = static_cast<float>(ExpectedError(ValueWidth(tier))) / kDropPremium;
     for (int32_t j = r + 1; j < kRungs; ++j) losses.per_byte[r][j] = 1 / (bytes[r] - bytes[j]);
   }
   return losses;

@@ -66,9 +66,14 @@ void RungBytes(int32_t head_dim, float* bytes);
 struct KeyGeometry;
 float KeyLoss(const KeyGeometry& geometry, Tier tier);
 
-// The ladders of a head's coded tokens, from what is in their pages. Dropping one costs its utility; a tier of that
+// A token's distortion when it is dropped counts this often. A tier's errors are what they are; what a drop costs is known only from the
+// queries that were sampled, and it is final: a token that none of them asked for may be the one that a later query wants. Measured on two
+// models (tests/quality/README.md).
+inline constexpr float kDropPremium = 2;
+
+// The ladders of a head's coded tokens, from what is in their pages. Dropping one costs its utility, the premium in it; a tier of that
 //     min(1, radius^2 key[tier]) + value[tier]
-// with key = s^2 KeyLoss(tier), s the softmax scale, and value the expected error of the tier's value width.
+// with key = s^2 KeyLoss(tier), s the softmax scale, and value the expected error of the tier's value width, both over the premium.
 struct CodedLosses {
   float key[kLadderTiers], value[kLadderTiers];
   float per_byte[kRungs][kRungs];  // [i][j], j > i: 1 / (bytes of rung i - bytes of rung j)

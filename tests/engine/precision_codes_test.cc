@@ -4,6 +4,7 @@
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <cstring>
+#include <numeric>
 #include <random>
 #include <string>
 #include <vector>
@@ -224,6 +225,19 @@ std::vector<kernels::LadderSteps> Naive(Room& room, const Prompt& prompt, int32_
   for (int32_t t = 0; t < tokens; ++t) {
     for (int32_t i = 0; i < d; ++i) output[static_cast<size_t>(i)] += mean[static_cast<size_t>(t)] * prompt.values[t * d + i];
   }
+  // What dropping those below the mean utility costs together, over each for itself.
+  const double mean_square = std::accumulate(square.begin(), square.end(), 0.0) / tokens;
+  std::vector<double> together(static_cast<size_t>(d));
+  double alone = 0;
+  for (int32_t t = kSinkTokens; t < tokens; ++t) {
+    if (square[static_cast<size_t>(t)] > mean_square) continue;
+    for (int32_t i = 0; i < d; ++i) {
+      const double away = prompt.values[t * d + i] - output[static_cast<size_t>(i)];
+      together[static_cast<size_t>(i)] += mean[static_cast<size_t>(t)] * away;
+      alone += square[static_cast<size_t>(t)] * away * away;
+    }
+  }
+  const double drops = 1 + std::inner_product(together.begin(), together.end(), together.begin(), 0.0) / alone;
   float bytes[kernels::kRungs];
   kernels::RungBytes(d, bytes);
   const kernels::CodecImpl& codec = kernels::CodecImpls()[0];
@@ -240,12 +254,12 @@ std::vector<kernels::LadderSteps> Naive(Room& room, const Prompt& prompt, int32_
     for (int32_t r = 0; r < kLadderTiers; ++r) {
       kernels::CodingError error;
       codec.encode(room.geometry.key(0), static_cast<Tier>(r), z.data(), v.data(), 1, 0, page.data(), &error);
-      const double of_key = std::min(1.0, double{error.key} * room.spec.attention_scale * room.spec.attention_scale);
+      const double of_key = std::min(2.0, double{error.key} * room.spec.attention_scale * room.spec.attention_scale);
       distortion[r] = static_cast<float>(w * (of_key * away + error.value));
     }
-    distortion[kLadderTiers] = static_cast<float>(w * away);
+    distortion[kLadderTiers] = static_cast<float>(2 * w * away * drops);
     steps.push_back(kernels::LadderOf(distortion, bytes));
-    utilities.push_back(kernels::UtilityByteOf(distortion[kLadderTiers]));
+    utilities.push_back(kernels::UtilityByteOf(static_cast<float>(2 * w * away)));
   }
   return steps;
 }

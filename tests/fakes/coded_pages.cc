@@ -37,7 +37,7 @@ void WriteCode(uint8_t* block, int32_t width, int32_t row, int32_t column, int32
   }
 }
 
-double Centroid(int32_t code, int32_t width) { return width == 0 ? 0 : (code + 0.5) * static_cast<double>(kCodeStep[width]); }
+double AsRead(int32_t code, int32_t width) { return width == 0 ? 0 : (code + 0.5) * static_cast<double>(kReadStep[width]); }
 
 }  // namespace
 
@@ -88,8 +88,8 @@ void CodedPages::Write() {
   }
 }
 
-double CodedPages::Key(int32_t t, int32_t d) const { return Centroid(key_codes[t * head_dim + d], widths[d / kGroup]); }
-double CodedPages::Value(int32_t t, int32_t d) const { return Centroid(value_codes[t * head_dim + d], ValueWidth(tier)); }
+double CodedPages::Key(int32_t t, int32_t d) const { return AsRead(key_codes[t * head_dim + d], widths[d / kGroup]); }
+double CodedPages::Value(int32_t t, int32_t d) const { return AsRead(value_codes[t * head_dim + d], ValueWidth(tier)); }
 
 std::vector<uint8_t> RandomWidths(int32_t head_dim, Tier tier, uint64_t seed) {
   const int32_t groups = head_dim / kGroup;

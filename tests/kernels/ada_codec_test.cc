@@ -58,9 +58,13 @@ struct Head {
   }
 };
 
-void CheckTier(int32_t dims, Tier tier, float softcap = 0) {
+// What attention reads a code point as, over the centroid that the codec's is.
+double Lengthened(int32_t width) { return width == 0 ? 1 : double{kReadStep[width]} / double{kCodeStep[width]}; }
+
+void CheckTier(int32_t dims, Tier tier, float softcap = 0, bool centroids = false) {
   std::mt19937_64 random(dims + static_cast<int32_t>(tier));
   Head head(dims, random);
+  head.queries.centroids = centroids;
   std::normal_distribution<float> normal;
   const auto draw = [&](int64_t count) {
     std::vector<float> x(count);
@@ -88,9 +92,11 @@ void CheckTier(int32_t dims, Tier tier, float softcap = 0) {
     DecodeToken(tier, dims, widths, page, t % page_tokens, coded.data(), value.data());
     for (int32_t j = 0; j < dims; ++j) {
       double key = head.centre[j];  // F^(-1) is the transpose of F^(-T)
-      for (int32_t i = 0; i < dims; ++i) key += double{head.query_map[i * dims + j]} * coded[i];
+      for (int32_t i = 0; i < dims; ++i) {
+        key += double{head.query_map[i * dims + j]} * coded[i] * (centroids ? 1 : Lengthened(widths[i / kGroup]));
+      }
       decoded_keys[t * dims + j] = key;
-      decoded_values[t * dims + j] = value[j];
+      decoded_values[t * dims + j] = value[j] * Lengthened(ValueWidth(tier));
     }
   }
   const AttentionShape shape = {.head_dim = dims, .group = group, .scale = 1 / std::sqrt(static_cast<float>(dims)), .softcap = softcap,
@@ -131,6 +137,43 @@ TEST_CASE("Attention over what the codec wrote is attention over what it decodes
   for (const int32_t dims : {64, 80, 96, 128, 256}) {
     for (const Tier tier : kTiers) CheckTier(dims, tier);
   }
+}
+
+// What attention reads of coded vectors is theirs on average: nothing is missing from all of them alike.
+TEST_CASE("The part of a coded vector along itself is all of it, on average") {
+  const int32_t dims = 128;
+  std::mt19937_64 random(3);
+  const Head head(dims, random);
+  std::normal_distribution<float> normal;
+  for (const Tier tier : {Tier::kT4, Tier::kT3, Tier::kT2, Tier::kT1}) {
+    const uint8_t* widths = head.queries.widths[static_cast<int32_t>(tier)];
+    std::vector<double> along(dims / kGroup), all(dims / kGroup);
+    double value_along = 0, value_all = 0;
+    for (int32_t trial = 0; trial < 2000; ++trial) {
+      std::vector<float> z(dims), v(dims), coded(dims), value(dims);
+      for (int32_t i = 0; i < dims; ++i) z[i] = normal(random), v[i] = normal(random);
+      std::vector<uint8_t> page(PageBytes(dims));
+      BestCodec().encode(head.keys, tier, z.data(), v.data(), 1, 0, page.data(), nullptr);
+      DecodeToken(tier, dims, widths, page.data(), 0, coded.data(), value.data());
+      for (int32_t i = 0; i < dims; ++i) {
+        along[i / kGroup] += double{z[i]} * coded[i] * Lengthened(widths[i / kGroup]);
+        all[i / kGroup] += double{z[i]} * z[i];
+        value_along += double{v[i]} * value[i] * Lengthened(ValueWidth(tier));
+        value_all += double{v[i]} * v[i];
+      }
+    }
+    INFO("tier " << static_cast<int>(tier));
+    CHECK(value_along / value_all == Approx(1).epsilon(0.01));
+    for (int32_t g = 0; g < dims / kGroup; ++g) {
+      if (widths[g] == 0) continue;
+      INFO("group " << g << " of width " << static_cast<int>(widths[g]));
+      CHECK(along[g] / all[g] == Approx(1).epsilon(0.03));
+    }
+  }
+}
+
+TEST_CASE("Keys of a plain geometry are read as the centroids that they are") {
+  for (const int32_t dims : {64, 128}) CheckTier(dims, Tier::kT2, 0, true);
 }
 
 TEST_CASE("Under a softcap too, which sees the centre's part of the logit") {

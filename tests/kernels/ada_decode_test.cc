@@ -87,7 +87,7 @@ struct Plain {
       double dot = 0;
       for (int32_t d = 0; d < pages.head_dim; ++d) {
         const uint8_t width = pages.widths[d / kGroup];
-        if (width > 0) dot += (digits.high[g][d] + digits.low[g][d] / 256.0) / kCodeStep[width] * pages.Key(t, d);
+        if (width > 0) dot += (digits.high[g][d] + digits.low[g][d] / 256.0) / kReadStep[width] * pages.Key(t, d);
       }
       double logit = double{shape.scale} * digits.scale[g] * pages.key_radii[t] * dot;
       if (shape.softcap > 0) logit = shape.softcap * std::tanh(logit / shape.softcap);
@@ -125,7 +125,7 @@ void CheckNear(const std::string& name, const CodedPages& pages, const Queries& 
       }
       units += kAdaUnitTokens * largest;
     }
-    const double value = (1 << ValueWidth(pages.tier)) / 2.0 * kCodeStep[ValueWidth(pages.tier)];  // largest |v| / radius
+    const double value = (1 << ValueWidth(pages.tier)) / 2.0 * kReadStep[ValueWidth(pages.tier)];  // largest |v| / radius
     const double shift = std::exp(double{got.max[g]} - want.max);
     worst_max = std::max(worst_max, std::fabs(got.max[g] - want.max) / (logit_error + 1e-30));
     worst_sum = std::max(worst_sum, std::fabs(got.sum[g] * shift / want.sum - 1) / relative);

@@ -224,8 +224,8 @@ TEST_CASE("Ladders of coded tokens are those of what their pages say, to a step,
           float distortion[kRungs];
           for (int32_t r = 0; r < kLadderTiers; ++r) {
             const Tier rung = static_cast<Tier>(r);
-            const double of_key = std::min(1.0, scale * scale * radius * radius * KeyLoss(head.geometry, rung));
-            distortion[r] = static_cast<float>(drop * (of_key + ExpectedError(ValueWidth(rung))));
+            const double of_key = std::min(2.0, scale * scale * radius * radius * KeyLoss(head.geometry, rung));
+            distortion[r] = static_cast<float>(drop / 2 * (of_key + ExpectedError(ValueWidth(rung))));
           }
           distortion[kLadderTiers] = static_cast<float>(drop);
           const LadderSteps steps = LadderOf(distortion, bytes);
