@@ -115,7 +115,7 @@ TEST_CASE("rows that enter sealed heads together give the bits of rows that ente
   CHECK(run(1, 100) == want);
 }
 
-// One query head per kv head, everything T8: then a utility is c p^2 |v|^2, and the p of all tokens add up to 1.
+// One query head per kv head, everything T8: then a utility is 2 c p^2 |v|^2, and the p of all tokens add up to 1.
 TEST_CASE("a refresh leads utilities to what the step attends to, young tokens all the way, old ones by their share") {
   const testing::TinyModelOptions shape = {.layers = 2, .width = 128, .heads = 2, .kv_heads = 2, .head_dim = 64};
   const TinyModel model(shape);
@@ -143,8 +143,8 @@ TEST_CASE("a refresh leads utilities to what the step attends to, young tokens a
       uint16_t half;
       std::memcpy(&half, runner.WholePage(head, i) + layout.value_radii + 2 * (i % layout.tokens), sizeof half);
       const double radius = kernels::F16ToF32(half);
-      // |v|^2 is about 2.1 D radius^2: a T8 radius is the largest coordinate's over 3.94.
-      const double each = weights[static_cast<size_t>(head)] / residuals[static_cast<size_t>(head / 2)] * 2.1 * 64 * radius * radius;
+      // |v|^2 is about 2.1 D radius^2: a T8 radius is the largest coordinate's over 3.94. Dropping counts twice.
+      const double each = 2 * weights[static_cast<size_t>(head)] / residuals[static_cast<size_t>(head / 2)] * 2.1 * 64 * radius * radius;
       sum += std::sqrt(kernels::UtilityOf(utility(head, i)) / each);
     }
     CHECK(sum == Approx(1).margin(0.05));  // bytes are a quarter of an octave apart
@@ -161,7 +161,7 @@ TEST_CASE("a refresh leads utilities to what the step attends to, young tokens a
       const double kept = kernels::UtilityOf(utility(head, i)) / kernels::UtilityOf(250), want = 1 - 1.0 / refreshes;
       CAPTURE(head, i, refreshes);
       if (refreshes == 1) {
-        CHECK(kept < 0.05);
+        CHECK(kept < 0.1);
       } else {
         CHECK(kept >= want / 1.25);
         CHECK(kept <= want * 1.25 + 0.05);
