@@ -11,31 +11,9 @@
 #include <cstdint>
 
 #include "kernels/cuda/device_runtime.h"
+#include "kernels/cuda/exact_attention_work.h"
 
 namespace spherical::kernels::cuda {
-
-inline constexpr int32_t kRunFlats = 16;    // at most, of an item that is cut along its keys
-inline constexpr int32_t kTileFlats = 64;   // of a tile of a prompt's chunk
-inline constexpr int32_t kRunKeys = 512;    // of one run; runs begin at multiples of it
-
-struct ExactWork {
-  int32_t slot = 0;       // whose pages: a row of the lists
-  int32_t row = 0;        // the item's first row, among all rows of the step
-  int32_t position = 0;   // of that row; the row after it is at the next position
-  int32_t flat = 0;       // the first of this work
-  int32_t flats = 0;
-  int32_t first = 0;      // keys at positions [first, end); `first` is a multiple of 16
-  int32_t end = 0;
-  int32_t state = -1;     // runs: where this one's state goes; -1: there is no other run, the result goes to `out`
-};
-
-// Runs whose states make one result.
-struct ExactJoin {
-  int32_t row = 0;
-  int32_t flats = 0;      // from 0
-  int32_t state = 0;      // the first of `runs` states
-  int32_t runs = 0;
-};
 
 struct ExactArgs {
   int32_t heads = 0, kv_heads = 0, head_dim = 0;  // H, KV, D: 64, 80, 96, 128 or 256; G = H / KV is 1 to 16
