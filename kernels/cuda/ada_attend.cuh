@@ -1,6 +1,6 @@
 // The reading kernel of ADA decode (ada_decode.h, step 2), for one head dim and number of head tiles. Included by one file per head dim.
 //
-// A warp reads its parts' pages in steps of up to 64 tokens. Of a lane, g = lane / 4 and t = lane % 4. Codes are the A operand, so that no
+// A warp reads its parts' pages whole, and works on them in steps of up to 64 tokens. Of a lane, g = lane / 4 and t = lane % 4. Codes are the A operand, so that no
 // row of a tensor core is wasted; columns of B are (head, digit) pairs, four heads a head tile. A step:
 //
 //     1  keys      32-token halves: lane (g, t) loads rows 4 (g % 4) .. + 3 of tile g / 4, so that its sums are head t's logits of tokens
@@ -92,11 +92,12 @@ struct AdaReader {
 
   // sums[half][two of a lane's four tokens][head tile] += keys times the query; of each, high digits of two tokens are [0] and [2].
   template <int kHalves>
-  __device__ __forceinline__ void AddKeys(const uint8_t* keys, int key_tile, int halves, int (&sums)[kHalves][2][kHeadTiles][4]) const {
+  __device__ __forceinline__ void AddKeys(const uint8_t* keys, int key_tile, int (&sums)[kHalves][2][kHeadTiles][4]) const {
     const uint8_t* tile = keys + (g >> 2) * key_tile;
     const int row = (g & 3) * 16;
     const uint32_t* chunk_digits = digits;
     int chunk = 0;
+#pragma unroll 1
     for (const int end = planes->chunks[0]; chunk < end; ++chunk, chunk_digits += 64 * kHeadTiles) {
       const uint32_t entry = planes->entry[chunk][t];
       uint2 b[kHeadTiles];
@@ -104,7 +105,6 @@ struct AdaReader {
       for (int n = 0; n < kHeadTiles; ++n) b[n] = reinterpret_cast<const uint2*>(chunk_digits + 64 * n)[lane];
 #pragma unroll
       for (int h = 0; h < kHalves; ++h) {
-        if (h >= halves) break;
         const uint4 first = Load16(tile + 2 * h * key_tile + row + (entry & 0xffff));
         const uint4 second = Load16(tile + 2 * h * key_tile + row + (entry >> 16));
 #pragma unroll
@@ -117,6 +117,7 @@ struct AdaReader {
         }
       }
     }
+#pragma unroll 1
     for (const int end = chunk + planes->chunks[1]; chunk < end; ++chunk, chunk_digits += 64 * kHeadTiles) {
       const uint32_t entry = planes->entry[chunk][t];
       uint2 b[kHeadTiles];
@@ -124,7 +125,6 @@ struct AdaReader {
       for (int n = 0; n < kHeadTiles; ++n) b[n] = reinterpret_cast<const uint2*>(chunk_digits + 64 * n)[lane];
 #pragma unroll
       for (int h = 0; h < kHalves; ++h) {
-        if (h >= halves) break;
         const uint4 words = Load16(tile + 2 * h * key_tile + row + (entry & 0xffff));
 #pragma unroll
         for (int m = 0; m < 2; ++m) {
@@ -136,6 +136,7 @@ struct AdaReader {
         }
       }
     }
+#pragma unroll 1
     for (const int end = chunk + planes->chunks[2]; chunk < end; ++chunk, chunk_digits += 128 * kHeadTiles) {
       const uint32_t entry = planes->entry[chunk][t], place = entry >> 16;
       const uint32_t mask = 0x03030303u << place;
@@ -144,7 +145,6 @@ struct AdaReader {
       for (int n = 0; n < kHeadTiles; ++n) b[n] = reinterpret_cast<const uint4*>(chunk_digits + 128 * n)[lane];
 #pragma unroll
       for (int h = 0; h < kHalves; ++h) {
-        if (h >= halves) break;
         const uint4 words = Load16(tile + 2 * h * key_tile + row + (entry & 0xffff));
 #pragma unroll
         for (int m = 0; m < 2; ++m) {
@@ -163,6 +163,7 @@ struct AdaReader {
         }
       }
     }
+#pragma unroll 1
     for (const int end = chunk + planes->chunks[3]; chunk < end; ++chunk, chunk_digits += 128 * kHeadTiles) {
       const uint32_t entry = planes->entry[chunk][t], place = entry >> 16;
       const uint32_t mask = 0x01010101u << place, spread = kSpread << place;
@@ -171,7 +172,6 @@ struct AdaReader {
       for (int n = 0; n < kHeadTiles; ++n) b[n] = reinterpret_cast<const uint4*>(chunk_digits + 128 * n)[lane];
 #pragma unroll
       for (int h = 0; h < kHalves; ++h) {
-        if (h >= halves) break;
         const uint8_t* bits = tile + 2 * h * key_tile + row / 8 + (entry & 0xffff);
         uint32_t rows[4];  // four rows of columns 4c .. 4c + 3
 #pragma unroll
@@ -194,37 +194,42 @@ struct AdaReader {
     }
   }
 
-  // What a value product needs of a lane's codes: rows 4i .. 4i + 3 (coordinates) of four columns (tokens) each.
-  //     width 8, 4: [column quad of 2][row]; width <= 3: [column quad of 4][row]
+  // What a product with values of at most 3 bits needs of a lane: a[c][r], coordinate 4i + r of tokens 4c .. 4c + 3, at the top of each
+  // byte, because shifts to the left may run on either of two pipes.
   template <int kWidth>
   __device__ __forceinline__ static void UnpackBlock(const uint8_t* block, int i, uint32_t (&a)[4][4]) {
     static_assert(kWidth <= 3);
+    constexpr int kLow = 8 - kWidth;  // where codes begin in a byte
     if constexpr (kWidth >= 2) {
       const uint4 words = Load16(block + 16 * i);
 #pragma unroll
       for (int r = 0; r < 4; ++r) {
+        const uint32_t word = WordOf(words, r);
 #pragma unroll
-        for (int c = 0; c < 4; ++c) a[c][r] = WordOf(words, r) >> 2 * c & 0x03030303;
+        for (int c = 0; c < 4; ++c) a[c][r] = (2 * c <= kLow ? word << (kLow - 2 * c) : word >> (2 * c - kLow)) & 0x03030303u << kLow;
       }
     }
     if constexpr (kWidth != 2) {
-      constexpr int kPlace = kWidth == 3 ? 2 : 0;
 #pragma unroll
       for (int c = 0; c < 4; ++c) {
         const uint32_t rows = *reinterpret_cast<const uint16_t*>(block + (kWidth == 3 ? 64 : 0) + 8 * c + 2 * i);
 #pragma unroll
-        for (int r = 0; r < 4; ++r) {
-          const uint32_t bits = SpreadBits(rows, r, kSpread << kPlace, 0x01010101u << kPlace);
+        for (int r = 0; r < 4; ++r) {  // a row's four bits are spread to bit 7 of each byte from where they are
+          const uint32_t pair = r < 2 ? rows : rows >> 8;
+          const uint32_t bits = (r % 2 == 0 ? (pair & 0x0f) * (kSpread << 7) : (pair & 0xf0) * (kSpread << 3)) & 0x80808080u;
           a[c][r] = kWidth == 3 ? a[c][r] | bits : bits;
         }
       }
     }
   }
 
-  // sums[two of a lane's four coordinates][head tile] += 32 coordinates' codes times the weights of up to 64 tokens.
-  template <int kWidth>
-  __device__ __forceinline__ void AddValues(const uint8_t* values, int value_tile, int pair, int halves, const uint32_t (&b)[kHeadTiles][4],
-                                            int (&sums)[2][kHeadTiles][4]) const {
+  // How far to the left of their place AddValues has codes.
+  static constexpr int ValueShift(int width) { return width == 8 ? 0 : 8 - width; }
+
+  // sums[two of a lane's four coordinates][head tile] = start + 32 coordinates' codes, shifted, times the weights of a step.
+  template <int kWidth, int kHalves>
+  __device__ __forceinline__ void AddValues(const uint8_t* values, int value_tile, int pair, const uint32_t (&b)[kHeadTiles][4],
+                                            const int (&from)[kHeadTiles][4], int (&sums)[2][kHeadTiles][4]) const {
     const uint8_t* block = values + (2 * pair + (g >> 2)) * 32 * kWidth;
     const int i = g & 3;
     if constexpr (kWidth == 8) {
@@ -233,47 +238,45 @@ struct AdaReader {
       for (int m = 0; m < 2; ++m) {
 #pragma unroll
         for (int n = 0; n < kHeadTiles; ++n) {
-          AddProducts(sums[m][n], WordOf(first, 2 * m), WordOf(first, 2 * m + 1), WordOf(second, 2 * m), WordOf(second, 2 * m + 1), b[n][0],
-                      b[n][1]);
+          StartProducts(sums[m][n], from[n], WordOf(first, 2 * m), WordOf(first, 2 * m + 1), WordOf(second, 2 * m), WordOf(second, 2 * m + 1),
+                        b[n][0], b[n][1]);
         }
       }
     } else if constexpr (kWidth == 4) {
 #pragma unroll
-      for (int h = 0; h < 2; ++h) {
-        if (h >= halves) break;
+      for (int h = 0; h < kHalves; ++h) {
         const uint4 words = Load16(block + (2 * h + (t >> 1)) * value_tile + 64 * (t & 1) + 16 * i);
 #pragma unroll
         for (int m = 0; m < 2; ++m) {
           const uint32_t w0 = WordOf(words, 2 * m), w1 = WordOf(words, 2 * m + 1);
 #pragma unroll
           for (int n = 0; n < kHeadTiles; ++n) {
-            AddProducts(sums[m][n], w0 & 0x0f0f0f0f, w1 & 0x0f0f0f0f, w0 >> 4 & 0x0f0f0f0f, w1 >> 4 & 0x0f0f0f0f, b[n][2 * h],
-                        b[n][2 * h + 1]);
+            StartProducts(sums[m][n], h == 0 ? from[n] : const_cast<const int(&)[4]>(sums[m][n]), w0 << 4 & 0xf0f0f0f0, w1 << 4 & 0xf0f0f0f0, w0 & 0xf0f0f0f0,
+                          w1 & 0xf0f0f0f0, b[n][2 * h], b[n][2 * h + 1]);
           }
         }
       }
     } else {
       uint32_t a[4][4];
-      UnpackBlock<kWidth>(block + t * value_tile, i, a);
+      UnpackBlock<kWidth>(block + (kHalves == 1 ? t & 1 : t) * value_tile, i, a);
 #pragma unroll
       for (int m = 0; m < 2; ++m) {
 #pragma unroll
         for (int n = 0; n < kHeadTiles; ++n) {
-          AddProducts(sums[m][n], a[0][2 * m], a[0][2 * m + 1], a[1][2 * m], a[1][2 * m + 1], b[n][0], b[n][1]);
+          StartProducts(sums[m][n], from[n], a[0][2 * m], a[0][2 * m + 1], a[1][2 * m], a[1][2 * m + 1], b[n][0], b[n][1]);
           AddProducts(sums[m][n], a[2][2 * m], a[2][2 * m + 1], a[3][2 * m], a[3][2 * m + 1], b[n][2], b[n][3]);
         }
       }
     }
   }
 
-  // Tokens [from, to) of a stage, of `tiles` tiles.
-  template <Tier kTier>
-  __device__ __forceinline__ void Step(const uint8_t* stage, int tiles, int from, int to) {
+  // Tokens [from, to) of the 32 kHalves that begin at a tile of a page.
+  template <Tier kTier, int kHalves>
+  __device__ __forceinline__ void Step(const uint8_t* page, int tile, int from, int to) {
     constexpr TierLayout kPage = LayoutOf(kTier, kHeadDim);
-    constexpr StageLayout kStage = StageOf(kTier, kHeadDim);
-    constexpr int kHalves = kStage.tiles > 2 ? 2 : 1;
     constexpr int kWidth = ValueWidth(kTier);
-    const int halves = tiles > 2 ? 2 : 1;
+    const uint8_t* keys = page + tile * kPage.key_tile;
+    const uint8_t* radii_at = page + kPage.key_radii + 2 * kTokenTile * tile + 8 * g;
 
     // 1. Logits, in bits.
     float logit[kHeadTiles][kHalves][4], value_radius[kHalves][4];
@@ -289,10 +292,10 @@ struct AdaReader {
           for (int n = 0; n < kHeadTiles; ++n) sums[h][m][n][0] = sums[h][m][n][2] = 0, sums[h][m][n][1] = sums[h][m][n][3] = start[n];
         }
       }
-      AddKeys<kAtOnce>(stage + 2 * first * kPage.key_tile, kPage.key_tile, halves - first, sums);
+      AddKeys<kAtOnce>(keys + 2 * first * kPage.key_tile, kPage.key_tile, sums);
 #pragma unroll
       for (int h = 0; h < kAtOnce; ++h) {
-        const uint2 radii = *reinterpret_cast<const uint2*>(stage + kStage.key_radii + 64 * (first + h) + 8 * g);
+        const uint2 radii = *reinterpret_cast<const uint2*>(radii_at + 64 * (first + h));
         const float2 r01 = __half22float2(reinterpret_cast<const __half2&>(radii.x));
         const float2 r23 = __half22float2(reinterpret_cast<const __half2&>(radii.y));
         const float radius[4] = {r01.x, r01.y, r23.x, r23.y};
@@ -309,7 +312,7 @@ struct AdaReader {
     }
 #pragma unroll
     for (int h = 0; h < kHalves; ++h) {
-      const uint2 radii = *reinterpret_cast<const uint2*>(stage + kStage.value_radii + 64 * h + 8 * g);
+      const uint2 radii = *reinterpret_cast<const uint2*>(radii_at + 2 * kPage.tokens + 64 * h);
       const float2 r01 = __half22float2(reinterpret_cast<const __half2&>(radii.x));
       const float2 r23 = __half22float2(reinterpret_cast<const __half2&>(radii.y));
       value_radius[h][0] = r01.x, value_radius[h][1] = r01.y, value_radius[h][2] = r23.x, value_radius[h][3] = r23.y;
@@ -403,7 +406,7 @@ struct AdaReader {
 
     // 3. Values.
     uint32_t b[kHeadTiles][4];
-    int offset[kHeadTiles];  // of sums of low digits: takes off what makes codes unsigned, and the half steps, rounded down
+    int from_sums[kHeadTiles][4];  // low digits' begin with what takes off the half steps and what makes codes unsigned, rounded down
 #pragma unroll
     for (int n = 0; n < kHeadTiles; ++n) {
       const uint32_t* row = exchange + (8 * n + g) * kExchangeRow;
@@ -415,26 +418,23 @@ struct AdaReader {
         const uint2 high = *reinterpret_cast<const uint2*>(row + 8 + 2 * t);
         b[n][2] = high.x, b[n][3] = high.y;
       } else {
-        const uint4 all = *reinterpret_cast<const uint4*>(row + 4 * t);
-        b[n][0] = all.x, b[n][1] = all.y, b[n][2] = all.z, b[n][3] = all.w;
+        const bool filled = kHalves == 2 || t < 2;
+        const uint4 all = *reinterpret_cast<const uint4*>(row + (filled ? 4 * t : 0));
+        b[n][0] = filled ? all.x : 0, b[n][1] = filled ? all.y : 0, b[n][2] = filled ? all.z : 0, b[n][3] = filled ? all.w : 0;
       }
       int total[4] = {0, 0, 0, 0};
       constexpr uint32_t kOnes = 0x01010101;
       AddProducts(total, kOnes, kOnes, kOnes, kOnes, b[n][0], b[n][1]);
-      if (kWidth != 8) AddProducts(total, kOnes, kOnes, kOnes, kOnes, b[n][2], b[n][3]);
-      const int twice = -(total[0] * 256 + total[1]) * ((1 << kWidth) - 1);
-      offset[n] = twice >> 1;
+      if (kWidth != 8 && (kWidth != 4 || kHalves == 2)) AddProducts(total, kOnes, kOnes, kOnes, kOnes, b[n][2], b[n][3]);
+      const int twice = (total[0] * 256 + total[1]) * (1 - (1 << kWidth)) * (1 << ValueShift(kWidth));
+      from_sums[n][0] = from_sums[n][2] = 0, from_sums[n][1] = from_sums[n][3] = twice >> 1;
       surplus[n] -= (twice & 1) ? 0.5f * unit[n] : 0;
     }
+    const uint8_t* values = page + kPage.values + tile * kPage.value_tile;
 #pragma unroll
     for (int pair = 0; pair < kPairs; ++pair) {
       int sums[2][kHeadTiles][4];
-#pragma unroll
-      for (int m = 0; m < 2; ++m) {
-#pragma unroll
-        for (int n = 0; n < kHeadTiles; ++n) sums[m][n][0] = sums[m][n][2] = 0, sums[m][n][1] = sums[m][n][3] = offset[n];
-      }
-      AddValues<kWidth>(stage + kStage.values, kPage.value_tile, pair, halves, b, sums);
+      AddValues<kWidth, kHalves>(values, kPage.value_tile, pair, b, from_sums, sums);
 #pragma unroll
       for (int m = 0; m < 2; ++m) {
 #pragma unroll
@@ -472,45 +472,41 @@ struct AdaReader {
   template <Tier kTier>
   __device__ __forceinline__ void ReadPart(const AdaList& list, const AdaPart& part, PageRing& ring) {
     constexpr TierLayout kPage = LayoutOf(kTier, kHeadDim);
-    constexpr int kStepMost = StageOf(kTier, kHeadDim).tiles;
+    constexpr int kTiles = kPage.tokens / kTokenTile, kBytes = BytesRead(kTier, kHeadDim);
+    // Steps are of four tiles, but for what is left of a page if that is one or two: worth code of its own where full pages have it.
+    constexpr bool kShortStep = kTiles % 4 == 1 || kTiles % 4 == 2;
     const int end = part.first_page + part.pages;
-    const int last_page = (list.tokens - 1) / kPage.tokens;
-    const auto tiles_of = [&](int page) {
-      const int tokens = page == last_page ? list.tokens - page * kPage.tokens : kPage.tokens;
-      return (tokens + kTokenTile - 1) / kTokenTile;
-    };
     // Ids of 32 pages, one a lane, and of the 32 after them: read long before they are needed.
     const PageId* ids = arguments.pages + list.first_page;
     const auto ids_from = [&](int page) { return page + lane < end ? __ldg(ids + page + lane) : 0; };
     int base = part.first_page;
     PageId here = ids_from(base), after = ids_from(base + 32);
-    int fill_page = part.first_page, fill_tile = 0;
+    int next = part.first_page;
     const auto fill = [&] {
-      if (fill_page >= end) return ring.Fill<kTier, kHeadDim>(arguments.arena, 0, 0);
-      if (fill_page - base == 32) base += 32, here = after, after = ids_from(base + 32);
-      const int64_t id = __shfl_sync(~0u, here, fill_page - base);
-      const int left = tiles_of(fill_page) - fill_tile;
-      ring.Fill<kTier, kHeadDim>(arguments.arena + id * arguments.page_bytes, fill_tile, left < kStepMost ? left : kStepMost);
-      fill_tile += kStepMost;
-      if (left <= kStepMost) ++fill_page, fill_tile = 0;
+      if (next - base == 32) base += 32, here = after, after = ids_from(base + 32);
+      const int64_t id = __shfl_sync(~0u, here, next - base);
+      ring.Fill<kBytes>(arguments.arena + id * arguments.page_bytes, next >= end);
+      if (next < end) ++next;
     };
     for (int s = 0; s < kRingStages; ++s) fill();
     arguments.WaitForQueries();
     Begin(list, part.list);
-    for (int page = part.first_page; page < end; ++page) {
-      const int tiles = tiles_of(page);
-      for (int tile = 0; tile < tiles; tile += kStepMost) {
-        const uint8_t* stage = ring.Wait();
-        const int first = page * kPage.tokens + tile * kTokenTile;
-        const int in_step = tiles - tile < kStepMost ? tiles - tile : kStepMost;
-        const int to = list.tokens - first < in_step * kTokenTile ? list.tokens - first : in_step * kTokenTile;
-        Step<kTier>(stage, in_step, list.skip - first, to);
-        __syncwarp();
-        fill();
+    for (int at = part.first_page; at < end; ++at) {
+      const uint8_t* page = ring.Wait();
+      const int first = at * kPage.tokens, tokens = min(list.tokens - first, kPage.tokens);
+      for (int tile = 0; tile * kTokenTile < tokens; tile += 4) {
+        const int from = list.skip - first - tile * kTokenTile, to = tokens - tile * kTokenTile;
+        if (kTiles > 2 && !(kShortStep && tile == kTiles / 4 * 4)) {
+          Step<kTier, 2>(page, tile, from, to);
+        } else if constexpr (kTiles <= 2 || kShortStep) {
+          Step<kTier, 1>(page, tile, from, to);
+        }
       }
+      __syncwarp();
+      fill();
     }
     ring.Restart();
-    constexpr float kStep = kCodeStep[ValueWidth(kTier)];
+    constexpr float kStep = kCodeStep[ValueWidth(kTier)] / (1 << ValueShift(ValueWidth(kTier)));
     End(part.state, kStep);
   }
 };
@@ -520,10 +516,10 @@ __global__ void __launch_bounds__(32 * AdaWarps(kHeadDim, kHeadTiles), 1) ReadPa
   extern __shared__ __align__(128) uint8_t shared[];
   arguments.LetMergeBegin();
   const int warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-  constexpr int kRing = kRingStages * StageBytes(kHeadDim), kExchange = AdaExchangeBytes(kHeadTiles);
+  constexpr int kPage = PageBytes(kHeadDim), kRing = kRingStages * kPage, kExchange = AdaExchangeBytes(kHeadTiles);
   uint8_t* exchanges = shared + warps * kRing;
   uint64_t* barriers = reinterpret_cast<uint64_t*>(exchanges + warps * kExchange);
-  PageRing ring(shared + warp * kRing, barriers + kRingStages * warp, StageBytes(kHeadDim), lane);
+  PageRing ring(shared + warp * kRing, barriers + kRingStages * warp, kPage, lane);
   AdaReader<kHeadDim, kHeadTiles> reader = {.arguments = arguments, .lane = lane, .g = lane / 4, .t = lane % 4,
                                             .exchange = reinterpret_cast<uint32_t*>(exchanges + warp * kExchange)};
   const int worker = blockIdx.x * warps + warp;

@@ -52,10 +52,9 @@ struct PrepareArguments {
 
 // Digits of one head's mapped query for one list, by a warp; heads beyond the group get zeros. `space` [2 * kHeadDimMax] is the warp's own.
 // The arithmetic is ada_query.inc's, step by step: the same mapped query gives the same digits.
-__device__ void SplitForList(const PrepareArguments& a, const AdaList& list, int list_index, int head, const float* mapped, float centre,
+__device__ void SplitForList(const PrepareArguments& a, const AdaPlanes& planes, int list_index, int head, const float* mapped, float centre,
                              int8_t* space, int lane) {
   const int dims = a.shape.head_dim;
-  const AdaPlanes& planes = a.heads.planes[list.head % a.kv_heads * kTierCount + list.tier];
   uint8_t* out = a.digits + list_index * a.digit_bytes;
   AdaDigitHeader* header = reinterpret_cast<AdaDigitHeader*>(out);
   int8_t *high = space, *low = space + kHeadDimMax;
@@ -124,6 +123,11 @@ __global__ void __launch_bounds__(kPrepareThreads) PrepareQueries(const __grid_c
   float* partial = mapped + kQueries * dims;      // [slices][kQueries][D]
   int8_t* spaces = reinterpret_cast<int8_t*>(partial + slices * kQueries * dims);
   __shared__ float centres[kQueries];
+  __shared__ AdaPlanes planes[kTierCount];
+  static_assert(sizeof(planes) % 4 == 0);
+  for (int i = threadIdx.x; i < static_cast<int>(sizeof(planes) / 4); i += kPrepareThreads) {
+    reinterpret_cast<uint32_t*>(planes)[i] = reinterpret_cast<const uint32_t*>(a.heads.planes + head * kTierCount)[i];
+  }
   for (int i = threadIdx.x; i < kQueries * dims; i += kPrepareThreads) {
     const int q = i / dims, d = i % dims;
     const int64_t row = first_row + q / group;
@@ -167,7 +171,7 @@ __global__ void __launch_bounds__(kPrepareThreads) PrepareQueries(const __grid_c
     for (; turn < count; turn += kPrepareWarps) {
       const int list = begin + turn / heads, of_group = turn % heads;
       const int q = row * group + min(of_group, group - 1);
-      SplitForList(a, a.lists[list], list, of_group, mapped + q * dims, centres[q], spaces + warp * 2 * kHeadDimMax, lane);
+      SplitForList(a, planes[a.lists[list].tier], list, of_group, mapped + q * dims, centres[q], spaces + warp * 2 * kHeadDimMax, lane);
     }
     turn -= count;
   }
@@ -176,79 +180,116 @@ __global__ void __launch_bounds__(kPrepareThreads) PrepareQueries(const __grid_c
 struct MergeArguments {
   AttentionState states;
   const AdaHeadStates* heads;
-  int group, dims;
+  int query_heads, group, dims;
   bool unrotate;
   float* output;
 };
 
-// A block merges the states of one query head.
-__global__ void __launch_bounds__(kMergeThreads) MergeStates(const __grid_constant__ MergeArguments a, const __grid_constant__ ValueSigns signs) {
-  __shared__ float4 partial[kMergeThreads];
-  __shared__ float row[kHeadDimMax];
-  __shared__ float sums[kMergeThreads / 32];
-  WaitForBefore();
-  const int dims = a.dims, quads = dims / 4, slices = kMergeThreads / quads;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int head = blockIdx.x / a.group, of_group = blockIdx.x % a.group;
-  const AdaHeadStates states = a.heads[head];
-  const auto at = [&](int s) { return int64_t{states.first + s} * a.group + of_group; };
-  float max = -__builtin_huge_valf();
-  for (int s = lane; s < states.count; s += 32) max = fmaxf(max, a.states.max[at(s)]);
-  max = WarpMax(max);
-  const auto weight = [&](int s) {  // a state that saw nothing has -infinity and weighs nothing; of NaN is NaN
-    const float m = a.states.max[at(s)];
-    return m == max ? 1.0f : __expf(m - max);
-  };
-  const int slice = threadIdx.x / quads, quad = threadIdx.x % quads;
-  float4 sum = {0, 0, 0, 0};
-  if (slice < slices) {
-#pragma unroll 4
-    for (int s = slice; s < states.count; s += slices) {
-      const float w = weight(s);
-      const float4 o = *reinterpret_cast<const float4*>(a.states.output + at(s) * dims + 4 * quad);
-      sum.x = fmaf(w, o.x, sum.x), sum.y = fmaf(w, o.y, sum.y), sum.z = fmaf(w, o.z, sum.z), sum.w = fmaf(w, o.w, sum.w);
-    }
-    partial[threadIdx.x] = sum;
-  }
-  float total = 0;
-  for (int s = threadIdx.x; s < states.count; s += kMergeThreads) total = fmaf(weight(s), a.states.sum[at(s)], total);
-  total = WarpSum(total);
-  if (lane == 0) sums[warp] = total;
-  __syncthreads();
-  if (threadIdx.x < quads) {
-    total = 0;
-    for (int w = 0; w < kMergeThreads / 32; ++w) total += sums[w];
-    for (int s = 1; s < slices; ++s) {
-      const float4 o = partial[s * quads + quad];
-      sum.x += o.x, sum.y += o.y, sum.z += o.z, sum.w += o.w;
-    }
-    const float inverse = states.count == 0 ? 0.0f : 1 / total;
-    reinterpret_cast<float4*>(row)[quad] = {sum.x * inverse, sum.y * inverse, sum.z * inverse, sum.w * inverse};
-  }
-  __syncthreads();
-  float* out = a.output + int64_t{blockIdx.x} * dims;
-  if (!a.unrotate) {
-    for (int d = threadIdx.x; d < dims; d += kMergeThreads) out[d] = row[d];
-    return;
-  }
-  // value_rotation.inc: Walsh-Hadamard over the power of two, then the reflection across what is left, then the signs.
+// value_rotation.inc backwards, a row in a warp's registers: Walsh-Hadamard over the power of two, then the reflection across what is left,
+// then the signs. x[k][i] is coordinate 128 k + 4 lane + i.
+__device__ __forceinline__ void UnrotateRow(int dims, const ValueSigns& signs, int lane, float (&x)[2][4]) {
   const int power = dims & -dims, odd = dims / power;
-  for (int half = 1; half < power; half *= 2) {
-    for (int i = threadIdx.x; i < dims / 2; i += kMergeThreads) {
-      const int low = i / half * 2 * half + i % half;
-      const float x = row[low], y = row[low + half];
-      row[low] = x + y, row[low + half] = x - y;
+#pragma unroll
+  for (int k = 0; k < 2; ++k) {
+    const float a = x[k][0] + x[k][1], b = x[k][0] - x[k][1], c = x[k][2] + x[k][3], d = x[k][2] - x[k][3];
+    x[k][0] = a + c, x[k][1] = b + d, x[k][2] = a - c, x[k][3] = b - d;
+#pragma unroll
+    for (int half = 4; half < 128; half *= 2) {
+      if (half >= power) break;
+      const bool upper = (lane & (half / 4)) != 0;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const float other = __shfl_xor_sync(~0u, x[k][i], half / 4);
+        x[k][i] = upper ? other - x[k][i] : x[k][i] + other;
+      }
     }
-    __syncthreads();
+  }
+  if (power == 256) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float a = x[0][i], b = x[1][i];
+      x[0][i] = a + b, x[1][i] = a - b;
+    }
   }
   const float scale = rsqrtf(static_cast<float>(power));
-  for (int d = threadIdx.x; d < dims; d += kMergeThreads) {
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
     float shift = 0;
-    if (odd > 1) {
-      for (int run = 0; run < odd; ++run) shift += row[run * power + d % power];
+    if (odd > 1) {  // 80 and 96: the runs lie in lanes power / 4 apart
+      for (int run = 0; run < odd; ++run) shift += __shfl_sync(~0u, x[0][i], run * (power / 4) + lane % (power / 4));
       shift *= 2.0f / odd;
     }
-    out[d] = (row[d] - shift) * scale * signs.sign[d];
+    x[0][i] = (x[0][i] - shift) * scale * signs.sign[(4 * lane + i) % kHeadDimMax];
+    x[1][i] = x[1][i] * scale * signs.sign[128 + 4 * lane + i];
+  }
+}
+
+// kWarps warps merge the states of one query head: many where one sequence has most of the device, one where a head has a few states. Lane l
+// has coordinates 4l .. 4l + 3, and of 256 also those 128 further on.
+template <int kWarps>
+__global__ void __launch_bounds__(kMergeThreads) MergeStates(const __grid_constant__ MergeArguments a, const __grid_constant__ ValueSigns signs) {
+  constexpr int kHeads = kMergeThreads / 32 / kWarps;  // of a block
+  __shared__ float4 outputs[kWarps > 1 ? 2 * kMergeThreads : 1];
+  __shared__ float sums[kWarps];
+  WaitForBefore();
+  const int dims = a.dims, lane = threadIdx.x % 32, warp = threadIdx.x / 32 % kWarps;
+  const int at_head = blockIdx.x * kHeads + threadIdx.x / (32 * kWarps);
+  if (at_head >= a.query_heads) return;  // a whole warp, and of kWarps > 1 the whole block
+  const AdaHeadStates states = a.heads[at_head / a.group];
+  const int64_t first = int64_t{states.first} * a.group + at_head % a.group;
+  const float *maxima = a.states.max + first, *totals = a.states.sum + first;
+  const float4* rows = reinterpret_cast<const float4*>(a.states.output + first * dims);
+  const int quads = dims / 4, row_quads = a.group * quads;
+  float max = -__builtin_huge_valf();
+  for (int s = lane; s < states.count; s += 32) max = fmaxf(max, maxima[s * a.group]);
+  max = WarpMax(max);
+  float total = 0;
+  float4 sum[2] = {};
+  for (int begin = 32 * warp; begin < states.count; begin += 32 * kWarps) {
+    // A state that saw nothing has -infinity and weighs nothing; one of NaN weighs itself.
+    float weight = 0;
+    if (begin + lane < states.count) {
+      const float m = maxima[(begin + lane) * a.group];
+      weight = m == max ? 1.0f : __expf(m - max);
+      total = fmaf(weight, totals[(begin + lane) * a.group], total);
+    }
+    const int here = min(32, states.count - begin);
+#pragma unroll 8
+    for (int s = 0; s < here; ++s) {
+      const float w = __shfl_sync(~0u, weight, s);
+#pragma unroll
+      for (int k = 0; k < 2; ++k) {
+        if (lane + 32 * k >= quads) continue;
+        const float4 o = rows[int64_t{begin + s} * row_quads + lane + 32 * k];
+        sum[k].x = fmaf(w, o.x, sum[k].x), sum[k].y = fmaf(w, o.y, sum[k].y);
+        sum[k].z = fmaf(w, o.z, sum[k].z), sum[k].w = fmaf(w, o.w, sum[k].w);
+      }
+    }
+  }
+  total = WarpSum(total);
+  if constexpr (kWarps > 1) {
+    outputs[threadIdx.x] = sum[0], outputs[kMergeThreads + threadIdx.x] = sum[1];
+    if (lane == 0) sums[warp] = total;
+    __syncthreads();
+    if (warp > 0) return;
+    for (int w = 1; w < kWarps; ++w) {
+      total += sums[w];
+#pragma unroll
+      for (int k = 0; k < 2; ++k) {
+        const float4 o = outputs[k * kMergeThreads + 32 * w + lane];
+        sum[k].x += o.x, sum[k].y += o.y, sum[k].z += o.z, sum[k].w += o.w;
+      }
+    }
+  }
+  const float inverse = states.count == 0 ? 0.0f : 1 / total;
+  float x[2][4];
+#pragma unroll
+  for (int k = 0; k < 2; ++k) x[k][0] = sum[k].x * inverse, x[k][1] = sum[k].y * inverse, x[k][2] = sum[k].z * inverse, x[k][3] = sum[k].w * inverse;
+  if (a.unrotate) UnrotateRow(dims, signs, lane, x);
+  float4* out = reinterpret_cast<float4*>(a.output + int64_t{at_head} * dims);
+#pragma unroll
+  for (int k = 0; k < 2; ++k) {
+    if (lane + 32 * k < quads) out[lane + 32 * k] = {x[k][0], x[k][1], x[k][2], x[k][3]};
   }
 }
 
@@ -296,7 +337,7 @@ CudaStatus AdaDecoder::Create(int32_t head_dim, int32_t group) {
   cudaFuncAttributes attributes;
   if (const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel); error != cudaSuccess) return StatusOf(error);
   overlap_ = attributes.ptxVersion >= 90;  // older code does not wait where it must
-  const int warp_bytes = kRingStages * (StageBytes(head_dim) + 8) + AdaExchangeBytes(tiles);
+  const int warp_bytes = kRingStages * (PageBytes(head_dim) + 8) + AdaExchangeBytes(tiles);
   warps_ = std::min(AdaWarps(head_dim, tiles), (most_shared - static_cast<int>(attributes.sharedSizeBytes)) / warp_bytes);
   shared_bytes_ = warps_ * warp_bytes;
   workers_ = warps_ * processors;
@@ -342,9 +383,14 @@ CudaStatus AdaDecoder::Read(Stream stream, const AdaHeads& heads, const AdaBatch
 }
 
 CudaStatus AdaDecoder::Merge(Stream stream, const AdaBatch& batch) const {
-  const MergeArguments arguments = {.states = batch.states, .heads = batch.head_states, .group = group_, .dims = head_dim_,
+  const MergeArguments arguments = {.states = batch.states, .heads = batch.head_states,
+                                    .query_heads = batch.rows * batch.kv_heads * group_, .group = group_, .dims = head_dim_,
                                     .unrotate = batch.unrotate, .output = batch.output};
-  return StatusOf(Launch(stream, MergeStates, batch.rows * batch.kv_heads * group_, kMergeThreads, 0, overlap_, arguments, kValueSigns));
+  // A plan has about a state per worker and list.
+  const bool many = workers_ > 16 * batch.rows * batch.kv_heads;
+  constexpr int kBlockWarps = kMergeThreads / 32;
+  const int blocks = many ? arguments.query_heads : static_cast<int>(CeilDiv(arguments.query_heads, kBlockWarps));
+  return StatusOf(Launch(stream, many ? MergeStates<kBlockWarps> : MergeStates<1>, blocks, kMergeThreads, 0, overlap_, arguments, kValueSigns));
 }
 
 CudaStatus AdaDecoder::Attend(Stream stream, const AdaHeads& heads, const AdaBatch& batch) const {

@@ -1,5 +1,5 @@
-// A warp's window on the pages it reads: a ring of stages in shared memory, each holding up to four tiles of a page, filled while others are
-// worked on. On sm_90 by the copy engine (a few requests a stage, completed on an mbarrier), before it by 16-byte asynchronous copies.
+// A warp's window on the pages it reads: a ring of whole pages in shared memory, filled while others are worked on. On sm_90 by the copy
+// engine (one request a page, completed on an mbarrier), before it by 16-byte asynchronous copies.
 #ifndef SPHERICAL_KERNELS_CUDA_PAGE_RING_CUH_
 #define SPHERICAL_KERNELS_CUDA_PAGE_RING_CUH_
 
@@ -10,36 +10,17 @@
 namespace spherical::kernels::cuda {
 
 inline constexpr int kRingStages = 2;
-inline constexpr int kStepTiles = 4;  // tiles of a stage, at most
 
-// Where the parts of a stage begin; the order of a page, so that a page that fits is one copy.
-struct StageLayout {
-  int tiles;  // most that are used
-  int values, key_radii, value_radii, bytes;
-};
-constexpr StageLayout StageOf(Tier tier, int head_dim) {
-  const TierLayout page = LayoutOf(tier, head_dim);
-  const int tiles = page.tokens / kTokenTile < kStepTiles ? page.tokens / kTokenTile : kStepTiles;
-  const int values = tiles * page.key_tile, radii = values + tiles * page.value_tile;
-  return {.tiles = tiles, .values = values, .key_radii = radii, .value_radii = radii + 2 * kTokenTile * tiles,
-          .bytes = radii + 4 * kTokenTile * tiles};
-}
-constexpr int StageBytes(int head_dim) {
-  int most = 0;
-  for (int tier = 0; tier < kTierCount; ++tier) {
-    const int bytes = StageOf(static_cast<Tier>(tier), head_dim).bytes;
-    most = bytes > most ? bytes : most;
-  }
-  return (most + 127) / 128 * 128;
-}
+// What attention reads of a page: codes and radii.
+constexpr int BytesRead(Tier tier, int head_dim) { return LayoutOf(tier, head_dim).utilities; }
 
 __device__ __forceinline__ uint32_t SharedAddress(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 
 class PageRing {
  public:
-  // memory: kRingStages * stage_bytes, aligned to 128.   barriers [kRingStages], used on sm_90 only
-  __device__ __forceinline__ PageRing(uint8_t* memory, uint64_t* barriers, int stage_bytes, int lane)
-      : memory_(memory), barriers_(SharedAddress(barriers)), stage_bytes_(stage_bytes), lane_(lane) {
+  // memory: kRingStages pages, aligned to 128.   barriers [kRingStages], used on sm_90 only
+  __device__ __forceinline__ PageRing(uint8_t* memory, uint64_t* barriers, int page_bytes, int lane)
+      : memory_(memory), barriers_(SharedAddress(barriers)), page_bytes_(page_bytes), lane_(lane) {
 #if __CUDA_ARCH__ >= 900
     if (lane == 0) {
       for (int s = 0; s < kRingStages; ++s) asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(barriers_ + 8 * s));
@@ -49,38 +30,23 @@ class PageRing {
 #endif
   }
 
-  // Begins to fill the next stage: tiles [tile, tile + tiles) of a page. Every call, also one without tiles, is one turn; at most
-  // kRingStages may be ahead of Wait. All lanes.
-  template <Tier kTier, int kHeadDim>
-  __device__ __forceinline__ void Fill(const uint8_t* page, int tile, int tiles) {
-    constexpr TierLayout kPage = LayoutOf(kTier, kHeadDim);
-    constexpr StageLayout kStage = StageOf(kTier, kHeadDim);
+  // Begins to read a page, or with `none` nothing: every call is one turn, at most kRingStages ahead of Wait. All lanes.
+  template <int kBytes>
+  __device__ __forceinline__ void Fill(const uint8_t* page, bool none) {
     const int stage = filled_ % kRingStages;
     ++filled_;
 #if __CUDA_ARCH__ >= 900
-    if (tiles == 0) return;
-    const uint32_t barrier = barriers_ + 8 * stage, to = SharedAddress(memory_ + stage * stage_bytes_);
-    if (kStage.tiles * kTokenTile == kPage.tokens && tiles == kStage.tiles) {
-      if (lane_ == 0) {
-        Expect(barrier, kStage.bytes);
-        Copy(to, page, kStage.bytes, barrier);
-      }
-      return;
-    }
-    if (lane_ == 0) Expect(barrier, tiles * (kPage.key_tile + kPage.value_tile + 4 * kTokenTile));
-    __syncwarp();
-    if (lane_ == 0) Copy(to, page + tile * kPage.key_tile, tiles * kPage.key_tile, barrier);
-    if (lane_ == 1) Copy(to + kStage.values, page + kPage.values + tile * kPage.value_tile, tiles * kPage.value_tile, barrier);
-    if (lane_ == 2 || lane_ == 3) {
-      const int from = (lane_ == 2 ? kPage.key_radii : kPage.value_radii) + 2 * kTokenTile * tile;
-      Copy(to + (lane_ == 2 ? kStage.key_radii : kStage.value_radii), page + from, 2 * kTokenTile * tiles, barrier);
-    }
+    if (lane_ != 0 || none) return;
+    const uint32_t barrier = barriers_ + 8 * stage, to = SharedAddress(memory_ + stage * page_bytes_);
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(kBytes) : "memory");
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(page), "r"(kBytes),
+                 "r"(barrier)
+                 : "memory");
 #else
-    const uint32_t to = SharedAddress(memory_ + stage * stage_bytes_);
-    CopyAll(to, page + tile * kPage.key_tile, tiles * kPage.key_tile);
-    CopyAll(to + kStage.values, page + kPage.values + tile * kPage.value_tile, tiles * kPage.value_tile);
-    CopyAll(to + kStage.key_radii, page + kPage.key_radii + 2 * kTokenTile * tile, 2 * kTokenTile * tiles);
-    CopyAll(to + kStage.value_radii, page + kPage.value_radii + 2 * kTokenTile * tile, 2 * kTokenTile * tiles);
+    const uint32_t to = SharedAddress(memory_ + stage * page_bytes_);
+    for (int at = 16 * lane_; at < kBytes && !none; at += 16 * 32) {
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + at), "l"(page + at) : "memory");
+    }
     asm volatile("cp.async.commit_group;" ::: "memory");
 #endif
   }
@@ -100,33 +66,16 @@ class PageRing {
     __syncwarp();
 #endif
     ++waited_;
-    return memory_ + stage * stage_bytes_;
+    return memory_ + stage * page_bytes_;
   }
 
   // Turns that were filled with nothing are not waited for: the next fill takes the stage after the last one waited for.
   __device__ __forceinline__ void Restart() { filled_ = waited_; }
 
  private:
-#if __CUDA_ARCH__ >= 900
-  __device__ __forceinline__ static void Expect(uint32_t barrier, int bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
-  }
-  __device__ __forceinline__ static void Copy(uint32_t to, const uint8_t* from, int bytes, uint32_t barrier) {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(from), "r"(bytes),
-                 "r"(barrier)
-                 : "memory");
-  }
-#else
-  __device__ __forceinline__ void CopyAll(uint32_t to, const uint8_t* from, int bytes) const {
-    for (int at = 16 * lane_; at < bytes; at += 16 * 32) {
-      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + at), "l"(from + at) : "memory");
-    }
-  }
-#endif
-
   uint8_t* memory_;
   uint32_t barriers_;
-  int stage_bytes_, lane_;
+  int page_bytes_, lane_;
   uint32_t filled_ = 0, waited_ = 0;
 };
 

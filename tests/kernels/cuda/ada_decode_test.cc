@@ -230,6 +230,18 @@ std::string WhyNot() {
 
 std::string NameOf(Tier tier) { return "tier " + std::to_string(static_cast<int>(tier)); }
 
+TEST_CASE("A small mixture of every tier, for the sanitizer", "[sanitizer]") {
+  NEED_DEVICE();
+  for (const int32_t dims : {128, 64}) {
+    Batch batch(dims, 4, 2, 1, 5);
+    batch.workers = 5;
+    for (int32_t head = 0; head < 2; ++head) {
+      for (const Tier tier : kTiers) batch.Add(head, tier, 150 + 40 * head, head);
+    }
+    CheckBatch("sanitizer", batch);
+  }
+}
+
 TEST_CASE("The device agrees with the reference for all tiers, head dims and group sizes") {
   NEED_DEVICE();
   for (const int32_t dims : {128, 64, 80, 96, 256}) {
