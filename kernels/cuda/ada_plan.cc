@@ -1,0 +1,120 @@
+#include "kernels/cuda/ada_plan.h"
+
+#include <algorithm>
+
+#include "kernels/base/check.h"
+#include "kernels/spherical/query_geometry.h"
+
+namespace spherical::kernels::cuda {
+namespace {
+
+struct Plane {
+  int32_t group, offset, place;
+};
+
+// What a page costs a worker, in units of 16 tokens of T4 read at the speed of memory; and what beginning and ending a part costs.
+// Lower tiers have more tokens in a page, hence more arithmetic to the byte.
+constexpr int64_t kPageCost[kTierCount] = {16, 16, 18, 19, 22};
+constexpr int64_t kPartCost = 8;
+
+}  // namespace
+
+AdaPlanes AdaPlanesOf(const uint8_t* widths, int32_t head_dim) {
+  std::vector<Plane> planes[kAdaPlaneKinds];
+  AdaPlanes out = {};
+  int32_t offset = 0;
+  for (int32_t group = 0; group < head_dim / kGroup; ++group) {
+    out.widths[group] = widths[group];
+    out.steps[group] = kCodeStep[widths[group]];
+    int32_t place = 0;
+    for (int32_t kind = 0; kind < kAdaPlaneKinds; ++kind) {  // the widest plane first, in place and in the page
+      const int32_t bits = 8 >> kind;
+      if ((widths[group] & bits) == 0) continue;
+      planes[kind].push_back({.group = group, .offset = offset, .place = place});
+      offset += kGroup * kTokenTile * bits / 8;
+      place += bits;
+    }
+  }
+  int32_t chunk = 0;
+  for (int32_t kind = 0; kind < kAdaPlaneKinds; ++kind) {
+    const int32_t together = kind < 2 ? 2 : 4;
+    const int32_t count = static_cast<int32_t>(planes[kind].size());
+    out.chunks[kind] = (count + together - 1) / together;
+    for (int32_t first = 0; first < count; first += together, ++chunk) {
+      SPH_CHECK(chunk < kAdaChunksMax);
+      Plane of[4];
+      for (int32_t i = 0; i < 4; ++i) {
+        const bool missing = i >= together || first + i >= count;
+        of[i] = missing ? Plane{.group = -1, .offset = 0, .place = 0} : planes[kind][static_cast<size_t>(first + i)];
+        out.group[chunk][i] = static_cast<int8_t>(of[i].group);
+      }
+      for (int32_t t = 0; t < 4; ++t) {
+        const Plane& plane = kind == 1 ? of[t / 2] : of[t];
+        const int32_t vector = kind == 1 ? 64 * (t % 2) : 0;
+        out.entry[chunk][t] = static_cast<uint32_t>(kind == 0 ? (of[0].offset + 64 * t) | (of[1].offset + 64 * t) << 16
+                                                              : (plane.offset + vector) | plane.place << 16);
+      }
+    }
+  }
+  return out;
+}
+
+void PlanAda(int32_t head_dim, std::span<const AdaList> lists, int32_t heads, std::span<const int32_t> others, int32_t workers,
+             AdaPlan& plan) {
+  struct Pages {
+    int64_t first, end, page_cost;
+  };
+  const auto pages_of = [&](const AdaList& list) -> Pages {
+    const int32_t in_page = TokensPerPage(static_cast<Tier>(list.tier), head_dim);
+    return {list.skip / in_page, CeilDiv(list.tokens, in_page), kPageCost[list.tier]};
+  };
+  int64_t left = 0;
+  for (const AdaList& list : lists) {
+    const Pages pages = pages_of(list);
+    left += (pages.end - pages.first) * pages.page_cost + kPartCost;
+  }
+  plan.parts.clear();
+  plan.worker_parts.assign(static_cast<size_t>(workers) + 1, 0);
+  plan.head_lists.assign(static_cast<size_t>(heads) + 1, 0);
+  plan.states.assign(static_cast<size_t>(heads), {});
+  for (const AdaList& list : lists) ++plan.head_lists[static_cast<size_t>(list.head) + 1];
+  for (int32_t head = 0; head < heads; ++head) plan.head_lists[head + 1] += plan.head_lists[head];
+
+  int32_t state = 0, worker = 0;
+  int64_t share = CeilDiv(std::max<int64_t>(left, 1), workers);  // what this worker may still take
+  const auto next_worker = [&] {
+    plan.worker_parts[static_cast<size_t>(++worker)] = static_cast<int32_t>(plan.parts.size());
+    share = CeilDiv(std::max<int64_t>(left, 1), workers - worker);
+  };
+  for (int32_t head = 0; head < heads; ++head) {
+    plan.states[head].first = state;
+    state += others.empty() ? 0 : others[head];
+    for (int32_t l = plan.head_lists[head]; l < plan.head_lists[head + 1]; ++l) {
+      const Pages pages = pages_of(lists[l]);
+      for (int64_t at = pages.first; at < pages.end;) {
+        // As many pages as fit the share, to the nearest; the last worker takes all that is left. A worker with room for less than half a
+        // page is done.
+        int64_t take = pages.end - at;
+        if (worker + 1 < workers) {
+          const int64_t fit = (share - kPartCost + pages.page_cost / 2) / pages.page_cost;
+          if (fit <= 0 && share * 2 < pages.page_cost + kPartCost) {
+            next_worker();
+            continue;
+          }
+          take = std::min(take, std::max<int64_t>(fit, 1));
+        }
+        plan.parts.push_back({.list = l, .first_page = static_cast<int32_t>(at), .pages = static_cast<int32_t>(take), .state = state++});
+        if (at > pages.first) left += kPartCost;  // a cut costs one more beginning
+        const int64_t cost = take * pages.page_cost + kPartCost;
+        left -= cost, share -= cost;
+        at += take;
+        if (share <= 0 && worker + 1 < workers) next_worker();
+      }
+    }
+    plan.states[head].count = state - plan.states[head].first;
+  }
+  while (worker < workers) plan.worker_parts[static_cast<size_t>(++worker)] = static_cast<int32_t>(plan.parts.size());
+  plan.state_count = state;
+}
+
+}  // namespace spherical::kernels::cuda
