@@ -1,5 +1,5 @@
 // The spherical codec and what the rate-distortion controller asks of pages, on the device: kernels/spherical/codec.h says what codes,
-// radii, errors and ladders are. Bits are the CPU's: the same float steps in the same order, the same bytes of pages. (A NaN is a NaN: which
+// radii, errors and ladders are. Bits are the CPU's: the same float steps in the same order, the same bytes of pages. (NaNs apart: which
 // one it is, processors differ in.)
 //
 // Work is arrays of plain items in device memory, of any heads and sequences together: one launch a call. Nothing is allocated, nothing
