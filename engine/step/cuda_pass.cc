@@ -46,7 +46,6 @@ int64_t CudaPass::PlaceOnDevice(const CudaPassOptions& options, uint8_t* base) {
   const int64_t m = kStepRowsMax, d = spec_.head_dim;
   DevicePieces pieces(base);
   lists_ = pieces.Take<int32_t>(pages_[0].list_entries());
-  input_ = pieces.Take<uint8_t>(InputBytesMax());
   entry_where_ = pieces.Take<int64_t>(kEntriesMax);
   entry_page_ = pieces.Take<int32_t>(kEntriesMax);
   frequency_ = pieces.Take<double>(spec_.rotary_dim / 2);
@@ -74,7 +73,6 @@ int64_t CudaPass::PlaceOnDevice(const CudaPassOptions& options, uint8_t* base) {
 
 int64_t CudaPass::PlacePinned(uint8_t* base) {
   DevicePieces pieces(base);
-  pinned_input_ = pieces.Take<uint8_t>(InputBytesMax());
   pinned_where_ = pieces.Take<int64_t>(kEntriesMax);
   pinned_page_ = pieces.Take<int32_t>(kEntriesMax);
   pinned_rows_ = pieces.Take<int32_t>(kLogitsRowsMax);
@@ -89,19 +87,22 @@ absl::Status CudaPass::Create(const CudaPassOptions& options) {
   // tokens go) the pool.
   states_max_ = int64_t{options.sequences} * (options.context_max / kernels::cuda::kRunKeys + 2);
   if (spec_.windows.empty()) {
-    const int64_t tokens = options.pages / (spec_.layers * spec_.kv_heads) * kernels::kExactTokensPerPage;
+    const int64_t exact_pages = options.geometry == nullptr ? options.pages : options.workspace_pages;
+    const int64_t tokens = exact_pages / (spec_.layers * spec_.kv_heads) * kernels::kExactTokensPerPage;
     states_max_ = std::min(states_max_, DeviceStatesMax(tokens));
   }
-  const int64_t pool_bytes = options.pages * kernels::PageBytes(spec_.head_dim), workspace_bytes = PlaceOnDevice(options, nullptr);
+  const int64_t page_bytes = kernels::PageBytes(spec_.head_dim), exact_bytes = kernels::ExactBytesUsed(spec_.head_dim);
+  const int64_t pool_bytes = options.pages * page_bytes, prefill_bytes = options.workspace_pages * exact_bytes;
+  const int64_t workspace_bytes = PlaceOnDevice(options, nullptr);
   int64_t free_bytes = 0, all_bytes = 0;
   Note(kernels::cuda::FreeMemory(&free_bytes, &all_bytes));
-  const int64_t needed = pool_bytes + workspace_bytes + kProductWorkspaceBytes;
+  const int64_t needed = pool_bytes + prefill_bytes + workspace_bytes + kProductWorkspaceBytes;
   const auto exhausted = [&](const char* why) {
     const int64_t tables = pages_[0].list_entries() * int64_t{sizeof(int32_t)};
     return absl::ResourceExhaustedError(
-        fmt::format("kv.pool_bytes (--kv-pool-bytes): {} bytes for the pool, {} for its page tables and {} for steps are {} bytes of "
-                    "device memory; {} of {} are free: {}; ask for less",
-                    pool_bytes, tables, needed - pool_bytes - tables, needed, free_bytes, all_bytes, why));
+        fmt::format("kv.pool_bytes (--kv-pool-bytes): {} bytes for the pool, {} for the prefill workspace, {} for page tables and {} for "
+                    "steps are {} bytes of device memory; {} of {} are free: {}; ask for less",
+                    pool_bytes, prefill_bytes, tables, needed - pool_bytes - prefill_bytes - tables, needed, free_bytes, all_bytes, why));
   };
   if (needed > free_bytes) return exhausted("too little");
   const int64_t pinned_bytes = PlacePinned(nullptr);
@@ -109,6 +110,17 @@ absl::Status CudaPass::Create(const CudaPassOptions& options) {
     if (taken != CudaStatus::kOk) return exhausted(kernels::cuda::TextOf(taken));
   }
   if (!products_.Create(kProductWorkspaceBytes)) return exhausted(products_.why().c_str());
+  if (const CudaStatus taken = input_.Create(InputBytesMax()); taken != CudaStatus::kOk) return exhausted(kernels::cuda::TextOf(taken));
+  arenas_ = {.exact = pool_.data(), .exact_page_bytes = page_bytes};
+  if (options.geometry != nullptr) {
+    if (const CudaStatus taken = prefill_.Allocate(std::max<int64_t>(1, prefill_bytes)); taken != CudaStatus::kOk) {
+      return exhausted(kernels::cuda::TextOf(taken));
+    }
+    arenas_ = {.exact = prefill_.data(), .exact_page_bytes = exact_bytes, .coded = pool_.data(), .coded_page_bytes = page_bytes};
+    codes_ = std::make_unique<CudaCodes>(spec_, *options.geometry, stream_);
+    const CudaStatus taken = codes_->Create(options.sequences, options.context_max, arenas_);
+    if (taken != CudaStatus::kOk) return exhausted(kernels::cuda::TextOf(taken));
+  }
   PlaceOnDevice(options, workspace_.data());
   PlacePinned(pinned_.data());
   Note(kernels::cuda::PrepareExactAttention(spec_.head_dim));
@@ -145,17 +157,8 @@ void CudaPass::SendPages() {
   }
 }
 
-template <class T>
-const T* CudaPass::Put(std::span<const T> values) {
-  const int64_t at = input_used_;
-  input_used_ += RoundUp(static_cast<int64_t>(values.size_bytes()), kInputAlignment);
-  SPH_CHECK(input_used_ <= InputBytesMax());
-  if (!values.empty()) std::memcpy(pinned_input_ + at, values.data(), values.size_bytes());
-  return reinterpret_cast<const T*>(input_ + at);
-}
-
 void CudaPass::PutInput(const StepPlan& plan) {
-  input_used_ = 0;
+  input_.Begin();
   entries_.clear();
   item_slots_.clear();
   pages_[0].BeginStep();
@@ -166,7 +169,7 @@ void CudaPass::PutInput(const StepPlan& plan) {
     for (size_t i = 0; i < plan.items.size(); ++i) {
       for (size_t t = 0; t < plan.items[i].tokens.size(); ++t) gathered_.push_back(value_of(i, t));
     }
-    return Put(std::span<const int32_t>(gathered_));
+    return input_.Put(std::span<const int32_t>(gathered_));
   };
   tokens_ = put_rows([&](size_t i, size_t t) { return plan.items[i].tokens[t]; });
   positions_ = put_rows([&](size_t i, size_t t) { return plan.items[i].position + static_cast<int32_t>(t); });
@@ -176,16 +179,17 @@ void CudaPass::PutInput(const StepPlan& plan) {
   for (Kind& kind : kinds_) {
     CutForDevice(plan, item_slots_, spec_.heads / spec_.kv_heads, kind.window, kind.work);
     SPH_CHECK(kind.work.states <= states_max_);
-    kind.runs = Put(std::span<const ExactWork>(kind.work.runs));
-    kind.tiles = Put(std::span<const ExactWork>(kind.work.tiles));
-    kind.joins = Put(std::span<const ExactJoin>(kind.work.joins));
+    kind.runs = input_.Put(std::span<const ExactWork>(kind.work.runs));
+    kind.tiles = input_.Put(std::span<const ExactWork>(kind.work.tiles));
+    kind.joins = input_.Put(std::span<const ExactJoin>(kind.work.joins));
   }
 }
 
 void CudaPass::RunLayers(const StepPlan& plan) {
   PutInput(plan);
   SendPages();
-  Note(kernels::cuda::CopyToDevice(stream_, input_, pinned_input_, input_used_));
+  Note(input_.Send(stream_));
+  if (codes_ != nullptr) Note(codes_->Begin(plan, item_slots_));
   Note(kernels::cuda::EmbedRows(stream_, weights_.embedding, tokens_, rows_, spec_.width, spec_.embedding_scale, x_));
   Note(kernels::cuda::RotaryAnglesOf(stream_, frequency_, spec_.rotary_dim, positions_, rows_, angles_));
   if (!spec_.local_rotary_frequency.empty()) {
@@ -222,8 +226,13 @@ void CudaPass::RunLayer(int32_t layer) {
                                              .list = layer * spec_.kv_heads,
                                              .lists_per_slot = spec_.layers * spec_.kv_heads,
                                              .list_pages = pages_[0].list_pages(),
-                                             .arena = pool_.data(),
-                                             .page_bytes = kernels::PageBytes(spec_.head_dim)}));
+                                             .arena = arenas_.exact,
+                                             .page_bytes = arenas_.exact_page_bytes,
+                                             .coded_rows = codes_ == nullptr ? 0 : codes_->rows(),
+                                             .coded = CodedHeads(layer),
+                                             .raw_query = codes_ == nullptr ? nullptr : codes_->raw_query(),
+                                             .raw_key = codes_ == nullptr ? nullptr : codes_->raw_key(),
+                                             .raw_value = codes_ == nullptr ? nullptr : codes_->raw_value()}));
   Attend(layer);
   Multiply(w.output, attended_, delta_, rows_, width, attended);
   Note(kernels::cuda::AddAndNorm(stream_, {.x = x_, .delta = delta_, .post_weight = w.attention_post_norm, .weight = w.ffn_norm,
@@ -251,8 +260,10 @@ void CudaPass::Attend(int32_t layer) {
                                          .list = layer * spec_.kv_heads,
                                          .lists_per_slot = spec_.layers * spec_.kv_heads,
                                          .list_pages = pages_[0].list_pages(),
-                                         .arena = pool_.data(),
-                                         .page_bytes = kernels::PageBytes(spec_.head_dim),
+                                         .coded = CodedHeads(layer),
+                                         .coded_rows = codes_ == nullptr ? 0 : codes_->rows(),
+                                         .arena = arenas_.exact,
+                                         .page_bytes = arenas_.exact_page_bytes,
                                          .out = attended_,
                                          .max = state_max_,
                                          .sum = state_sum_,
@@ -260,6 +271,16 @@ void CudaPass::Attend(int32_t layer) {
   Note(kernels::cuda::AttendTiles(stream_, args, kind.tiles, static_cast<int32_t>(kind.work.tiles.size())));
   Note(kernels::cuda::AttendRuns(stream_, args, kind.runs, static_cast<int32_t>(kind.work.runs.size())));
   Note(kernels::cuda::JoinRuns(stream_, args, kind.joins, static_cast<int32_t>(kind.work.joins.size())));
+  if (codes_ != nullptr) Note(codes_->Attend(layer, attended_));
+}
+
+const uint8_t* CudaPass::CodedHeads(int32_t layer) const {
+  return codes_ == nullptr || codes_->rows() == 0 ? nullptr : codes_->coded(layer);
+}
+
+absl::Status CudaPass::Retier(std::span<const RetierItem> items) {
+  Note(codes_->Retier(items));
+  return Await();
 }
 
 void CudaPass::Multiply(const uint16_t* weights, const uint16_t* rows, float* out, int32_t m, int64_t n, int64_t k) {

@@ -2,6 +2,7 @@
 #define SPHERICAL_ENGINE_STEP_CUDA_PASS_H_
 
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <vector>
@@ -9,9 +10,12 @@
 #include "absl/status/status.h"
 #include "engine/batch/step_plan.h"
 #include "engine/model/transformer_spec.h"
+#include "engine/step/cuda_codes.h"
 #include "engine/step/cuda_weights.h"
 #include "engine/step/device_pages.h"
 #include "engine/step/device_work.h"
+#include "engine/step/kv_arenas.h"
+#include "engine/step/step_input.h"
 #include "kernels/cuda/device_runtime.h"
 #include "kernels/cuda/exact_attention.h"
 #include "kernels/cuda/products.h"
@@ -22,10 +26,13 @@ struct CudaPassOptions {
   int64_t pages = 0;           // of the pool
   int32_t sequences = 0;       // of one step, at most
   int32_t context_max = 0;     // positions of a sequence
+  // Coded modes: how keys are coded, and f16 pages for prompts; it outlives the pass. Null: the pool's pages are f16 themselves.
+  const ModelGeometry* geometry = nullptr;
+  int64_t workspace_pages = 0;
 };
 
-// The forward pass on a CUDA device, over exact keys and values; what Forward (forward.h) is on the CPU. All memory is taken by Create: the
-// pool's pages, page tables, and room for the largest step.
+// The forward pass on a CUDA device, over exact keys and values or those of `uniform:T`; what Forward (forward.h) is on the CPU. All memory
+// is taken by Create: the pool's pages, page tables, and room for the largest step.
 //
 //   pass.RunLayers(plan);       // queues all rows of the plan; their K and V are in the sequences' pages afterwards
 //   pass.Logits(rows);          // queues the logits of these rows, of the plan just run, and the greatest of each
@@ -42,6 +49,9 @@ class CudaPass {
 
   // ResourceExhausted, with the numbers, when the device does not have the memory. Once.
   absl::Status Create(const CudaPassOptions& options);
+
+  // Seals and demotes; waits for it. Of the coded modes.
+  absl::Status Retier(std::span<const RetierItem> items);
 
   void RunLayers(const StepPlan& plan);
   void Logits(std::span<const int32_t> rows);  // at most kLogitsRowsMax
@@ -64,12 +74,10 @@ class CudaPass {
   int64_t PlacePinned(uint8_t* base);
   int64_t InputBytesMax() const;
   void SendPages();
-  // Puts a small input of the step where the next SendInput finds it; where it will be on the device.
-  template <class T>
-  const T* Put(std::span<const T> values);
   void PutInput(const StepPlan& plan);
   void RunLayer(int32_t layer);
   void Attend(int32_t layer);
+  const uint8_t* CodedHeads(int32_t layer) const;
   void Multiply(const uint16_t* weights, const uint16_t* rows, float* out, int32_t m, int64_t n, int64_t k);
   int64_t JoinedOutputs() const { return int64_t{spec_.heads + 2 * spec_.kv_heads} * spec_.head_dim; }
 
@@ -79,7 +87,10 @@ class CudaPass {
   std::string why_;  // the first failure
 
   kernels::cuda::Products products_;
-  kernels::cuda::DeviceMemory pool_, workspace_;
+  kernels::cuda::DeviceMemory pool_, workspace_, prefill_;
+  KvArenas arenas_;
+  std::unique_ptr<CudaCodes> codes_;  // of the coded modes
+  StepInput input_;
   kernels::cuda::PinnedMemory pinned_;
   std::vector<DevicePages> pages_;  // one; made by Create
   std::vector<Kind> kinds_;
@@ -90,12 +101,10 @@ class CudaPass {
   std::vector<int32_t> item_slots_;
   std::vector<DevicePages::Entry> entries_;
   std::vector<int32_t> gathered_;     // scratch
-  int64_t input_used_ = 0;
   const int32_t *tokens_ = nullptr, *positions_ = nullptr, *slots_ = nullptr;  // [M] on the device
 
   // Device memory, rows padded as products want them.
   int32_t* lists_ = nullptr;
-  uint8_t* input_ = nullptr;
   int64_t* entry_where_ = nullptr;
   int32_t* entry_page_ = nullptr;
   double *frequency_ = nullptr, *local_frequency_ = nullptr;
@@ -113,7 +122,6 @@ class CudaPass {
   float* logits_ = nullptr;
   int32_t* greatest_ = nullptr;
   // Pinned memory.
-  uint8_t* pinned_input_ = nullptr;
   int64_t* pinned_where_ = nullptr;
   int32_t* pinned_page_ = nullptr;
   int32_t* pinned_rows_ = nullptr;

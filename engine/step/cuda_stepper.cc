@@ -22,8 +22,12 @@ using kernels::cuda::CudaStatus;
 
 class CudaStepper final : public Stepper {
  public:
-  CudaStepper(TransformerSpec spec, ThreadPool& pool, const CudaStepperOptions& options)
-      : spec_(std::move(spec)), pool_(pool), options_(options), clock_(*options.clock), scratch_(static_cast<size_t>(pool.threads())) {}
+  CudaStepper(TransformerSpec spec, ThreadPool& pool, CudaStepperOptions options)
+      : spec_(std::move(spec)),
+        pool_(pool),
+        options_(std::move(options)),
+        clock_(*options_.clock),
+        scratch_(static_cast<size_t>(pool.threads())) {}
 
   absl::Status Create(const Weights& weights) {
     if (absl::Status used = UseDevice(); !used.ok()) return used;
@@ -40,7 +44,11 @@ class CudaStepper final : public Stepper {
     if (pinned != CudaStatus::kOk || greatest != CudaStatus::kOk) {
       return absl::ResourceExhaustedError(fmt::format("{} bytes of pinned memory for logits cannot be had", logits_bytes));
     }
-    return pass_->Create({.pages = options_.pages.value(), .sequences = options_.sequences, .context_max = options_.context_max});
+    return pass_->Create({.pages = options_.pages.value(),
+                          .sequences = options_.sequences,
+                          .context_max = options_.context_max,
+                          .geometry = options_.geometry ? &*options_.geometry : nullptr,
+                          .workspace_pages = options_.workspace_pages.value()});
   }
 
   absl::StatusOr<StepOutput> Run(const StepPlan& plan) override {
@@ -65,9 +73,16 @@ class CudaStepper final : public Stepper {
     return output;
   }
 
-  // Of the coded modes, which are refused at start.
+  // Of mode `rdr`, which is refused at start.
   absl::StatusOr<MeasureOutput> Measure(std::span<const MeasureItem>) override { SPH_CHECK(false); }
-  absl::StatusOr<absl::Duration> Retier(std::span<const RetierItem>) override { SPH_CHECK(false); }
+
+  absl::StatusOr<absl::Duration> Retier(std::span<const RetierItem> items) override {
+    SPH_CHECK(options_.geometry.has_value());
+    const absl::Time start = clock_.Now();
+    if (absl::Status used = UseDevice(); !used.ok()) return used;
+    if (absl::Status done = pass_->Retier(items); !done.ok()) return done;
+    return clock_.Now() - start;
+  }
 
  private:
   // One row whose logits someone wants.
@@ -166,7 +181,7 @@ class CudaStepper final : public Stepper {
 
 absl::StatusOr<std::unique_ptr<Stepper>> MakeCudaStepper(TransformerSpec spec, const Weights& weights, ThreadPool& pool,
                                                          CudaStepperOptions options) {
-  auto stepper = std::make_unique<CudaStepper>(std::move(spec), pool, options);
+  auto stepper = std::make_unique<CudaStepper>(std::move(spec), pool, std::move(options));
   if (absl::Status created = stepper->Create(weights); !created.ok()) return created;
   return stepper;
 }

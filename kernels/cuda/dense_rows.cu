@@ -99,6 +99,13 @@ __global__ void HeadsKernel(HeadsArgs a) {
     }
   }
   if (!within) return;
+  if (row < a.coded_rows) {
+    float* const raw = is_query ? a.raw_query + int64_t{row} * a.heads * a.head_dim + int64_t{head} * a.head_dim
+                                : (is_value ? a.raw_value : a.raw_key) + int64_t{row} * a.kv_heads * a.head_dim +
+                                      int64_t{(head - a.heads) % a.kv_heads} * a.head_dim;
+    raw[i] = x;
+    if (!is_query && a.coded[row * a.kv_heads + (head - a.heads) % a.kv_heads] != 0) return;
+  }
   const uint16_t half = __half_as_ushort(__float2half_rn(x));
   if (is_query) {
     a.query[(int64_t{row} * a.heads + head) * a.head_dim + i] = half;
@@ -162,6 +169,15 @@ __global__ void GreatestKernel(const float* x, int32_t d, int32_t* ids) {
   ids[blockIdx.x] = broken[0] != 0 ? -1 : best.id;
 }
 
+// One thread block a (row, head).
+__global__ void TakeCodedKernel(const uint8_t* coded, const float* from, int32_t d, uint16_t* out) {
+  const int64_t at = int64_t{blockIdx.x} * gridDim.y + blockIdx.y;
+  if (coded[at] == 0) return;
+  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < d; i += static_cast<int32_t>(blockDim.x)) {
+    out[at * d + i] = Bf16Of(from[at * d + i]);
+  }
+}
+
 __global__ void EnterPagesKernel(const int64_t* where, const int32_t* pages, int32_t n, int32_t* lists) {
   const int32_t i = static_cast<int32_t>(blockIdx.x * blockDim.x + threadIdx.x);
   if (i < n) lists[where[i]] = pages[i];
@@ -210,6 +226,11 @@ CudaStatus CapValues(Stream stream, float cap, int64_t n, float* x) {
 
 CudaStatus GreatestOf(Stream stream, const float* x, int32_t m, int32_t d, int32_t* ids) {
   GreatestKernel<<<static_cast<uint32_t>(m), 1024, 0, stream>>>(x, d, ids);
+  return Launched();
+}
+
+CudaStatus TakeCoded(Stream stream, const uint8_t* coded, const float* from, int32_t m, int32_t g, int32_t d, uint16_t* out) {
+  TakeCodedKernel<<<dim3(static_cast<uint32_t>(m), static_cast<uint32_t>(g)), kRowThreads, 0, stream>>>(coded, from, d, out);
   return Launched();
 }
 

@@ -50,6 +50,12 @@ struct HeadsArgs {
   int32_t list = 0, lists_per_slot = 0, list_pages = 0;
   uint8_t* arena = nullptr;
   int64_t page_bytes = 0;
+  // Rows whose heads may be coded: what they need is f32 and goes here too. Keys and values of a coded head enter no page.
+  int32_t coded_rows = 0;
+  const uint8_t* coded = nullptr;     // [coded_rows, G]  1: coded
+  float* raw_query = nullptr;         // [coded_rows, H, D]
+  float* raw_key = nullptr;           // [coded_rows, G, D]  after rotary positions
+  float* raw_value = nullptr;         // [coded_rows, G, D]
 };
 CudaStatus PrepareHeads(Stream stream, const HeadsArgs& args);
 
@@ -62,6 +68,9 @@ CudaStatus CapValues(Stream stream, float cap, int64_t n, float* x);
 
 // Of each row the id of its greatest value, the lowest of equals; -1 for a row that is not finite.   x [M, D], ids [M]
 CudaStatus GreatestOf(Stream stream, const float* x, int32_t m, int32_t d, int32_t* ids);
+
+// out[m, g, :] = from[m, g, :] as bf16, for the coded heads.   coded [M, G], from [M, G, D], out bf16 [M, G, D]
+CudaStatus TakeCoded(Stream stream, const uint8_t* coded, const float* from, int32_t m, int32_t g, int32_t d, uint16_t* out);
 
 // lists[where[i]] = pages[i]: page tables follow the host's, by what is new.   where, pages [n]
 CudaStatus EnterPages(Stream stream, const int64_t* where, const int32_t* pages, int32_t n, int32_t* lists);

@@ -183,6 +183,10 @@ __device__ void TakePages(const ExactArgs& a, const uint32_t (&query)[D / 16][4]
   }
 }
 
+__device__ __forceinline__ bool IsCoded(const ExactArgs& a, int32_t row, int32_t kv_head) {
+  return row < a.coded_rows && a.coded[row * a.kv_heads + kv_head] != 0;
+}
+
 // kRuns: all warps have the same 16 flats and take every fourth page each. Otherwise each warp has 16 flats of its own and takes all pages.
 template <int32_t D, bool kRuns>
 __global__ void __launch_bounds__(kThreads) AttendKernel(ExactArgs a, const ExactWork* all_work) {
@@ -190,6 +194,7 @@ __global__ void __launch_bounds__(kThreads) AttendKernel(ExactArgs a, const Exac
   const ExactWork work = all_work[blockIdx.x];
   const int32_t kv_head = static_cast<int32_t>(blockIdx.y), group = a.heads / a.kv_heads;
   const int32_t warp = static_cast<int32_t>(threadIdx.x) / kWarp, lane = static_cast<int32_t>(threadIdx.x) % kWarp;
+  if (IsCoded(a, work.row, kv_head)) return;
   const int32_t* const list = a.lists + (int64_t{work.slot} * a.lists_per_slot + a.list + kv_head) * a.list_pages;
 
   const int32_t stages = (work.end - work.first + kStageTokens - 1) / kStageTokens;
@@ -318,6 +323,7 @@ __global__ void __launch_bounds__(kThreads) AttendKernel(ExactArgs a, const Exac
 __global__ void JoinKernel(ExactArgs a, const ExactJoin* joins) {
   const ExactJoin join = joins[blockIdx.x];
   const int32_t kv_head = static_cast<int32_t>(blockIdx.y), group = a.heads / a.kv_heads, d = static_cast<int32_t>(threadIdx.x);
+  if (IsCoded(a, join.row, kv_head)) return;
   for (int32_t flat = 0; flat < join.flats; ++flat) {
     const auto state = [&](int32_t run) { return (int64_t{join.state + run} * a.kv_heads + kv_head) * kRunFlats + flat; };
     float top = -INFINITY;

@@ -23,6 +23,8 @@ struct ExactArgs {
   const uint16_t* query = nullptr;    // f16 [M, H, D], not scaled
   const int32_t* lists = nullptr;     // [slots, lists_per_slot, list_pages]: page of positions 16 i .. 16 i + 15 at index i
   int32_t list = 0, lists_per_slot = 0, list_pages = 0;  // list: the layer's first
+  const uint8_t* coded = nullptr;     // [coded_rows, KV]  1: this head of the row is coded, and not ours; rows beyond are all exact
+  int32_t coded_rows = 0;
   const uint8_t* arena = nullptr;
   int64_t page_bytes = 0;             // a multiple of 16
   uint16_t* out = nullptr;            // bf16 [M, H, D]

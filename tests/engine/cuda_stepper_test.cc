@@ -1,4 +1,5 @@
-// The CUDA stepper against the CPU's, in mode `exact`: tiny models of every family. Without a device the cases say so and are skipped.
+// The CUDA stepper against the CPU's, in modes `exact` and `uniform`: tiny models of every family. Without a device the cases say so and are
+// skipped.
 #include "engine/step/cuda_stepper.h"
 
 #include <algorithm>
@@ -13,6 +14,7 @@
 
 #include "engine/step/cpu_stepper.h"
 #include "kernels/cuda/device_probe.h"
+#include "tests/engine/skewed_geometry.h"
 #include "tests/engine/stepper_runner.h"
 #include "tests/engine/tiny_model.h"
 #include "tests/skip.h"
@@ -81,6 +83,18 @@ class Distance {
     worst_gap_ = std::max(worst_gap_, gap);
     differ_ += id != want.top[0].id ? 1 : 0;
     ++chosen_;
+  }
+  // By what both think of the 20 likeliest.
+  void AddTop(const SampledToken& got, const SampledToken& want) {
+    for (const TokenLogprob& wanted : want.top) {
+      for (const TokenLogprob& found : got.top) {
+        if (found.id != wanted.id) continue;
+        const double difference = found.logprob - wanted.logprob;
+        error_ += difference * difference;
+        ++count_;
+      }
+    }
+    Chose(got.id, want);
   }
   double relative() const {
     const double n = static_cast<double>(count_), mean = sum_ / n;
@@ -194,6 +208,80 @@ TEST_CASE("a greedy continuation on the device is the CPU's up to near ties, tho
   std::printf("greedy: %d of %d tokens differ, widest gap %.3f nats\n", distance.differ(), distance.chosen(), distance.worst_gap());
   CHECK(distance.worst_gap() < 0.2);
   CHECK(distance.differ() * 20 < distance.chosen());
+}
+
+// A stepper of mode `uniform:T`, or the CPU's exact one, and its sequence.
+struct Coded {
+  std::unique_ptr<Stepper> stepper;
+  StepperRunner runner;
+  StepperRunner::Sequence sequence;
+  Coded(const TinyModel& model, std::unique_ptr<Stepper> made)
+      : stepper(std::move(made)), runner(model.spec, *stepper), sequence(runner.Start()) {}
+};
+
+TEST_CASE("mode uniform on the device loses what it loses on the CPU: sealed head by head, decoded, demoted, windows too") {
+  if (const std::string why = WhyNoDevice(); !why.empty()) SPH_SKIP(why.c_str());
+  const TinyModelOptions models[] = {
+      {.layers = 2, .width = 192, .heads = 6, .kv_heads = 2, .context = kContext, .type = WeightType::kBF16, .seed = 7},
+      {.width = 128, .heads = 4, .kv_heads = 2, .head_dim = 128, .context = kContext, .type = WeightType::kBF16, .family = "qwen3"},
+      {.width = 96, .heads = 2, .kv_heads = 2, .head_dim = 80, .context = kContext, .type = WeightType::kBF16},
+      {.layers = 7, .width = 96, .heads = 4, .kv_heads = 1, .head_dim = 256, .context = kContext, .type = WeightType::kBF16,
+       .family = "gemma3", .window = 150},
+  };
+  for (const TinyModelOptions& options : models) {
+    const TinyModel model(options);
+    ThreadPool pool(2);
+    for (const kernels::Tier tier : {kernels::Tier::kT8, kernels::Tier::kT4, kernels::Tier::kT3, kernels::Tier::kT2, kernels::Tier::kT1}) {
+      CAPTURE(options.family, options.head_dim, static_cast<int32_t>(tier));
+      const PageCount pages(StepperRunner::kPages);
+      auto made = MakeCudaStepper(model.spec, model.weights, pool,
+                                  {.pages = pages, .geometry = SkewedGeometry(model.spec), .workspace_pages = pages,
+                                   .sequences = kSequences, .context_max = kContext});
+      INFO(made.status().ToString());
+      REQUIRE(made.ok());
+      Coded cuda(model, *std::move(made));
+      Coded cpu(model, *MakeCpuStepper(model.spec, Pair::CopyOf(model), pool,
+                                       {.activations = kernels::ActivationType::kF32, .pages = pages,
+                                        .geometry = SkewedGeometry(model.spec), .workspace_pages = pages}));
+      Coded exact(model, *MakeCpuStepper(model.spec, Pair::CopyOf(model), pool,
+                                         {.activations = kernels::ActivationType::kF32, .pages = pages}));
+      const std::vector<TokenId> tokens = SomeTokens(460, model.spec.vocabulary, 5);
+      Distance apart, lost, lost_on_cpu;
+      const auto step = [&](size_t from, size_t to) {
+        const std::vector<TokenId> part(tokens.begin() + static_cast<long>(from), tokens.begin() + static_cast<long>(to));
+        const auto on_cuda = cuda.runner.Step({{&cuda.sequence, part, true}}), on_cpu = cpu.runner.Step({{&cpu.sequence, part, true}}),
+                   exactly = exact.runner.Step({{&exact.sequence, part, true}});
+        INFO(on_cuda.status().ToString());
+        REQUIRE(on_cuda.ok());
+        REQUIRE(on_cuda->items[0].finite);
+        apart.AddTop(*on_cuda->items[0].sampled, *on_cpu->items[0].sampled);
+        lost.AddTop(*on_cuda->items[0].sampled, *exactly->items[0].sampled);
+        lost_on_cpu.AddTop(*on_cpu->items[0].sampled, *exactly->items[0].sampled);
+      };
+      const auto seal = [&](int32_t parity) {
+        std::vector<int32_t> heads;
+        for (int32_t i = parity; i < cuda.sequence.pages.heads(); i += 2) heads.push_back(i);
+        REQUIRE(cuda.runner.Seal(cuda.sequence, tier, heads).ok());
+        REQUIRE(cpu.runner.Seal(cpu.sequence, tier, heads).ok());
+      };
+      step(0, 200);
+      step(200, 333);
+      seal(0);
+      for (size_t i = 333; i < 337; ++i) step(i, i + 1);
+      seal(1);
+      for (size_t i = 337; i < tokens.size(); ++i) {
+        if (tier != kernels::Tier::kT8) {
+          REQUIRE(cuda.runner.DemoteWhereDue(cuda.sequence, tier).ok());
+          REQUIRE(cpu.runner.DemoteWhereDue(cpu.sequence, tier).ok());
+        }
+        step(i, i + 1);
+      }
+      std::printf("%s D %d T%d: lost on the device %.4f nats, on the CPU %.4f; apart %.4f (rms of the 20 likeliest)\n",
+                  options.family.c_str(), options.head_dim, static_cast<int32_t>(tier), lost.rms(), lost_on_cpu.rms(), apart.rms());
+      CHECK(lost.rms() < 1.2 * lost_on_cpu.rms() + 0.015);
+      CHECK(apart.rms() < 1.2 * lost_on_cpu.rms() + 0.015);
+    }
+  }
 }
 
 TEST_CASE("NaN in a token's weights fails the sequence that has the token, not its neighbours nor who gets its pages") {
