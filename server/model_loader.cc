@@ -93,12 +93,23 @@ absl::StatusOr<engine::EngineOptions> OptionsOf(const Config& config, const engi
   return options;
 }
 
-// What runs the model, and a line about it. A mode that CUDA does not have is an error where CUDA was asked for, and the CPU's for `auto`.
+// What of the config CUDA does not do; empty: nothing.
+std::string WhyNotOnCuda(const Config& config, const engine::EngineOptions& options) {
+  const engine::KvShape& kv = options.kv;
+  if (!kv.mode.coded) return "";
+  if (kv.mode.priced) return absl::StrCat("kv.mode (--kv-mode) ", config.kv_mode, " is not there on CUDA yet: exact and uniform:T are");
+  const TokenCount whole = engine::PrefillWorkspace::ForContext(WorkspaceShape(kv), options.context_max);
+  if (options.workspace_tokens >= whole) return "";
+  return absl::StrCat("kv.prefill_workspace_bytes (--kv-prefill-workspace-bytes): on CUDA a prompt is never sealed early, so that the ",
+                      "workspace must hold a whole context, ", whole.value() * engine::ExactTokenBytes(kv).value(),
+                      " bytes (0: enough for it)");
+}
+
+// What runs the model, and a line about it. What CUDA does not do is an error where CUDA was asked for, and the CPU's work for `auto`.
 absl::StatusOr<engine::DeviceChoice> DeviceOf(const Config& config, const engine::EngineOptions& options) {
   auto choice = engine::ChooseDevice(config.device);
   if (!choice.ok()) return choice.status();
-  if (choice->on_cuda() && options.kv.mode.coded) {
-    const std::string why = absl::StrCat("kv.mode (--kv-mode) ", config.kv_mode, " is not there on CUDA yet: exact is");
+  if (const std::string why = choice->on_cuda() ? WhyNotOnCuda(config, options) : ""; !why.empty()) {
     if (config.device != "auto") return absl::InvalidArgumentError(absl::StrCat("device (--device): ", config.device, ": ", why));
     choice = engine::DeviceChoice{.what = "cpu", .why = why};
   }
@@ -166,11 +177,14 @@ absl::StatusOr<LoadedModel> LoadModel(const Config& config, engine::ThreadPool& 
     if (!obtained.ok()) return obtained.status();
     geometry = *std::move(obtained);
   }
+  const PageCount workspace_pages = engine::PrefillWorkspace::PagesFor(options->kv.heads(), options->workspace_tokens);
   if (device->on_cuda()) {
     Progress copied(clock);
     auto stepper = engine::MakeCudaStepper(std::move(spec), *weights, pool,
                                            {.device = device->cuda,
                                             .pages = options->pool_pages,
+                                            .geometry = std::move(geometry),
+                                            .workspace_pages = workspace_pages,
                                             .sequences = options->running_max,
                                             .context_max = options->context_max,
                                             .progress = [&](int64_t done, int64_t total) { copied(done, total); },
@@ -180,7 +194,6 @@ absl::StatusOr<LoadedModel> LoadModel(const Config& config, engine::ThreadPool& 
     return model;
   }
   const auto activations = config.activations == "f32" ? kernels::ActivationType::kF32 : kernels::ActivationType::kInt8;
-  const PageCount workspace_pages = engine::PrefillWorkspace::PagesFor(options->kv.heads(), options->workspace_tokens);
   auto stepper = engine::MakeCpuStepper(std::move(spec), *std::move(weights), pool,
                                         {.activations = activations,
                                          .pages = options->pool_pages,

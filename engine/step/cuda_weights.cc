@@ -103,6 +103,8 @@ int64_t CudaWeightBytes(const TransformerSpec& spec) {
   return Place(spec, nullptr, nowhere);
 }
 
+void PlaceWeights(const TransformerSpec& spec, uint8_t* base, CudaWeights& weights) { Place(spec, base, weights); }
+
 absl::StatusOr<CudaWeights> UploadWeights(const TransformerSpec& spec, const Weights& weights, ThreadPool& pool,
                                           kernels::cuda::Stream stream, const LoadProgress& progress) {
   CudaWeights on_device;

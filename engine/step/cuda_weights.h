@@ -39,6 +39,8 @@ struct CudaWeights {
 
 // Bytes of device memory that a model's weights take.
 int64_t CudaWeightBytes(const TransformerSpec& spec);
+// Points the weights into `base` [CudaWeightBytes]; nothing is written. For benchmarks that bring weights of their own.
+void PlaceWeights(const TransformerSpec& spec, uint8_t* base, CudaWeights& weights);
 
 // Decodes every weight, rounds matrices to bf16 and copies them to the calling thread's device. `progress` is told bytes on the device, of
 // all. ResourceExhausted with both numbers when the device has no room, Internal when a copy fails.

@@ -1,5 +1,5 @@
-// The CUDA stepper against the CPU's, in modes `exact` and `uniform`: tiny models of every family. Without a device the cases say so and are
-// skipped.
+// The CUDA stepper against the CPU's, in modes `exact` and `uniform`: tiny models of every family. Without a device the cases are skipped
+// and say so.
 #include "engine/step/cuda_stepper.h"
 
 #include <algorithm>

@@ -18,15 +18,15 @@ namespace spherical::engine {
 
 class StepperRunner {
  public:
-  static constexpr PageId kPages = 16'384;
+  static constexpr PageId kPages = 16'384;  // of each kind, unless more are asked for
 
   // first_id: of sequences; two runners of one stepper have different ones.
-  StepperRunner(const TransformerSpec& spec, Stepper& stepper, SequenceId first_id = 1)
+  StepperRunner(const TransformerSpec& spec, Stepper& stepper, SequenceId first_id = 1, PageId pages = kPages)
       : spec_(spec), stepper_(stepper), next_id_(first_id) {
     greedy_.temperature = 0;
-    for (PageId page = 0; page < kPages; ++page) {
-      free_.push_back((page * 7 + 3) % kPages);
-      free_coded_.push_back((page * 5 + 1) % kPages);
+    for (int64_t page = 0; page < pages; ++page) {  // 7 and 5 have no factor in common with a power of two: every page once
+      free_.push_back(static_cast<PageId>((page * 7 + 3) % pages));
+      free_coded_.push_back(static_cast<PageId>((page * 5 + 1) % pages));
     }
   }
 
