@@ -131,7 +131,20 @@ absl::Status CudaPass::Create(const CudaPassOptions& options) {
   if (!spec_.local_rotary_frequency.empty()) {
     Note(kernels::cuda::CopyToDevice(stream_, local_frequency_, spec_.local_rotary_frequency.data(), frequency_bytes));
   }
+  TryProducts(kStepRowsMax);
   return Await();
+}
+
+void CudaPass::TryProducts(int32_t rows_max) {
+  const int64_t width = spec_.width, attended = int64_t{spec_.heads} * spec_.head_dim;
+  const CudaLayerWeights& w = weights_.layers[0];
+  for (int32_t m = 1; m <= rows_max; m = kernels::cuda::PaddedRows(m) + 1) {
+    Multiply(w.joined, normed_, joined_, m, JoinedOutputs(), width);
+    Multiply(w.output, attended_, delta_, m, width, attended);
+    Multiply(w.gate_up, normed_, gate_up_, m, 2 * int64_t{spec_.ffn_width}, width);
+    Multiply(w.down, gated_, delta_, m, width, spec_.ffn_width);
+    if (m <= kLogitsRowsMax) Multiply(weights_.output, normed_, logits_, m, spec_.vocabulary, width);
+  }
 }
 
 void CudaPass::Note(CudaStatus status) {

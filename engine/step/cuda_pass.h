@@ -73,6 +73,8 @@ class CudaPass {
   int64_t PlaceOnDevice(const CudaPassOptions& options, uint8_t* base);
   int64_t PlacePinned(uint8_t* base);
   int64_t InputBytesMax() const;
+  // One product of every shape that steps can have, so that none is chosen for while requests wait.
+  void TryProducts(int32_t rows_max);
   void SendPages();
   void PutInput(const StepPlan& plan);
   void RunLayer(int32_t layer);

@@ -3,11 +3,16 @@
 #include <cublasLt.h>
 #include <cuda_runtime.h>
 
+#include <cmath>
 #include <map>
 #include <tuple>
 
 namespace spherical::kernels::cuda {
 namespace {
+
+// Of the kernels that the library proposes, so many are tried.
+constexpr int kCandidates = 8;
+constexpr int kTrials = 4;
 
 // One shape's operation as the library wants it described. Matrices are column-major there, so that our y [M, N] is its y' [N, M]:
 // y' = W x', with W given as its transpose.
@@ -26,7 +31,7 @@ struct Plan {
     if (operation != nullptr) cublasLtMatmulDescDestroy(operation);
   }
 
-  cublasStatus_t Describe(cublasLtHandle_t handle, int32_t m, int64_t n, int64_t k, size_t workspace_bytes) {
+  cublasStatus_t Describe(int32_t m, int64_t n, int64_t k) {
     const cublasOperation_t transposed = CUBLAS_OP_T;
     const uint64_t columns = static_cast<uint64_t>(m), outputs = static_cast<uint64_t>(n), inputs = static_cast<uint64_t>(k);
     cublasStatus_t status = cublasLtMatmulDescCreate(&operation, CUBLAS_COMPUTE_32F, CUDA_R_32F);
@@ -39,25 +44,60 @@ struct Plan {
     if (status != CUBLAS_STATUS_SUCCESS) return status;
     status = cublasLtMatrixLayoutCreate(&out, CUDA_R_32F, outputs, columns, n);
     if (status != CUBLAS_STATUS_SUCCESS) return status;
-    return Choose(handle, workspace_bytes);
+    return CUBLAS_STATUS_SUCCESS;
   }
 
- private:
-  cublasStatus_t Choose(cublasLtHandle_t handle, size_t workspace_bytes) {
+  // Tries what the library proposes on the operands themselves, and keeps what took the least time.
+  cublasStatus_t Choose(cublasLtHandle_t handle, Stream stream, const Product& product, const DeviceMemory& workspace) {
+    const size_t workspace_bytes = static_cast<size_t>(workspace.bytes());
     cublasLtMatmulPreference_t wishes = nullptr;
     cublasStatus_t status = cublasLtMatmulPreferenceCreate(&wishes);
     if (status != CUBLAS_STATUS_SUCCESS) return status;
     status = cublasLtMatmulPreferenceSetAttribute(wishes, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES, &workspace_bytes,
                                                   sizeof(workspace_bytes));
-    cublasLtMatmulHeuristicResult_t best = {};
+    cublasLtMatmulHeuristicResult_t proposed[kCandidates] = {};
     int found = 0;
     if (status == CUBLAS_STATUS_SUCCESS) {
-      status = cublasLtMatmulAlgoGetHeuristic(handle, operation, weights, rows, out, out, wishes, 1, &best, &found);
+      status = cublasLtMatmulAlgoGetHeuristic(handle, operation, weights, rows, out, out, wishes, kCandidates, proposed, &found);
     }
     cublasLtMatmulPreferenceDestroy(wishes);
-    if (status == CUBLAS_STATUS_SUCCESS && found == 0) status = CUBLAS_STATUS_NOT_SUPPORTED;
-    algorithm = best.algo;
-    return status;
+    if (status != CUBLAS_STATUS_SUCCESS) return status;
+    if (found == 0) return CUBLAS_STATUS_NOT_SUPPORTED;
+    algorithm = proposed[0].algo;  // the library's favourite, also where none can be timed
+    cudaEvent_t begin = nullptr, end = nullptr;
+    if (cudaEventCreate(&begin) == cudaSuccess && cudaEventCreate(&end) == cudaSuccess) {
+      float least = INFINITY;
+      for (int i = 0; i < found; ++i) {
+        const float ms = TimeOf(handle, stream, product, workspace, proposed[i].algo, begin, end);
+        if (ms < least) {
+          least = ms;
+          algorithm = proposed[i].algo;
+        }
+      }
+    }
+    if (begin != nullptr) cudaEventDestroy(begin);
+    if (end != nullptr) cudaEventDestroy(end);
+    return CUBLAS_STATUS_SUCCESS;
+  }
+
+  cublasStatus_t Run(cublasLtHandle_t handle, Stream stream, const Product& product, const DeviceMemory& workspace,
+                     const cublasLtMatmulAlgo_t& with) const {
+    const float one = 1, zero = 0;
+    return cublasLtMatmul(handle, operation, &one, product.weights, weights, product.rows, rows, &zero, product.out, out, product.out, out,
+                          &with, workspace.data(), static_cast<size_t>(workspace.bytes()), stream);
+  }
+
+ private:
+  // Milliseconds of kTrials products; infinity where they do not run.
+  float TimeOf(cublasLtHandle_t handle, Stream stream, const Product& product, const DeviceMemory& workspace,
+               const cublasLtMatmulAlgo_t& with, cudaEvent_t begin, cudaEvent_t end) const {
+    if (Run(handle, stream, product, workspace, with) != CUBLAS_STATUS_SUCCESS) return INFINITY;  // and the first is never timed
+    cudaEventRecord(begin, stream);
+    for (int i = 0; i < kTrials; ++i) (void)Run(handle, stream, product, workspace, with);
+    cudaEventRecord(end, stream);
+    float ms = INFINITY;
+    if (cudaEventSynchronize(end) != cudaSuccess || cudaEventElapsedTime(&ms, begin, end) != cudaSuccess) return INFINITY;
+    return ms;
   }
 };
 
@@ -110,16 +150,14 @@ bool Products::Multiply(Stream stream, const Product& product) {
   const auto [at, is_new] = state.plans.try_emplace({m, product.n, product.k});
   Plan& plan = at->second;
   if (is_new) {
-    const cublasStatus_t status = plan.Describe(state.handle, m, product.n, product.k, static_cast<size_t>(state.workspace.bytes()));
+    cublasStatus_t status = plan.Describe(m, product.n, product.k);
+    if (status == CUBLAS_STATUS_SUCCESS) status = plan.Choose(state.handle, stream, product, state.workspace);
     if (status != CUBLAS_STATUS_SUCCESS) {
       state.plans.erase(at);
       return state.Failed("no product of this shape", status);
     }
   }
-  const float one = 1, zero = 0;
-  const cublasStatus_t status = cublasLtMatmul(state.handle, plan.operation, &one, product.weights, plan.weights, product.rows, plan.rows,
-                                               &zero, product.out, plan.out, product.out, plan.out, &plan.algorithm,
-                                               state.workspace.data(), static_cast<size_t>(state.workspace.bytes()), stream);
+  const cublasStatus_t status = plan.Run(state.handle, stream, product, state.workspace, plan.algorithm);
   return status == CUBLAS_STATUS_SUCCESS || state.Failed("cublasLtMatmul", status);
 }
 

@@ -4,8 +4,9 @@
 //   products.Create(/*workspace_bytes=*/32 << 20);
 //   products.Multiply(stream, {.weights = w, .rows = x, .out = y, .m = 5, .n = n, .k = k});   // m becomes PaddedRows(5)
 //
-// The library is asked once for each (padded rows, N, K) which of its kernels is best; the answer is kept. Rows beside a row can change
-// which kernel that is, so unlike on the CPU a row's last bits depend on how many rows there are.
+// At the first product of each (padded rows, N, K) what the library proposes is tried, and the quickest is kept: some milliseconds, so do
+// one of each before serving. Rows beside a row, and the trials, can change which kernel that is: unlike on the CPU a row's last bits
+// depend on how many rows there are, and may differ from one start to the next.
 // Thread: one caller. Belongs to the calling thread's device.
 #ifndef SPHERICAL_KERNELS_CUDA_PRODUCTS_H_
 #define SPHERICAL_KERNELS_CUDA_PRODUCTS_H_

@@ -114,7 +114,7 @@ void Measure(const TransformerSpec& spec, const CudaWeights& weights, kernels::c
   while (pages < int64_t{batch} * heads * (CeilDiv(context + 64, 16) + 1)) pages *= 2;
   const ModelGeometry geometry = ModelGeometry::Plain({spec.layers, spec.kv_heads, spec.head_dim});
   CudaPass pass(spec, weights, stream);
-  const absl::Status created = pass.Create({.pages = tier ? pages / 2 : pages, .sequences = batch, .context_max = context + 128,
+  const absl::Status created = pass.Create({.pages = pages, .sequences = batch, .context_max = context + 128,
                                             .geometry = tier ? &geometry : nullptr, .workspace_pages = tier ? pages : 0});
   if (!created.ok()) {
     std::printf("%d x %d: %s\n", batch, context, std::string(created.message()).c_str());
