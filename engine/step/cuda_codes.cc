@@ -204,12 +204,11 @@ CudaStatus CudaCodes::Begin(const StepPlan& plan, std::span<const int32_t> slots
   }
   if (rows_ == 0) return CudaStatus::kOk;
   SPH_CHECK(rows_ <= static_cast<int32_t>(slots_.size()));  // decoding sequences come first
+  step_ = &plan;
+  step_slots_ = slots;
   input_.Begin();
   last_lists_.clear();
-  for (int32_t layer = 0; layer < spec_.layers; ++layer) PlanLayer(plan, slots, layer);
-  CudaStatus status = SendLists();
-  Both(status, input_.Send(stream_));
-  return status;
+  return SendLists();
 }
 
 // The tokens of a sealed head that the row sees, its own among them.
@@ -233,7 +232,9 @@ void CudaCodes::AddLists(const StepItem& item, int32_t row, int32_t slot, int32_
   }
 }
 
-void CudaCodes::PlanLayer(const StepPlan& plan, std::span<const int32_t> slots, int32_t layer) {
+CudaStatus CudaCodes::PlanLayer(int32_t layer) {
+  if (rows_ == 0) return CudaStatus::kOk;
+  const StepPlan& plan = *step_;
   Layer& planned = layers_[static_cast<size_t>(layer)];
   layer_lists_.clear();
   flags_.assign(static_cast<size_t>(rows_ * spec_.kv_heads), 0);
@@ -243,13 +244,13 @@ void CudaCodes::PlanLayer(const StepPlan& plan, std::span<const int32_t> slots, 
     for (int32_t kv_head = 0; kv_head < spec_.kv_heads; ++kv_head) {
       if (!item.pages->at(layer, kv_head).sealed) continue;
       flags_[static_cast<size_t>(row * spec_.kv_heads + kv_head)] = 1;
-      AddLists(item, row, slots[i], layer, kv_head);
+      AddLists(item, row, step_slots_[i], layer, kv_head);
     }
     row += static_cast<int32_t>(item.tokens.size());
   }
   SPH_CHECK(static_cast<int32_t>(layer_lists_.size()) <= lists_max_);
   planned.coded = input_.Put(std::span<const uint8_t>(flags_));
-  PutEntries(plan, layer);
+  PutEntries(layer);
   const bool same = layer > 0 && layer_lists_.size() == last_lists_.size() &&
                     std::memcmp(layer_lists_.data(), last_lists_.data(), layer_lists_.size() * sizeof(AdaList)) == 0;
   if (same) {
@@ -259,6 +260,7 @@ void CudaCodes::PlanLayer(const StepPlan& plan, std::span<const int32_t> slots, 
     last_lists_ = layer_lists_;
   }
   planned.batch.pages = lists_ + int64_t{layer} * spec_.kv_heads * list_pages_;
+  return input_.Send(stream_);
 }
 
 void CudaCodes::PutPlan(Layer& layer) {
@@ -286,12 +288,12 @@ void CudaCodes::PutPlan(Layer& layer) {
 }
 
 // Where the rows' new tokens go, sixteen rows of a head together; a row whose head is not sealed goes nowhere.
-void CudaCodes::PutEntries(const StepPlan& plan, int32_t layer) {
+void CudaCodes::PutEntries(int32_t layer) {
   Layer& planned = layers_[static_cast<size_t>(layer)];
   const int32_t d = spec_.head_dim, page_tokens = kernels::TokensPerPage(Tier::kT8, d);
   places_.assign(static_cast<size_t>(spec_.kv_heads * rows_), {.page = nullptr, .slot = 0, .tier = Tier::kT8, .utility = 0, .noted = true});
   int32_t row = 0;
-  for (const StepItem& item : plan.items) {
+  for (const StepItem& item : step_->items) {
     if (row >= rows_) break;
     for (int32_t kv_head = 0; kv_head < spec_.kv_heads; ++kv_head) {
       const HeadPages& pages = item.pages->at(layer, kv_head);

@@ -31,8 +31,10 @@ class CudaCodes {
   // Takes all memory, once. `sequences`: of a step, each with at most context_max positions; `slots` as in DevicePages.
   kernels::cuda::CudaStatus Create(int32_t sequences, int32_t context_max, const KvArenas& arenas);
 
-  // A step: lists, new tokens' places and who reads what, for all layers. slots [items].
+  // A step: lists of all heads. slots [items]; both stay as they are until the last layer is planned.
   kernels::cuda::CudaStatus Begin(const StepPlan& plan, std::span<const int32_t> slots);
+  // Layer after layer, ahead of the layer's own work, so that the device works while the host plans: where new tokens go, who reads what.
+  kernels::cuda::CudaStatus PlanLayer(int32_t layer);
   int32_t rows() const { return rows_; }  // the step's first so many rows may have coded heads
   const uint8_t* coded(int32_t layer) const { return layers_[static_cast<size_t>(layer)].coded; }  // [rows, kv_heads]
   float* raw_query() const { return raw_query_; }  // [rows, heads, D]     written by the pass before Attend
@@ -59,9 +61,8 @@ class CudaCodes {
   kernels::cuda::CudaStatus UploadGeometry();
   kernels::cuda::CudaStatus SendLists();
   void Follow(const StepItem& item, int32_t slot);
-  void PlanLayer(const StepPlan& plan, std::span<const int32_t> slots, int32_t layer);
   void AddLists(const StepItem& item, int32_t row, int32_t slot, int32_t layer, int32_t kv_head);
-  void PutEntries(const StepPlan& plan, int32_t layer);
+  void PutEntries(int32_t layer);
   void PutPlan(Layer& layer);
   int32_t ListOffset(kernels::Tier tier) const { return tier == kernels::Tier::kT8 ? 0 : whole_pages_; }
   uint8_t* PageOf(const HeadPages& pages, kernels::Tier tier, int32_t slot) const;
@@ -86,6 +87,8 @@ class CudaCodes {
   std::vector<int64_t> new_where_;
   std::vector<int32_t> new_pages_;
 
+  const StepPlan* step_ = nullptr;
+  std::span<const int32_t> step_slots_;
   int32_t rows_ = 0, lists_max_ = 0;
   StepInput input_, list_input_, retier_input_;
   std::vector<Layer> layers_;

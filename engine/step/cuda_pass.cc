@@ -219,6 +219,7 @@ void CudaPass::RunLayer(int32_t layer) {
   const CudaLayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
   const int64_t width = spec_.width, attended = int64_t{spec_.heads} * spec_.head_dim;
   const bool local = spec_.window(layer) > 0 && !spec_.local_rotary_frequency.empty();
+  if (codes_ != nullptr) Note(codes_->PlanLayer(layer));
   Multiply(w.joined, normed_, joined_, rows_, JoinedOutputs(), width);
   Note(kernels::cuda::PrepareHeads(stream_, {.joined = joined_,
                                              .bias = w.joined_bias,

@@ -11,18 +11,18 @@
 
 namespace spherical::engine {
 
-// Small arrays that a step brings to the device: gathered in pinned memory, sent by one copy.
+// Small arrays that a step brings to the device: gathered in pinned memory, sent by one copy, or a few.
 //
-//   input.Begin();
+//   input.Begin();                                                  // the stream has passed all that was sent
 //   const int32_t* tokens = input.Put(std::span(tokens_of_rows));   // where it will be on the device
-//   status = input.Send(stream);                                    // nothing more is put until the stream has passed
+//   status = input.Send(stream);                                    // what was put since the last Send
 class StepInput {
  public:
   kernels::cuda::CudaStatus Create(int64_t bytes) {
     const kernels::cuda::CudaStatus taken = device_.Allocate(bytes);
     return taken == kernels::cuda::CudaStatus::kOk ? pinned_.Allocate(bytes) : taken;
   }
-  void Begin() { used_ = 0; }
+  void Begin() { used_ = sent_ = 0; }
 
   static int64_t BytesFor(int64_t bytes) { return RoundUp(bytes, kAlignment); }
   template <class T>
@@ -36,14 +36,16 @@ class StepInput {
     return reinterpret_cast<T*>(device_.data() + at);
   }
   kernels::cuda::CudaStatus Send(kernels::cuda::Stream stream) {
-    return kernels::cuda::CopyToDevice(stream, device_.data(), pinned_.data(), used_);
+    const int64_t first = sent_;
+    sent_ = used_;
+    return kernels::cuda::CopyToDevice(stream, device_.data() + first, pinned_.data() + first, used_ - first);
   }
 
  private:
   static constexpr int64_t kAlignment = 256;
   kernels::cuda::DeviceMemory device_;
   kernels::cuda::PinnedMemory pinned_;
-  int64_t used_ = 0;
+  int64_t used_ = 0, sent_ = 0;
 };
 
 }  // namespace spherical::engine

@@ -12,6 +12,7 @@ namespace spherical::kernels::cuda {
 namespace {
 
 constexpr int32_t kRowThreads = 256;
+constexpr int32_t kNormThreads = 512;  // decoding has few rows: each is done sooner by more threads
 constexpr int32_t kWarp = 32;
 
 CudaStatus Launched() { return static_cast<CudaStatus>(cudaGetLastError()); }
@@ -193,7 +194,7 @@ CudaStatus EmbedRows(Stream stream, const uint16_t* embedding, const int32_t* to
 }
 
 CudaStatus AddAndNorm(Stream stream, const AddAndNormArgs& args) {
-  AddAndNormKernel<<<static_cast<uint32_t>(args.m), kRowThreads, 0, stream>>>(args);
+  AddAndNormKernel<<<static_cast<uint32_t>(args.m), kNormThreads, 0, stream>>>(args);
   return Launched();
 }
 
