@@ -51,6 +51,61 @@ __device__ __forceinline__ float SumOverRows(float x) {
   return x;
 }
 
+// The pages of a worker's parts, one after another: the ring is filled across the borders of parts. What the next part is, and its first page
+// ids, is read while this part's pages are.
+template <int kHeadDim>
+class PageStream {
+ public:
+  __device__ __forceinline__ PageStream(const AdaReadArguments& arguments, PageRing ring, int part, int end, int lane)
+      : arguments_(arguments), ring_(ring), part_(part), end_(end), lane_(lane) {
+    coming_ = Load(part);
+    coming_ids_ = IdsFrom(coming_, 0);
+    for (int s = 0; s < kRingStages; ++s) Fill();
+  }
+  __device__ __forceinline__ const uint8_t* Wait() { return ring_.Wait(); }
+  __device__ __forceinline__ void Fill() {
+    if (next_ == now_.pages) {
+      if (part_ == end_) return ring_.Fill(arguments_.arena, 0);
+      now_ = coming_, here_ = coming_ids_, after_ = IdsFrom(now_, 32);
+      next_ = base_ = 0;
+      if (++part_ < end_) {
+        coming_ = Load(part_);
+        coming_ids_ = IdsFrom(coming_, 0);
+      }
+    }
+    if (next_ - base_ == 32) base_ += 32, here_ = after_, after_ = IdsFrom(now_, base_ + 32);
+    const int64_t id = __shfl_sync(~0u, here_, next_ - base_);
+    ring_.Fill(arguments_.arena + id * arguments_.page_bytes, now_.bytes);
+    ++next_;
+  }
+
+ private:
+  struct Pages {
+    int ids, pages, bytes;
+  };
+  __device__ __forceinline__ Pages Load(int part) const {
+    const AdaPart& of = arguments_.parts[part];
+    const Tier tier = static_cast<Tier>(of.tier);
+    const int bytes = tier == Tier::kT8   ? BytesRead(Tier::kT8, kHeadDim)
+                      : tier == Tier::kT4 ? BytesRead(Tier::kT4, kHeadDim)
+                      : tier == Tier::kT3 ? BytesRead(Tier::kT3, kHeadDim)
+                      : tier == Tier::kT2 ? BytesRead(Tier::kT2, kHeadDim)
+                                          : BytesRead(Tier::kT1, kHeadDim);
+    return {of.ids, of.pages, bytes};
+  }
+  // Of 32 pages, one a lane.
+  __device__ __forceinline__ PageId IdsFrom(const Pages& of, int page) const {
+    return page + lane_ < of.pages ? __ldg(arguments_.pages + of.ids + page + lane_) : 0;
+  }
+
+  const AdaReadArguments& arguments_;
+  PageRing ring_;
+  int part_, end_, lane_;
+  Pages now_ = {}, coming_;
+  PageId here_ = 0, after_ = 0, coming_ids_;
+  int next_ = 0, base_ = 0;
+};
+
 template <int kHeadDim, int kHeadTiles>
 struct AdaReader {
   static constexpr int kPairs = (kHeadDim / kGroup + 1) / 2;  // of 16 coordinates
@@ -71,11 +126,11 @@ struct AdaReader {
   float factor[kHeadTiles], half[kHeadTiles], centre[kHeadTiles];
   int start[kHeadTiles];
 
-  __device__ __forceinline__ void Begin(const AdaList& list, int list_index) {
-    const uint8_t* query = arguments.digits + list_index * arguments.digit_bytes;
+  __device__ __forceinline__ void Begin(const AdaPart& part) {
+    const uint8_t* query = arguments.digits + part.list * arguments.digit_bytes;
     const AdaDigitHeader* header = reinterpret_cast<const AdaDigitHeader*>(query);
     digits = reinterpret_cast<const uint32_t*>(query + sizeof(AdaDigitHeader));
-    planes = arguments.planes + list.head % arguments.kv_heads * kTierCount + list.tier;
+    planes = arguments.planes + part.head % arguments.kv_heads * kTierCount + part.tier;
 #pragma unroll
     for (int n = 0; n < kHeadTiles; ++n) {
       const int head = 4 * n + t;
@@ -470,32 +525,16 @@ struct AdaReader {
   }
 
   template <Tier kTier>
-  __device__ __forceinline__ void ReadPart(const AdaList& list, const AdaPart& part, PageRing& ring) {
+  __device__ __forceinline__ void ReadPart(const AdaPart& part, PageStream<kHeadDim>& stream) {
     constexpr TierLayout kPage = LayoutOf(kTier, kHeadDim);
-    constexpr int kTiles = kPage.tokens / kTokenTile, kBytes = BytesRead(kTier, kHeadDim);
+    constexpr int kTiles = kPage.tokens / kTokenTile;
     // Steps are of four tiles, but for what is left of a page if that is one or two: worth code of its own where full pages have it.
     constexpr bool kShortStep = kTiles % 4 == 1 || kTiles % 4 == 2;
-    const int end = part.first_page + part.pages;
-    // Ids of 32 pages, one a lane, and of the 32 after them: read long before they are needed.
-    const PageId* ids = arguments.pages + list.first_page;
-    const auto ids_from = [&](int page) { return page + lane < end ? __ldg(ids + page + lane) : 0; };
-    int base = part.first_page;
-    PageId here = ids_from(base), after = ids_from(base + 32);
-    int next = part.first_page;
-    const auto fill = [&] {
-      if (next - base == 32) base += 32, here = after, after = ids_from(base + 32);
-      const int64_t id = __shfl_sync(~0u, here, next - base);
-      ring.Fill<kBytes>(arguments.arena + id * arguments.page_bytes, next >= end);
-      if (next < end) ++next;
-    };
-    for (int s = 0; s < kRingStages; ++s) fill();
-    arguments.WaitForQueries();
-    Begin(list, part.list);
-    for (int at = part.first_page; at < end; ++at) {
-      const uint8_t* page = ring.Wait();
-      const int first = at * kPage.tokens, tokens = min(list.tokens - first, kPage.tokens);
+    for (int first = 0; first < part.tokens; first += kPage.tokens) {
+      const uint8_t* page = stream.Wait();
+      const int tokens = min(part.tokens - first, kPage.tokens);
       for (int tile = 0; tile * kTokenTile < tokens; tile += 4) {
-        const int from = list.skip - first - tile * kTokenTile, to = tokens - tile * kTokenTile;
+        const int from = part.skip - first - tile * kTokenTile, to = tokens - tile * kTokenTile;
         if (kTiles > 2 && !(kShortStep && tile == kTiles / 4 * 4)) {
           Step<kTier, 2>(page, tile, from, to);
         } else if constexpr (kTiles <= 2 || kShortStep) {
@@ -503,9 +542,8 @@ struct AdaReader {
         }
       }
       __syncwarp();
-      fill();
+      stream.Fill();
     }
-    ring.Restart();
     constexpr float kStep = kCodeStep[ValueWidth(kTier)] / (1 << ValueShift(ValueWidth(kTier)));
     End(part.state, kStep);
   }
@@ -519,20 +557,22 @@ __global__ void __launch_bounds__(32 * AdaWarps(kHeadDim, kHeadTiles), 1) ReadPa
   constexpr int kPage = PageBytes(kHeadDim), kRing = kRingStages * kPage, kExchange = AdaExchangeBytes(kHeadTiles);
   uint8_t* exchanges = shared + warps * kRing;
   uint64_t* barriers = reinterpret_cast<uint64_t*>(exchanges + warps * kExchange);
-  PageRing ring(shared + warp * kRing, barriers + kRingStages * warp, kPage, lane);
+  const int worker = blockIdx.x * warps + warp;
+  const int begin = arguments.worker_parts[worker], end = arguments.worker_parts[worker + 1];
+  if (begin == end) return;
+  PageStream<kHeadDim> stream(arguments, PageRing(shared + warp * kRing, barriers + kRingStages * warp, kPage, lane), begin, end, lane);
   AdaReader<kHeadDim, kHeadTiles> reader = {.arguments = arguments, .lane = lane, .g = lane / 4, .t = lane % 4,
                                             .exchange = reinterpret_cast<uint32_t*>(exchanges + warp * kExchange)};
-  const int worker = blockIdx.x * warps + warp;
-  const int end = arguments.worker_parts[worker + 1];
-  for (int p = arguments.worker_parts[worker]; p < end; ++p) {
+  arguments.WaitForQueries();
+  for (int p = begin; p < end; ++p) {
     const AdaPart part = arguments.parts[p];
-    const AdaList list = arguments.lists[part.list];
-    switch (static_cast<Tier>(list.tier)) {
-      case Tier::kT8: reader.template ReadPart<Tier::kT8>(list, part, ring); break;
-      case Tier::kT4: reader.template ReadPart<Tier::kT4>(list, part, ring); break;
-      case Tier::kT3: reader.template ReadPart<Tier::kT3>(list, part, ring); break;
-      case Tier::kT2: reader.template ReadPart<Tier::kT2>(list, part, ring); break;
-      case Tier::kT1: reader.template ReadPart<Tier::kT1>(list, part, ring); break;
+    reader.Begin(part);
+    switch (static_cast<Tier>(part.tier)) {
+      case Tier::kT8: reader.template ReadPart<Tier::kT8>(part, stream); break;
+      case Tier::kT4: reader.template ReadPart<Tier::kT4>(part, stream); break;
+      case Tier::kT3: reader.template ReadPart<Tier::kT3>(part, stream); break;
+      case Tier::kT2: reader.template ReadPart<Tier::kT2>(part, stream); break;
+      case Tier::kT1: reader.template ReadPart<Tier::kT1>(part, stream); break;
     }
   }
 }

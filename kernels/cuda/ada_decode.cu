@@ -374,7 +374,7 @@ CudaStatus AdaDecoder::Prepare(Stream stream, const AdaHeads& heads, const AdaBa
 CudaStatus AdaDecoder::Read(Stream stream, const AdaHeads& heads, const AdaBatch& batch) const {
   if (batch.list_count == 0) return CudaStatus::kOk;
   const AdaReadArguments arguments = {.arena = batch.arena, .pages = batch.pages, .page_bytes = batch.shape.page_bytes,
-                                      .lists = batch.lists, .parts = batch.parts, .worker_parts = batch.worker_parts,
+                                      .parts = batch.parts, .worker_parts = batch.worker_parts,
                                       .planes = heads.planes, .digits = batch.digits, .digit_bytes = DigitBytes(),
                                       .states = batch.states, .kv_heads = batch.kv_heads, .group = group_,
                                       .softcap = batch.shape.softcap};

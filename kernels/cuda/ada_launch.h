@@ -38,7 +38,6 @@ struct AdaReadArguments {
   const uint8_t* arena;
   const PageId* pages;
   int64_t page_bytes;
-  const AdaList* lists;
   const AdaPart* parts;
   const int32_t* worker_parts;
   const AdaPlanes* planes;

@@ -12,10 +12,10 @@ struct Plane {
   int32_t group, offset, place;
 };
 
-// What a page costs a worker, in units of 16 tokens of T4 read at the speed of memory; and what beginning and ending a part costs.
-// Lower tiers have more tokens in a page, hence more arithmetic to the byte.
-constexpr int64_t kPageCost[kTierCount] = {16, 16, 18, 19, 22};
-constexpr int64_t kPartCost = 8;
+// What a page costs a worker, in thirty-seconds of a T8 page's time on an H200 with every worker at the same tier; and what beginning and
+// ending a part costs. Lower tiers have more tokens in a page, hence more arithmetic to the byte.
+constexpr int64_t kPageCost[kTierCount] = {32, 36, 44, 40, 60};
+constexpr int64_t kPartCost = 32;
 
 }  // namespace
 
@@ -103,7 +103,12 @@ void PlanAda(int32_t head_dim, std::span<const AdaList> lists, int32_t heads, st
           }
           take = std::min(take, std::max<int64_t>(fit, 1));
         }
-        plan.parts.push_back({.list = l, .first_page = static_cast<int32_t>(at), .pages = static_cast<int32_t>(take), .state = state++});
+        const AdaList& list = lists[l];
+        const int32_t in_page = TokensPerPage(static_cast<Tier>(list.tier), head_dim), before = static_cast<int32_t>(at) * in_page;
+        plan.parts.push_back({.list = l, .head = list.head, .tier = list.tier, .ids = list.first_page + static_cast<int32_t>(at),
+                              .pages = static_cast<int32_t>(take),
+                              .tokens = std::min(list.tokens - before, static_cast<int32_t>(take) * in_page),
+                              .skip = std::max(list.skip - before, 0), .state = state++});
         if (at > pages.first) left += kPartCost;  // a cut costs one more beginning
         const int64_t cost = take * pages.page_cost + kPartCost;
         left -= cost, share -= cost;

@@ -42,9 +42,11 @@ struct AdaList {
   int32_t skip;        // the first of them that have left the window, fewer than `tokens`
 };
 
-// A run of pages of a list, read by one worker (a warp), which leaves one state.
-struct AdaPart {
-  int32_t list, first_page, pages;  // of the list's pages
+// A run of pages of a list, read by one worker (a warp), which leaves one state. All that the worker needs to know, in one place.
+struct alignas(16) AdaPart {
+  int32_t list, head, tier;
+  int32_t ids, pages;    // where its page ids begin, and how many there are
+  int32_t tokens, skip;  // in these pages; of them the first that are not seen
   int32_t state;
 };
 struct AdaHeadStates {

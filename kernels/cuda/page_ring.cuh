@@ -30,21 +30,20 @@ class PageRing {
 #endif
   }
 
-  // Begins to read a page, or with `none` nothing: every call is one turn, at most kRingStages ahead of Wait. All lanes.
-  template <int kBytes>
-  __device__ __forceinline__ void Fill(const uint8_t* page, bool none) {
+  // Begins to read a page's first bytes, or none: every call is one turn, at most kRingStages ahead of Wait. All lanes.
+  __device__ __forceinline__ void Fill(const uint8_t* page, int bytes) {
     const int stage = filled_ % kRingStages;
     ++filled_;
 #if __CUDA_ARCH__ >= 900
-    if (lane_ != 0 || none) return;
+    if (lane_ != 0 || bytes == 0) return;
     const uint32_t barrier = barriers_ + 8 * stage, to = SharedAddress(memory_ + stage * page_bytes_);
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(kBytes) : "memory");
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(page), "r"(kBytes),
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(page), "r"(bytes),
                  "r"(barrier)
                  : "memory");
 #else
     const uint32_t to = SharedAddress(memory_ + stage * page_bytes_);
-    for (int at = 16 * lane_; at < kBytes && !none; at += 16 * 32) {
+    for (int at = 16 * lane_; at < bytes; at += 16 * 32) {
       asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + at), "l"(page + at) : "memory");
     }
     asm volatile("cp.async.commit_group;" ::: "memory");
@@ -68,9 +67,6 @@ class PageRing {
     ++waited_;
     return memory_ + stage * page_bytes_;
   }
-
-  // Turns that were filled with nothing are not waited for: the next fill takes the stage after the last one waited for.
-  __device__ __forceinline__ void Restart() { filled_ = waited_; }
 
  private:
   uint8_t* memory_;

@@ -57,7 +57,7 @@ TEST_CASE("A plan reads every page that is seen once, in order, and leaves each 
       for (int32_t tier = 0; tier < kTierCount; ++tier) {
         if (random() % 2 == 0) continue;
         const int32_t tokens = 1 + static_cast<int32_t>(random() % (random() % 8 == 0 ? 60000 : 900));
-        lists.push_back({.head = head, .tier = tier, .first_page = 0, .tokens = tokens,
+        lists.push_back({.head = head, .tier = tier, .first_page = static_cast<int32_t>(random() % 1000), .tokens = tokens,
                          .skip = random() % 3 == 0 ? static_cast<int32_t>(random() % std::min(256, tokens)) : 0});
       }
     }
@@ -72,9 +72,15 @@ TEST_CASE("A plan reads every page that is seen once, in order, and leaves each 
     std::vector<int32_t> fills(plan.state_count, 0);
     for (const AdaPart& part : plan.parts) {
       CHECK(part.pages > 0);
-      CHECK(part.first_page == next[part.list]);
+      const AdaList& list = lists[part.list];
+      const int32_t page = TokensPerPage(static_cast<Tier>(list.tier), 128), before = next[part.list] * page;
+      CHECK(part.ids == list.first_page + next[part.list]);
+      CHECK((part.head == list.head && part.tier == list.tier));
+      CHECK(part.tokens == std::min(list.tokens - before, part.pages * page));
+      CHECK(part.skip == std::max(list.skip - before, 0));
+      CHECK(part.skip < part.tokens);
       next[part.list] += part.pages;
-      const AdaHeadStates& states = plan.states[lists[part.list].head];
+      const AdaHeadStates& states = plan.states[list.head];
       CHECK(part.state >= states.first + others[lists[part.list].head]);
       CHECK(part.state < states.first + states.count);
       ++fills[part.state];
