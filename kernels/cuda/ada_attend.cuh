@@ -51,8 +51,8 @@ __device__ __forceinline__ float SumOverRows(float x) {
   return x;
 }
 
-// The pages of a worker's parts, one after another: the ring is filled across the borders of parts. What the next part is, and its first page
-// ids, is read while this part's pages are.
+// The pages of a worker's parts, one after another, as one of its two warps sees them: the ring is filled across the borders of parts. What
+// the next part is, and its first page ids, is read while this part's pages are.
 template <int kHeadDim>
 class PageStream {
  public:
@@ -60,29 +60,47 @@ class PageStream {
       : arguments_(arguments), ring_(ring), part_(part), end_(end), lane_(lane) {
     coming_ = Load(part);
     coming_ids_ = IdsFrom(coming_, 0);
-    for (int s = 0; s < kRingStages; ++s) Fill();
   }
-  __device__ __forceinline__ const uint8_t* Wait() { return ring_.Wait(); }
-  __device__ __forceinline__ void Fill() {
-    if (next_ == now_.pages) {
-      if (part_ == end_) return ring_.Fill(arguments_.arena, 0);
-      now_ = coming_, here_ = coming_ids_, after_ = IdsFrom(now_, 32);
-      next_ = base_ = 0;
-      if (++part_ < end_) {
-        coming_ = Load(part_);
-        coming_ids_ = IdsFrom(coming_, 0);
-      }
+  // The first warp asks for the first three pages; then each for every second one.
+  __device__ __forceinline__ void Begin(int warp) {
+    for (int k = 0; k < kRingStages + warp; ++k) {
+      if (warp == 0) Fill();
+      Skip();
     }
-    if (next_ - base_ == 32) base_ += 32, here_ = after_, after_ = IdsFrom(now_, base_ + 32);
-    const int64_t id = __shfl_sync(~0u, here_, next_ - base_);
-    ring_.Fill(arguments_.arena + id * arguments_.page_bytes, now_.bytes);
-    ++next_;
+  }
+  __device__ __forceinline__ const uint8_t* Wait(int k) const { return ring_.Wait(k); }
+  // After a page has been read: has the next but two fetched in its place.
+  __device__ __forceinline__ void Next() {
+    Fill();
+    Skip();
+    Skip();
   }
 
  private:
   struct Pages {
     int ids, pages, bytes;
   };
+  // At a page, or at the end.
+  __device__ __forceinline__ void Settle() {
+    if (next_ < now_.pages || part_ == end_) return;
+    now_ = coming_, here_ = coming_ids_, after_ = IdsFrom(now_, 32);
+    next_ = base_ = 0;
+    if (++part_ < end_) {
+      coming_ = Load(part_);
+      coming_ids_ = IdsFrom(coming_, 0);
+    }
+  }
+  __device__ __forceinline__ void Fill() {
+    Settle();
+    if (next_ == now_.pages) return;
+    if (next_ - base_ >= 32) base_ += 32, here_ = after_, after_ = IdsFrom(now_, base_ + 32);
+    const int64_t id = __shfl_sync(~0u, here_, next_ - base_);
+    ring_.Fill(number_, arguments_.arena + id * arguments_.page_bytes, now_.bytes);
+  }
+  __device__ __forceinline__ void Skip() {
+    Settle();
+    if (next_ < now_.pages) ++next_, ++number_;
+  }
   __device__ __forceinline__ Pages Load(int part) const {
     const AdaPart& of = arguments_.parts[part];
     const Tier tier = static_cast<Tier>(of.tier);
@@ -103,7 +121,8 @@ class PageStream {
   int part_, end_, lane_;
   Pages now_ = {}, coming_;
   PageId here_ = 0, after_ = 0, coming_ids_;
-  int next_ = 0, base_ = 0;
+  int next_ = 0, base_ = 0;  // of the part's pages, where this is; where `here_` begins
+  int number_ = 0;           // of the stream
 };
 
 template <int kHeadDim, int kHeadTiles>
@@ -525,13 +544,14 @@ struct AdaReader {
   }
 
   template <Tier kTier>
-  __device__ __forceinline__ void ReadPart(const AdaPart& part, PageStream<kHeadDim>& stream) {
+  __device__ __forceinline__ void ReadPart(const AdaPart& part, int number, int warp, PageStream<kHeadDim>& stream) {
     constexpr TierLayout kPage = LayoutOf(kTier, kHeadDim);
     constexpr int kTiles = kPage.tokens / kTokenTile;
     // Steps are of four tiles, but for what is left of a page if that is one or two: worth code of its own where full pages have it.
     constexpr bool kShortStep = kTiles % 4 == 1 || kTiles % 4 == 2;
-    for (int first = 0; first < part.tokens; first += kPage.tokens) {
-      const uint8_t* page = stream.Wait();
+    for (int at = (number ^ warp) & 1; at < part.pages; at += 2) {
+      const uint8_t* page = stream.Wait(number + at);
+      const int first = at * kPage.tokens;
       const int tokens = min(part.tokens - first, kPage.tokens);
       for (int tile = 0; tile * kTokenTile < tokens; tile += 4) {
         const int from = part.skip - first - tile * kTokenTile, to = tokens - tile * kTokenTile;
@@ -542,10 +562,10 @@ struct AdaReader {
         }
       }
       __syncwarp();
-      stream.Fill();
+      stream.Next();
     }
     constexpr float kStep = kCodeStep[ValueWidth(kTier)] / (1 << ValueShift(ValueWidth(kTier)));
-    End(part.state, kStep);
+    End(part.state + warp, kStep);
   }
 };
 
@@ -553,27 +573,33 @@ template <int kHeadDim, int kHeadTiles>
 __global__ void __launch_bounds__(32 * AdaWarps(kHeadDim, kHeadTiles), 1) ReadPages(const __grid_constant__ AdaReadArguments arguments) {
   extern __shared__ __align__(128) uint8_t shared[];
   arguments.LetMergeBegin();
-  const int warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int pairs = blockDim.x / 64, pair = threadIdx.x / 64, warp = threadIdx.x / 32 % 2, lane = threadIdx.x % 32;
   constexpr int kPage = PageBytes(kHeadDim), kRing = kRingStages * kPage, kExchange = AdaExchangeBytes(kHeadTiles);
-  uint8_t* exchanges = shared + warps * kRing;
-  uint64_t* barriers = reinterpret_cast<uint64_t*>(exchanges + warps * kExchange);
-  const int worker = blockIdx.x * warps + warp;
+  uint8_t* exchanges = shared + pairs * kRing;
+  uint8_t* controls = exchanges + 2 * pairs * kExchange;
+  const int worker = blockIdx.x * pairs + pair;
   const int begin = arguments.worker_parts[worker], end = arguments.worker_parts[worker + 1];
+  PageRing ring(shared + pair * kRing, controls + pair * PageRing::kControlBytes, kPage, lane);
+  if (warp == 0) ring.Initialize();
+  __syncthreads();
   if (begin == end) return;
-  PageStream<kHeadDim> stream(arguments, PageRing(shared + warp * kRing, barriers + kRingStages * warp, kPage, lane), begin, end, lane);
+  PageStream<kHeadDim> stream(arguments, ring, begin, end, lane);
+  stream.Begin(warp);
   AdaReader<kHeadDim, kHeadTiles> reader = {.arguments = arguments, .lane = lane, .g = lane / 4, .t = lane % 4,
-                                            .exchange = reinterpret_cast<uint32_t*>(exchanges + warp * kExchange)};
+                                            .exchange = reinterpret_cast<uint32_t*>(exchanges + (2 * pair + warp) * kExchange)};
   arguments.WaitForQueries();
+  int number = 0;  // of the part's first page in the stream
   for (int p = begin; p < end; ++p) {
     const AdaPart part = arguments.parts[p];
     reader.Begin(part);
     switch (static_cast<Tier>(part.tier)) {
-      case Tier::kT8: reader.template ReadPart<Tier::kT8>(part, stream); break;
-      case Tier::kT4: reader.template ReadPart<Tier::kT4>(part, stream); break;
-      case Tier::kT3: reader.template ReadPart<Tier::kT3>(part, stream); break;
-      case Tier::kT2: reader.template ReadPart<Tier::kT2>(part, stream); break;
-      case Tier::kT1: reader.template ReadPart<Tier::kT1>(part, stream); break;
+      case Tier::kT8: reader.template ReadPart<Tier::kT8>(part, number, warp, stream); break;
+      case Tier::kT4: reader.template ReadPart<Tier::kT4>(part, number, warp, stream); break;
+      case Tier::kT3: reader.template ReadPart<Tier::kT3>(part, number, warp, stream); break;
+      case Tier::kT2: reader.template ReadPart<Tier::kT2>(part, number, warp, stream); break;
+      case Tier::kT1: reader.template ReadPart<Tier::kT1>(part, number, warp, stream); break;
     }
+    number += part.pages;
   }
 }
 

@@ -337,10 +337,11 @@ CudaStatus AdaDecoder::Create(int32_t head_dim, int32_t group) {
   cudaFuncAttributes attributes;
   if (const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel); error != cudaSuccess) return StatusOf(error);
   overlap_ = attributes.ptxVersion >= 90;  // older code does not wait where it must
-  const int warp_bytes = kRingStages * (PageBytes(head_dim) + 8) + AdaExchangeBytes(tiles);
-  warps_ = std::min(AdaWarps(head_dim, tiles), (most_shared - static_cast<int>(attributes.sharedSizeBytes)) / warp_bytes);
-  shared_bytes_ = warps_ * warp_bytes;
-  workers_ = warps_ * processors;
+  const int pair_bytes = kRingStages * PageBytes(head_dim) + 2 * AdaExchangeBytes(tiles) + PageRing::kControlBytes;
+  const int pairs = std::min(AdaWarps(head_dim, tiles) / 2, (most_shared - static_cast<int>(attributes.sharedSizeBytes)) / pair_bytes);
+  warps_ = 2 * pairs;
+  shared_bytes_ = pairs * pair_bytes;
+  blocks_ = processors;
   if (const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes_); error != cudaSuccess) {
     return StatusOf(error);
   }
@@ -359,7 +360,7 @@ CudaStatus AdaDecoder::Prepare(Stream stream, const AdaHeads& heads, const AdaBa
   if (batch.list_count == 0) return CudaStatus::kOk;
   // Rows of a block share the map: worth it once there are blocks for every multiprocessor.
   int queries = QueriesTogether(group_);
-  const int processors = workers_ / warps_;
+  const int processors = blocks_;
   while (queries < 16 && batch.rows * batch.kv_heads > processors * (2 * queries / group_)) queries *= 2;
   const int rows_together = queries / group_;
   PrepareArguments arguments = {.shape = batch.shape, .heads = heads, .rows = batch.rows, .kv_heads = batch.kv_heads,
@@ -378,7 +379,7 @@ CudaStatus AdaDecoder::Read(Stream stream, const AdaHeads& heads, const AdaBatch
                                       .planes = heads.planes, .digits = batch.digits, .digit_bytes = DigitBytes(),
                                       .states = batch.states, .kv_heads = batch.kv_heads, .group = group_,
                                       .softcap = batch.shape.softcap};
-  return StatusOf(Launch(stream, ReadKernel(head_dim_, AdaHeadTiles(group_)), workers_ / warps_, 32 * warps_, shared_bytes_, overlap_,
+  return StatusOf(Launch(stream, ReadKernel(head_dim_, AdaHeadTiles(group_)), blocks_, 32 * warps_, shared_bytes_, overlap_,
                          arguments));
 }
 
@@ -387,7 +388,7 @@ CudaStatus AdaDecoder::Merge(Stream stream, const AdaBatch& batch) const {
                                     .query_heads = batch.rows * batch.kv_heads * group_, .group = group_, .dims = head_dim_,
                                     .unrotate = batch.unrotate, .output = batch.output};
   // A plan has about a state per worker and list.
-  const bool many = workers_ > 16 * batch.rows * batch.kv_heads;
+  const bool many = kAdaPartStates * workers() > 16 * batch.rows * batch.kv_heads;
   constexpr int kBlockWarps = kMergeThreads / 32;
   const int blocks = many ? arguments.query_heads : static_cast<int>(CeilDiv(arguments.query_heads, kBlockWarps));
   return StatusOf(Launch(stream, many ? MergeStates<kBlockWarps> : MergeStates<1>, blocks, kMergeThreads, 0, overlap_, arguments, kValueSigns));

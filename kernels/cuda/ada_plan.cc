@@ -108,7 +108,8 @@ void PlanAda(int32_t head_dim, std::span<const AdaList> lists, int32_t heads, st
         plan.parts.push_back({.list = l, .head = list.head, .tier = list.tier, .ids = list.first_page + static_cast<int32_t>(at),
                               .pages = static_cast<int32_t>(take),
                               .tokens = std::min(list.tokens - before, static_cast<int32_t>(take) * in_page),
-                              .skip = std::max(list.skip - before, 0), .state = state++});
+                              .skip = std::max(list.skip - before, 0), .state = state});
+        state += kAdaPartStates;
         if (at > pages.first) left += kPartCost;  // a cut costs one more beginning
         const int64_t cost = take * pages.page_cost + kPartCost;
         left -= cost, share -= cost;
