@@ -1,6 +1,6 @@
 // The reading kernel of ADA decode (ada_decode.h, step 2), for one head dim and number of head tiles. Included by one file per head dim.
 //
-// A warp reads its parts' pages whole, and works on them in steps of up to 64 tokens. Of a lane, g = lane / 4 and t = lane % 4. Codes are the A operand, so that no
+// A warp works on whole pages, in steps of up to 64 tokens. Of a lane, g = lane / 4 and t = lane % 4. Codes are the A operand, so that no
 // row of a tensor core is wasted; columns of B are (head, digit) pairs, four heads a head tile. A step:
 //
 //     1  keys      32-token halves: lane (g, t) loads rows 4 (g % 4) .. + 3 of tile g / 4, so that its sums are head t's logits of tokens
@@ -17,6 +17,7 @@
 
 #include "kernels/cuda/ada_launch.h"
 #include "kernels/cuda/page_ring.cuh"
+#include "kernels/cuda/page_stream.cuh"
 #include "kernels/cuda/tensor_core.cuh"
 #include "kernels/spherical/page_layout.h"
 #include "kernels/spherical/query_geometry.h"
@@ -50,80 +51,6 @@ __device__ __forceinline__ float SumOverRows(float x) {
   for (int apart = 4; apart < 32; apart *= 2) x += __shfl_xor_sync(~0u, x, apart);
   return x;
 }
-
-// The pages of a worker's parts, one after another, as one of its two warps sees them: the ring is filled across the borders of parts. What
-// the next part is, and its first page ids, is read while this part's pages are.
-template <int kHeadDim>
-class PageStream {
- public:
-  __device__ __forceinline__ PageStream(const AdaReadArguments& arguments, PageRing ring, int part, int end, int lane)
-      : arguments_(arguments), ring_(ring), part_(part), end_(end), lane_(lane) {
-    coming_ = Load(part);
-    coming_ids_ = IdsFrom(coming_, 0);
-  }
-  // The first warp asks for the first three pages; then each for every second one.
-  __device__ __forceinline__ void Begin(int warp) {
-    for (int k = 0; k < kRingStages + warp; ++k) {
-      if (warp == 0) Fill();
-      Skip();
-    }
-  }
-  __device__ __forceinline__ const uint8_t* Wait(int k) const { return ring_.Wait(k); }
-  // After a page has been read: has the next but two fetched in its place.
-  __device__ __forceinline__ void Next() {
-    Fill();
-    Skip();
-    Skip();
-  }
-
- private:
-  struct Pages {
-    int ids, pages, bytes;
-  };
-  // At a page, or at the end.
-  __device__ __forceinline__ void Settle() {
-    if (next_ < now_.pages || part_ == end_) return;
-    now_ = coming_, here_ = coming_ids_, after_ = IdsFrom(now_, 32);
-    next_ = base_ = 0;
-    if (++part_ < end_) {
-      coming_ = Load(part_);
-      coming_ids_ = IdsFrom(coming_, 0);
-    }
-  }
-  __device__ __forceinline__ void Fill() {
-    Settle();
-    if (next_ == now_.pages) return;
-    if (next_ - base_ >= 32) base_ += 32, here_ = after_, after_ = IdsFrom(now_, base_ + 32);
-    const int64_t id = __shfl_sync(~0u, here_, next_ - base_);
-    ring_.Fill(number_, arguments_.arena + id * arguments_.page_bytes, now_.bytes);
-  }
-  __device__ __forceinline__ void Skip() {
-    Settle();
-    if (next_ < now_.pages) ++next_, ++number_;
-  }
-  __device__ __forceinline__ Pages Load(int part) const {
-    const AdaPart& of = arguments_.parts[part];
-    const Tier tier = static_cast<Tier>(of.tier);
-    const int bytes = tier == Tier::kT8   ? BytesRead(Tier::kT8, kHeadDim)
-                      : tier == Tier::kT4 ? BytesRead(Tier::kT4, kHeadDim)
-                      : tier == Tier::kT3 ? BytesRead(Tier::kT3, kHeadDim)
-                      : tier == Tier::kT2 ? BytesRead(Tier::kT2, kHeadDim)
-                                          : BytesRead(Tier::kT1, kHeadDim);
-    return {of.ids, of.pages, bytes};
-  }
-  // Of 32 pages, one a lane.
-  __device__ __forceinline__ PageId IdsFrom(const Pages& of, int page) const {
-    return page + lane_ < of.pages ? __ldg(arguments_.pages + of.ids + page + lane_) : 0;
-  }
-
-  const AdaReadArguments& arguments_;
-  PageRing ring_;
-  int part_, end_, lane_;
-  Pages now_ = {}, coming_;
-  PageId here_ = 0, after_ = 0, coming_ids_;
-  int next_ = 0, base_ = 0;  // of the part's pages, where this is; where `here_` begins
-  int number_ = 0;           // of the stream
-};
 
 template <int kHeadDim, int kHeadTiles>
 struct AdaReader {
@@ -312,8 +239,8 @@ struct AdaReader {
       for (int m = 0; m < 2; ++m) {
 #pragma unroll
         for (int n = 0; n < kHeadTiles; ++n) {
-          StartProducts(sums[m][n], from[n], WordOf(first, 2 * m), WordOf(first, 2 * m + 1), WordOf(second, 2 * m), WordOf(second, 2 * m + 1),
-                        b[n][0], b[n][1]);
+          StartProducts(sums[m][n], from[n], WordOf(first, 2 * m), WordOf(first, 2 * m + 1), WordOf(second, 2 * m),
+                        WordOf(second, 2 * m + 1), b[n][0], b[n][1]);
         }
       }
     } else if constexpr (kWidth == 4) {
@@ -325,8 +252,9 @@ struct AdaReader {
           const uint32_t w0 = WordOf(words, 2 * m), w1 = WordOf(words, 2 * m + 1);
 #pragma unroll
           for (int n = 0; n < kHeadTiles; ++n) {
-            StartProducts(sums[m][n], h == 0 ? from[n] : const_cast<const int(&)[4]>(sums[m][n]), w0 << 4 & 0xf0f0f0f0, w1 << 4 & 0xf0f0f0f0, w0 & 0xf0f0f0f0,
-                          w1 & 0xf0f0f0f0, b[n][2 * h], b[n][2 * h + 1]);
+            const int(&before)[4] = h == 0 ? from[n] : const_cast<const int(&)[4]>(sums[m][n]);
+            StartProducts(sums[m][n], before, w0 << 4 & 0xf0f0f0f0, w1 << 4 & 0xf0f0f0f0, w0 & 0xf0f0f0f0, w1 & 0xf0f0f0f0, b[n][2 * h],
+                          b[n][2 * h + 1]);
           }
         }
       }

@@ -55,16 +55,20 @@ struct AdaHeadStates {
   int32_t first, count;
 };
 
-// Lists cut into parts so that all workers have as much to do. A head's states lie side by side, in front those that others fill.
+// Lists cut into parts so that all workers have as much to do. Workers go through the tiers in turn, so that those of one multiprocessor
+// run the same code: the instructions of several tiers do not fit its cache together, and rdr's mixture took twice as long. A head's states
+// lie side by side, in front those that others fill.
 struct AdaPlan {
-  std::vector<AdaPart> parts;           // in the order of lists
+  std::vector<AdaPart> parts;           // by tier, then in the order of lists
   std::vector<int32_t> worker_parts;    // [workers + 1]: worker w has parts worker_parts[w] to worker_parts[w + 1]
   std::vector<int32_t> head_lists;      // [heads + 1]
   std::vector<AdaHeadStates> states;    // [heads]
   int32_t state_count = 0;
+  std::vector<int32_t> scratch;         // PlanAda's own
 };
 // No plan has more parts than lists + workers, nor more states than twice that and those of others.
-// lists: ascending by head. others[head]: how many states someone else brings, or empty. A plan given again keeps its memory.
+// lists: ascending by head, at most one of a head and tier. others[head]: how many states someone else brings, or empty. A plan
+// given again keeps its memory.
 void PlanAda(int32_t head_dim, std::span<const AdaList> lists, int32_t heads, std::span<const int32_t> others, int32_t workers,
              AdaPlan& plan);
 

@@ -1,8 +1,8 @@
-// The window of two warps on the pages they read in turn: a ring of whole pages in shared memory, filled while others are worked on. On sm_90 by
-// the copy engine (one request a page), before it by 16-byte asynchronous copies; either way completed on an mbarrier.
+// The window of two warps on the pages they read in turn: a ring of whole pages in shared memory, filled while others are worked on. On
+// sm_90 by the copy engine (one request a page), before it by 16-byte asynchronous copies; either way completed on an mbarrier.
 //
-// Page k of the stream lies in stage k % 3, and is read by warp k % 2, which then has page k + 3 fetched there: for the other warp. Three pages
-// for two warps leave room for more warps than two each would, and there is always one on its way.
+// Page k of the stream lies in stage k % 3, and is read by warp k % 2, which then has page k + 3 fetched there: for the other warp. Three
+// pages for two warps leave room for more warps than two each would, and there is always one on its way.
 #ifndef SPHERICAL_KERNELS_CUDA_PAGE_RING_CUH_
 #define SPHERICAL_KERNELS_CUDA_PAGE_RING_CUH_
 
