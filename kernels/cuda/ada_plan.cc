@@ -81,27 +81,29 @@ void PlanAda(int32_t head_dim, std::span<const AdaList> lists, int32_t heads, st
   for (int32_t head = 0; head < heads; ++head) plan.head_lists[head + 1] += plan.head_lists[head];
 
   int32_t worker = 0;
+  bool fresh = true;  // the worker has nothing yet
   int64_t share = CeilDiv(std::max<int64_t>(left, 1), workers);  // what this worker may still take
   const auto next_worker = [&] {
     plan.worker_parts[static_cast<size_t>(++worker)] = static_cast<int32_t>(plan.parts.size());
     share = CeilDiv(std::max<int64_t>(left, 1), workers - worker);
+    fresh = true;
   };
   const auto cut = [&](int32_t l) {
     const AdaList& list = lists[l];
     const Pages pages = pages_of(list);
     const int32_t in_page = TokensPerPage(static_cast<Tier>(list.tier), head_dim);
     for (int64_t at = pages.first; at < pages.end;) {
-      // As many pages as fit the share, to the nearest; the last worker takes all that is left. A worker with room for less than half a
-      // page is done.
+      // As many pages as the share has begun: what is left then falls to nobody. A worker that has something and room for less than half a
+      // page more is done; the last one takes all there is.
       int64_t take = pages.end - at;
       if (worker + 1 < workers) {
-        const int64_t fit = (share - kPartCost + pages.page_cost / 2) / pages.page_cost;
-        if (fit <= 0 && share * 2 < pages.page_cost + kPartCost) {
+        if (!fresh && share < kPartCost + pages.page_cost / 2) {
           next_worker();
           continue;
         }
-        take = std::min(take, std::max<int64_t>(fit, 1));
+        take = std::min(take, std::max<int64_t>(CeilDiv(share - kPartCost, pages.page_cost), 1));
       }
+      fresh = false;
       const int32_t before = static_cast<int32_t>(at) * in_page;
       plan.parts.push_back({.list = l, .head = list.head, .tier = list.tier, .ids = list.first_page + static_cast<int32_t>(at),
                             .pages = static_cast<int32_t>(take),
