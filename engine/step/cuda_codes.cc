@@ -113,7 +113,7 @@ CudaStatus CudaCodes::Create(int32_t sequences, int32_t context_max, const KvAre
   if (status != CudaStatus::kOk) return status;
   const int64_t row_heads = int64_t{sequences} * spec_.kv_heads;
   lists_max_ = static_cast<int32_t>(row_heads * 2);
-  const int64_t states = lists_max_ + decoder_.workers();
+  const int64_t parts = lists_max_ + decoder_.workers(), states = parts * kernels::cuda::kAdaPartStates;
   const auto place = [&](uint8_t* base) {
     DevicePieces pieces(base);
     lists_ = pieces.Take<PageId>(int64_t{sequences} * heads * list_pages_);
@@ -131,7 +131,7 @@ CudaStatus CudaCodes::Create(int32_t sequences, int32_t context_max, const KvAre
   const int64_t of_layer = StepInput::BytesFor(row_heads) + StepInput::BytesFor(row_heads * int64_t{sizeof(CodedSlot)}) +
                            StepInput::BytesFor(spec_.kv_heads * CeilDiv(sequences, kTokenTile) * int64_t{sizeof(EncodeItem)}) +
                            StepInput::BytesFor(lists_max_ * int64_t{sizeof(AdaList)}) + StepInput::BytesFor((row_heads + 1) * 4) +
-                           StepInput::BytesFor(states * int64_t{sizeof(kernels::cuda::AdaPart)}) +
+                           StepInput::BytesFor(parts * int64_t{sizeof(kernels::cuda::AdaPart)}) +
                            StepInput::BytesFor((decoder_.workers() + 1) * int64_t{4}) +
                            StepInput::BytesFor(row_heads * int64_t{sizeof(kernels::cuda::AdaHeadStates)});
   Both(status, input_.Create(spec_.layers * of_layer));

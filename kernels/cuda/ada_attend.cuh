@@ -1,6 +1,6 @@
 // The reading kernel of ADA decode (ada_decode.h, step 2), for one head dim and number of head tiles. Included by one file per head dim.
 //
-// A warp reads its parts' pages whole, and works on them in steps of up to 64 tokens. Of a lane, g = lane / 4 and t = lane % 4. Codes are the A operand, so that no
+// A warp works on whole pages, in steps of up to 64 tokens. Of a lane, g = lane / 4 and t = lane % 4. Codes are the A operand, so that no
 // row of a tensor core is wasted; columns of B are (head, digit) pairs, four heads a head tile. A step:
 //
 //     1  keys      32-token halves: lane (g, t) loads rows 4 (g % 4) .. + 3 of tile g / 4, so that its sums are head t's logits of tokens
@@ -17,6 +17,7 @@
 
 #include "kernels/cuda/ada_launch.h"
 #include "kernels/cuda/page_ring.cuh"
+#include "kernels/cuda/page_stream.cuh"
 #include "kernels/cuda/tensor_core.cuh"
 #include "kernels/spherical/page_layout.h"
 #include "kernels/spherical/query_geometry.h"
@@ -71,11 +72,11 @@ struct AdaReader {
   float factor[kHeadTiles], half[kHeadTiles], centre[kHeadTiles];
   int start[kHeadTiles];
 
-  __device__ __forceinline__ void Begin(const AdaList& list, int list_index) {
-    const uint8_t* query = arguments.digits + list_index * arguments.digit_bytes;
+  __device__ __forceinline__ void Begin(const AdaPart& part) {
+    const uint8_t* query = arguments.digits + part.list * arguments.digit_bytes;
     const AdaDigitHeader* header = reinterpret_cast<const AdaDigitHeader*>(query);
     digits = reinterpret_cast<const uint32_t*>(query + sizeof(AdaDigitHeader));
-    planes = arguments.planes + list.head % arguments.kv_heads * kTierCount + list.tier;
+    planes = arguments.planes + part.head % arguments.kv_heads * kTierCount + part.tier;
 #pragma unroll
     for (int n = 0; n < kHeadTiles; ++n) {
       const int head = 4 * n + t;
@@ -238,8 +239,8 @@ struct AdaReader {
       for (int m = 0; m < 2; ++m) {
 #pragma unroll
         for (int n = 0; n < kHeadTiles; ++n) {
-          StartProducts(sums[m][n], from[n], WordOf(first, 2 * m), WordOf(first, 2 * m + 1), WordOf(second, 2 * m), WordOf(second, 2 * m + 1),
-                        b[n][0], b[n][1]);
+          StartProducts(sums[m][n], from[n], WordOf(first, 2 * m), WordOf(first, 2 * m + 1), WordOf(second, 2 * m),
+                        WordOf(second, 2 * m + 1), b[n][0], b[n][1]);
         }
       }
     } else if constexpr (kWidth == 4) {
@@ -251,8 +252,9 @@ struct AdaReader {
           const uint32_t w0 = WordOf(words, 2 * m), w1 = WordOf(words, 2 * m + 1);
 #pragma unroll
           for (int n = 0; n < kHeadTiles; ++n) {
-            StartProducts(sums[m][n], h == 0 ? from[n] : const_cast<const int(&)[4]>(sums[m][n]), w0 << 4 & 0xf0f0f0f0, w1 << 4 & 0xf0f0f0f0, w0 & 0xf0f0f0f0,
-                          w1 & 0xf0f0f0f0, b[n][2 * h], b[n][2 * h + 1]);
+            const int(&before)[4] = h == 0 ? from[n] : const_cast<const int(&)[4]>(sums[m][n]);
+            StartProducts(sums[m][n], before, w0 << 4 & 0xf0f0f0f0, w1 << 4 & 0xf0f0f0f0, w0 & 0xf0f0f0f0, w1 & 0xf0f0f0f0, b[n][2 * h],
+                          b[n][2 * h + 1]);
           }
         }
       }
@@ -470,32 +472,17 @@ struct AdaReader {
   }
 
   template <Tier kTier>
-  __device__ __forceinline__ void ReadPart(const AdaList& list, const AdaPart& part, PageRing& ring) {
+  __device__ __forceinline__ void ReadPart(const AdaPart& part, int number, int warp, PageStream<kHeadDim>& stream) {
     constexpr TierLayout kPage = LayoutOf(kTier, kHeadDim);
-    constexpr int kTiles = kPage.tokens / kTokenTile, kBytes = BytesRead(kTier, kHeadDim);
+    constexpr int kTiles = kPage.tokens / kTokenTile;
     // Steps are of four tiles, but for what is left of a page if that is one or two: worth code of its own where full pages have it.
     constexpr bool kShortStep = kTiles % 4 == 1 || kTiles % 4 == 2;
-    const int end = part.first_page + part.pages;
-    // Ids of 32 pages, one a lane, and of the 32 after them: read long before they are needed.
-    const PageId* ids = arguments.pages + list.first_page;
-    const auto ids_from = [&](int page) { return page + lane < end ? __ldg(ids + page + lane) : 0; };
-    int base = part.first_page;
-    PageId here = ids_from(base), after = ids_from(base + 32);
-    int next = part.first_page;
-    const auto fill = [&] {
-      if (next - base == 32) base += 32, here = after, after = ids_from(base + 32);
-      const int64_t id = __shfl_sync(~0u, here, next - base);
-      ring.Fill<kBytes>(arguments.arena + id * arguments.page_bytes, next >= end);
-      if (next < end) ++next;
-    };
-    for (int s = 0; s < kRingStages; ++s) fill();
-    arguments.WaitForQueries();
-    Begin(list, part.list);
-    for (int at = part.first_page; at < end; ++at) {
-      const uint8_t* page = ring.Wait();
-      const int first = at * kPage.tokens, tokens = min(list.tokens - first, kPage.tokens);
+    for (int at = (number ^ warp) & 1; at < part.pages; at += 2) {
+      const uint8_t* page = stream.Wait(number + at);
+      const int first = at * kPage.tokens;
+      const int tokens = min(part.tokens - first, kPage.tokens);
       for (int tile = 0; tile * kTokenTile < tokens; tile += 4) {
-        const int from = list.skip - first - tile * kTokenTile, to = tokens - tile * kTokenTile;
+        const int from = part.skip - first - tile * kTokenTile, to = tokens - tile * kTokenTile;
         if (kTiles > 2 && !(kShortStep && tile == kTiles / 4 * 4)) {
           Step<kTier, 2>(page, tile, from, to);
         } else if constexpr (kTiles <= 2 || kShortStep) {
@@ -503,11 +490,10 @@ struct AdaReader {
         }
       }
       __syncwarp();
-      fill();
+      stream.Next();
     }
-    ring.Restart();
     constexpr float kStep = kCodeStep[ValueWidth(kTier)] / (1 << ValueShift(ValueWidth(kTier)));
-    End(part.state, kStep);
+    End(part.state + warp, kStep);
   }
 };
 
@@ -515,25 +501,33 @@ template <int kHeadDim, int kHeadTiles>
 __global__ void __launch_bounds__(32 * AdaWarps(kHeadDim, kHeadTiles), 1) ReadPages(const __grid_constant__ AdaReadArguments arguments) {
   extern __shared__ __align__(128) uint8_t shared[];
   arguments.LetMergeBegin();
-  const int warps = blockDim.x / 32, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+  const int pairs = blockDim.x / 64, pair = threadIdx.x / 64, warp = threadIdx.x / 32 % 2, lane = threadIdx.x % 32;
   constexpr int kPage = PageBytes(kHeadDim), kRing = kRingStages * kPage, kExchange = AdaExchangeBytes(kHeadTiles);
-  uint8_t* exchanges = shared + warps * kRing;
-  uint64_t* barriers = reinterpret_cast<uint64_t*>(exchanges + warps * kExchange);
-  PageRing ring(shared + warp * kRing, barriers + kRingStages * warp, kPage, lane);
+  uint8_t* exchanges = shared + pairs * kRing;
+  uint8_t* controls = exchanges + 2 * pairs * kExchange;
+  const int worker = blockIdx.x * pairs + pair;
+  const int begin = arguments.worker_parts[worker], end = arguments.worker_parts[worker + 1];
+  PageRing ring(shared + pair * kRing, controls + pair * PageRing::kControlBytes, kPage, lane);
+  if (warp == 0) ring.Initialize();
+  __syncthreads();
+  if (begin == end) return;
+  PageStream<kHeadDim> stream(arguments, ring, begin, end, lane);
+  stream.Begin(warp);
   AdaReader<kHeadDim, kHeadTiles> reader = {.arguments = arguments, .lane = lane, .g = lane / 4, .t = lane % 4,
-                                            .exchange = reinterpret_cast<uint32_t*>(exchanges + warp * kExchange)};
-  const int worker = blockIdx.x * warps + warp;
-  const int end = arguments.worker_parts[worker + 1];
-  for (int p = arguments.worker_parts[worker]; p < end; ++p) {
+                                            .exchange = reinterpret_cast<uint32_t*>(exchanges + (2 * pair + warp) * kExchange)};
+  arguments.WaitForQueries();
+  int number = 0;  // of the part's first page in the stream
+  for (int p = begin; p < end; ++p) {
     const AdaPart part = arguments.parts[p];
-    const AdaList list = arguments.lists[part.list];
-    switch (static_cast<Tier>(list.tier)) {
-      case Tier::kT8: reader.template ReadPart<Tier::kT8>(list, part, ring); break;
-      case Tier::kT4: reader.template ReadPart<Tier::kT4>(list, part, ring); break;
-      case Tier::kT3: reader.template ReadPart<Tier::kT3>(list, part, ring); break;
-      case Tier::kT2: reader.template ReadPart<Tier::kT2>(list, part, ring); break;
-      case Tier::kT1: reader.template ReadPart<Tier::kT1>(list, part, ring); break;
+    reader.Begin(part);
+    switch (static_cast<Tier>(part.tier)) {
+      case Tier::kT8: reader.template ReadPart<Tier::kT8>(part, number, warp, stream); break;
+      case Tier::kT4: reader.template ReadPart<Tier::kT4>(part, number, warp, stream); break;
+      case Tier::kT3: reader.template ReadPart<Tier::kT3>(part, number, warp, stream); break;
+      case Tier::kT2: reader.template ReadPart<Tier::kT2>(part, number, warp, stream); break;
+      case Tier::kT1: reader.template ReadPart<Tier::kT1>(part, number, warp, stream); break;
     }
+    number += part.pages;
   }
 }
 

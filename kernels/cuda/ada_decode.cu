@@ -52,8 +52,8 @@ struct PrepareArguments {
 
 // Digits of one head's mapped query for one list, by a warp; heads beyond the group get zeros. `space` [2 * kHeadDimMax] is the warp's own.
 // The arithmetic is ada_query.inc's, step by step: the same mapped query gives the same digits.
-__device__ void SplitForList(const PrepareArguments& a, const AdaPlanes& planes, int list_index, int head, const float* mapped, float centre,
-                             int8_t* space, int lane) {
+__device__ void SplitForList(const PrepareArguments& a, const AdaPlanes& planes, int list_index, int head, const float* mapped,
+                             float centre, int8_t* space, int lane) {
   const int dims = a.shape.head_dim;
   uint8_t* out = a.digits + list_index * a.digit_bytes;
   AdaDigitHeader* header = reinterpret_cast<AdaDigitHeader*>(out);
@@ -128,6 +128,12 @@ __global__ void __launch_bounds__(kPrepareThreads) PrepareQueries(const __grid_c
   for (int i = threadIdx.x; i < static_cast<int>(sizeof(planes) / 4); i += kPrepareThreads) {
     reinterpret_cast<uint32_t*>(planes)[i] = reinterpret_cast<const uint32_t*>(a.heads.planes + head * kTierCount)[i];
   }
+  __shared__ int list_begin[kQueries], list_count[kQueries], list_tier[kQueries][32];
+  if (warp < rows) {  // at most 16
+    const int at = (first_row + warp) * a.kv_heads + head, begin = a.head_lists[at], count = a.head_lists[at + 1] - begin;
+    if (lane < count) list_tier[warp][lane] = a.lists[begin + lane].tier;
+    if (lane == 0) list_begin[warp] = begin, list_count[warp] = count;
+  }
   for (int i = threadIdx.x; i < kQueries * dims; i += kPrepareThreads) {
     const int q = i / dims, d = i % dims;
     const int64_t row = first_row + q / group;
@@ -139,7 +145,7 @@ __global__ void __launch_bounds__(kPrepareThreads) PrepareQueries(const __grid_c
     const float* map = a.heads.maps + int64_t{head} * dims * dims + output;
     const int begin = dims * slice / slices, end = dims * (slice + 1) / slices;
     float sums[kQueries] = {};
-#pragma unroll 16
+#pragma unroll 32
     for (int d = begin; d < end; ++d) {
       const float f = __ldg(map + d * dims);
 #pragma unroll
@@ -166,12 +172,12 @@ __global__ void __launch_bounds__(kPrepareThreads) PrepareQueries(const __grid_c
   const int heads = 4 * a.head_tiles;
   int turn = warp;  // of all (row, list, head) of the block this warp takes every kPrepareWarps-th
   for (int row = 0; row < rows; ++row) {
-    const int at = (first_row + row) * a.kv_heads + head;
-    const int begin = a.head_lists[at], count = (a.head_lists[at + 1] - begin) * heads;
+    const int begin = list_begin[row], count = list_count[row] * heads;
     for (; turn < count; turn += kPrepareWarps) {
       const int list = begin + turn / heads, of_group = turn % heads;
       const int q = row * group + min(of_group, group - 1);
-      SplitForList(a, planes[a.lists[list].tier], list, of_group, mapped + q * dims, centres[q], spaces + warp * 2 * kHeadDimMax, lane);
+      SplitForList(a, planes[list_tier[row][turn / heads]], list, of_group, mapped + q * dims, centres[q],
+                   spaces + warp * 2 * kHeadDimMax, lane);
     }
     turn -= count;
   }
@@ -224,10 +230,11 @@ __device__ __forceinline__ void UnrotateRow(int dims, const ValueSigns& signs, i
   }
 }
 
-// kWarps warps merge the states of one query head: many where one sequence has most of the device, one where a head has a few states. Lane l
-// has coordinates 4l .. 4l + 3, and of 256 also those 128 further on.
+// kWarps warps merge the states of one query head: many where one sequence has most of the device, one where a head has a few states. Lane
+// l has coordinates 4l .. 4l + 3, and of 256 also those 128 further on.
 template <int kWarps>
-__global__ void __launch_bounds__(kMergeThreads) MergeStates(const __grid_constant__ MergeArguments a, const __grid_constant__ ValueSigns signs) {
+__global__ void __launch_bounds__(kMergeThreads) MergeStates(const __grid_constant__ MergeArguments a,
+                                                              const __grid_constant__ ValueSigns signs) {
   constexpr int kHeads = kMergeThreads / 32 / kWarps;  // of a block
   __shared__ float4 outputs[kWarps > 1 ? 2 * kMergeThreads : 1];
   __shared__ float sums[kWarps];
@@ -284,7 +291,9 @@ __global__ void __launch_bounds__(kMergeThreads) MergeStates(const __grid_consta
   const float inverse = states.count == 0 ? 0.0f : 1 / total;
   float x[2][4];
 #pragma unroll
-  for (int k = 0; k < 2; ++k) x[k][0] = sum[k].x * inverse, x[k][1] = sum[k].y * inverse, x[k][2] = sum[k].z * inverse, x[k][3] = sum[k].w * inverse;
+  for (int k = 0; k < 2; ++k) {
+    x[k][0] = sum[k].x * inverse, x[k][1] = sum[k].y * inverse, x[k][2] = sum[k].z * inverse, x[k][3] = sum[k].w * inverse;
+  }
   if (a.unrotate) UnrotateRow(dims, signs, lane, x);
   float4* out = reinterpret_cast<float4*>(a.output + int64_t{at_head} * dims);
 #pragma unroll
@@ -304,7 +313,8 @@ AdaReadKernel ReadKernel(int head_dim, int head_tiles) {
 }
 
 template <class... Parameters, class... Arguments>
-cudaError_t Launch(Stream stream, void (*kernel)(Parameters...), int blocks, int threads, int shared, bool overlap, const Arguments&... arguments) {
+cudaError_t Launch(Stream stream, void (*kernel)(Parameters...), int blocks, int threads, int shared, bool overlap,
+                   const Arguments&... arguments) {
   cudaLaunchAttribute attribute = {};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
@@ -337,13 +347,13 @@ CudaStatus AdaDecoder::Create(int32_t head_dim, int32_t group) {
   cudaFuncAttributes attributes;
   if (const cudaError_t error = cudaFuncGetAttributes(&attributes, kernel); error != cudaSuccess) return StatusOf(error);
   overlap_ = attributes.ptxVersion >= 90;  // older code does not wait where it must
-  const int warp_bytes = kRingStages * (PageBytes(head_dim) + 8) + AdaExchangeBytes(tiles);
-  warps_ = std::min(AdaWarps(head_dim, tiles), (most_shared - static_cast<int>(attributes.sharedSizeBytes)) / warp_bytes);
-  shared_bytes_ = warps_ * warp_bytes;
-  workers_ = warps_ * processors;
-  if (const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes_); error != cudaSuccess) {
-    return StatusOf(error);
-  }
+  const int pair_bytes = kRingStages * PageBytes(head_dim) + 2 * AdaExchangeBytes(tiles) + PageRing::kControlBytes;
+  const int pairs = std::min(AdaWarps(head_dim, tiles) / 2, (most_shared - static_cast<int>(attributes.sharedSizeBytes)) / pair_bytes);
+  warps_ = 2 * pairs;
+  shared_bytes_ = pairs * pair_bytes;
+  blocks_ = processors;
+  const cudaError_t allowed = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes_);
+  if (allowed != cudaSuccess) return StatusOf(allowed);
   const auto allow = [&](auto* prepare, int queries) {
     return cudaFuncSetAttribute(prepare, cudaFuncAttributeMaxDynamicSharedMemorySize, PrepareBytes(head_dim, queries));
   };
@@ -359,7 +369,7 @@ CudaStatus AdaDecoder::Prepare(Stream stream, const AdaHeads& heads, const AdaBa
   if (batch.list_count == 0) return CudaStatus::kOk;
   // Rows of a block share the map: worth it once there are blocks for every multiprocessor.
   int queries = QueriesTogether(group_);
-  const int processors = workers_ / warps_;
+  const int processors = blocks_;
   while (queries < 16 && batch.rows * batch.kv_heads > processors * (2 * queries / group_)) queries *= 2;
   const int rows_together = queries / group_;
   PrepareArguments arguments = {.shape = batch.shape, .heads = heads, .rows = batch.rows, .kv_heads = batch.kv_heads,
@@ -374,11 +384,11 @@ CudaStatus AdaDecoder::Prepare(Stream stream, const AdaHeads& heads, const AdaBa
 CudaStatus AdaDecoder::Read(Stream stream, const AdaHeads& heads, const AdaBatch& batch) const {
   if (batch.list_count == 0) return CudaStatus::kOk;
   const AdaReadArguments arguments = {.arena = batch.arena, .pages = batch.pages, .page_bytes = batch.shape.page_bytes,
-                                      .lists = batch.lists, .parts = batch.parts, .worker_parts = batch.worker_parts,
+                                      .parts = batch.parts, .worker_parts = batch.worker_parts,
                                       .planes = heads.planes, .digits = batch.digits, .digit_bytes = DigitBytes(),
                                       .states = batch.states, .kv_heads = batch.kv_heads, .group = group_,
                                       .softcap = batch.shape.softcap};
-  return StatusOf(Launch(stream, ReadKernel(head_dim_, AdaHeadTiles(group_)), workers_ / warps_, 32 * warps_, shared_bytes_, overlap_,
+  return StatusOf(Launch(stream, ReadKernel(head_dim_, AdaHeadTiles(group_)), blocks_, 32 * warps_, shared_bytes_, overlap_,
                          arguments));
 }
 
@@ -387,10 +397,11 @@ CudaStatus AdaDecoder::Merge(Stream stream, const AdaBatch& batch) const {
                                     .query_heads = batch.rows * batch.kv_heads * group_, .group = group_, .dims = head_dim_,
                                     .unrotate = batch.unrotate, .output = batch.output};
   // A plan has about a state per worker and list.
-  const bool many = workers_ > 16 * batch.rows * batch.kv_heads;
+  const bool many = kAdaPartStates * workers() > 16 * batch.rows * batch.kv_heads;
   constexpr int kBlockWarps = kMergeThreads / 32;
   const int blocks = many ? arguments.query_heads : static_cast<int>(CeilDiv(arguments.query_heads, kBlockWarps));
-  return StatusOf(Launch(stream, many ? MergeStates<kBlockWarps> : MergeStates<1>, blocks, kMergeThreads, 0, overlap_, arguments, kValueSigns));
+  const auto kernel = many ? MergeStates<kBlockWarps> : MergeStates<1>;
+  return StatusOf(Launch(stream, kernel, blocks, kMergeThreads, 0, overlap_, arguments, kValueSigns));
 }
 
 CudaStatus AdaDecoder::Attend(Stream stream, const AdaHeads& heads, const AdaBatch& batch) const {

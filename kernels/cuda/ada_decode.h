@@ -3,7 +3,7 @@
 //
 //     1  queries are mapped (q' = F^(-T) q), split into two int8 digits for each tier that the head has tokens in, and laid out as tensor
 //        cores want them
-//     2  workers, one warp each, read the pages that the plan gives them, and leave online-softmax states
+//     2  workers, two warps each, read the pages that the plan gives them, and leave online-softmax states
 //     3  a head's states are merged, those of others (exact pages) too; the output is normalised and, if asked, rotated back
 //
 // Logits are exact integers times f32 scales, as on the CPU; weights of values are two int8 digits scaled to the largest of at most 64
@@ -55,8 +55,8 @@ class AdaDecoder {
   // For the calling thread's device.   head_dim 64, 80, 96, 128 or 256; group 1 to 16
   CudaStatus Create(int32_t head_dim, int32_t group);
 
-  int32_t workers() const { return workers_; }      // to plan for
-  int64_t DigitBytes() const;                       // of scratch, per list
+  int32_t workers() const { return warps_ / 2 * blocks_; }  // to plan for
+  int64_t DigitBytes() const;                               // of scratch, per list
   CudaStatus Attend(Stream stream, const AdaHeads& heads, const AdaBatch& batch) const;
 
   // Its steps, for whoever has states to put between them.
@@ -65,7 +65,7 @@ class AdaDecoder {
   CudaStatus Merge(Stream stream, const AdaBatch& batch) const;
 
  private:
-  int32_t head_dim_ = 0, group_ = 0, workers_ = 0, warps_ = 0;
+  int32_t head_dim_ = 0, group_ = 0, blocks_ = 0, warps_ = 0;
   int32_t shared_bytes_ = 0;
   bool overlap_ = false;  // a launch may begin while the one before it ends (sm_90)
 };

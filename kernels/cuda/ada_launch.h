@@ -28,17 +28,16 @@ constexpr int AdaHeadTiles(int group) { return group <= 4 ? 1 : group <= 8 ? 2 :
 inline constexpr int kExchangeRow = 20;
 constexpr int AdaExchangeBytes(int head_tiles) { return 8 * head_tiles * kExchangeRow * 4; }
 
-// Warps of a block of the reading kernel, at most: what registers allow.
+// Warps of a block of the reading kernel, at most: what registers allow. Even: a worker is two of them.
 constexpr int AdaWarps(int head_dim, int head_tiles) {
   if (head_tiles == 4 || head_dim == 256) return 8;
-  return 12;
+  return head_tiles == 2 ? 12 : 16;
 }
 
 struct AdaReadArguments {
   const uint8_t* arena;
   const PageId* pages;
   int64_t page_bytes;
-  const AdaList* lists;
   const AdaPart* parts;
   const int32_t* worker_parts;
   const AdaPlanes* planes;

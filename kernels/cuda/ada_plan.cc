@@ -12,10 +12,10 @@ struct Plane {
   int32_t group, offset, place;
 };
 
-// What a page costs a worker, in units of 16 tokens of T4 read at the speed of memory; and what beginning and ending a part costs.
-// Lower tiers have more tokens in a page, hence more arithmetic to the byte.
-constexpr int64_t kPageCost[kTierCount] = {16, 16, 18, 19, 22};
-constexpr int64_t kPartCost = 8;
+// What a page costs a worker, tuned on an H200 with rdr mixtures, where lists of T8 have the memory for themselves; and what beginning and
+// ending a part costs. Lower tiers have more tokens in a page, hence more arithmetic to the byte.
+constexpr int64_t kPageCost[kTierCount] = {20, 28, 60, 52, 80};
+constexpr int64_t kPartCost = 32;
 
 }  // namespace
 
@@ -80,40 +80,63 @@ void PlanAda(int32_t head_dim, std::span<const AdaList> lists, int32_t heads, st
   for (const AdaList& list : lists) ++plan.head_lists[static_cast<size_t>(list.head) + 1];
   for (int32_t head = 0; head < heads; ++head) plan.head_lists[head + 1] += plan.head_lists[head];
 
-  int32_t state = 0, worker = 0;
+  int32_t worker = 0;
+  bool fresh = true;  // the worker has nothing yet
   int64_t share = CeilDiv(std::max<int64_t>(left, 1), workers);  // what this worker may still take
   const auto next_worker = [&] {
     plan.worker_parts[static_cast<size_t>(++worker)] = static_cast<int32_t>(plan.parts.size());
     share = CeilDiv(std::max<int64_t>(left, 1), workers - worker);
+    fresh = true;
   };
-  for (int32_t head = 0; head < heads; ++head) {
-    plan.states[head].first = state;
-    state += others.empty() ? 0 : others[head];
-    for (int32_t l = plan.head_lists[head]; l < plan.head_lists[head + 1]; ++l) {
-      const Pages pages = pages_of(lists[l]);
-      for (int64_t at = pages.first; at < pages.end;) {
-        // As many pages as fit the share, to the nearest; the last worker takes all that is left. A worker with room for less than half a
-        // page is done.
-        int64_t take = pages.end - at;
-        if (worker + 1 < workers) {
-          const int64_t fit = (share - kPartCost + pages.page_cost / 2) / pages.page_cost;
-          if (fit <= 0 && share * 2 < pages.page_cost + kPartCost) {
-            next_worker();
-            continue;
-          }
-          take = std::min(take, std::max<int64_t>(fit, 1));
+  const auto cut = [&](int32_t l) {
+    const AdaList& list = lists[l];
+    const Pages pages = pages_of(list);
+    const int32_t in_page = TokensPerPage(static_cast<Tier>(list.tier), head_dim);
+    for (int64_t at = pages.first; at < pages.end;) {
+      // As many pages as the share has begun: what is left then falls to nobody. A worker that has something and room for less than half a
+      // page more is done; the last one takes all there is.
+      int64_t take = pages.end - at;
+      if (worker + 1 < workers) {
+        if (!fresh && share < kPartCost + pages.page_cost / 2) {
+          next_worker();
+          continue;
         }
-        plan.parts.push_back({.list = l, .first_page = static_cast<int32_t>(at), .pages = static_cast<int32_t>(take), .state = state++});
-        if (at > pages.first) left += kPartCost;  // a cut costs one more beginning
-        const int64_t cost = take * pages.page_cost + kPartCost;
-        left -= cost, share -= cost;
-        at += take;
-        if (share <= 0 && worker + 1 < workers) next_worker();
+        take = std::min(take, std::max<int64_t>(CeilDiv(share - kPartCost, pages.page_cost), 1));
       }
+      fresh = false;
+      const int32_t before = static_cast<int32_t>(at) * in_page;
+      plan.parts.push_back({.list = l, .head = list.head, .tier = list.tier, .ids = list.first_page + static_cast<int32_t>(at),
+                            .pages = static_cast<int32_t>(take),
+                            .tokens = std::min(list.tokens - before, static_cast<int32_t>(take) * in_page),
+                            .skip = std::max(list.skip - before, 0), .state = 0});
+      plan.states[static_cast<size_t>(list.head)].count += kAdaPartStates;
+      if (at > pages.first) left += kPartCost;  // a cut costs one more beginning
+      const int64_t cost = take * pages.page_cost + kPartCost;
+      left -= cost, share -= cost;
+      at += take;
+      if (share <= 0 && worker + 1 < workers) next_worker();
     }
-    plan.states[head].count = state - plan.states[head].first;
+  };
+  for (int32_t tier = 0; tier < kTierCount; ++tier) {
+    for (size_t l = 0; l < lists.size(); ++l) {
+      if (lists[l].tier == tier) cut(static_cast<int32_t>(l));
+    }
   }
   while (worker < workers) plan.worker_parts[static_cast<size_t>(++worker)] = static_cast<int32_t>(plan.parts.size());
+  int32_t state = 0;
+  for (int32_t head = 0; head < heads; ++head) {
+    const int32_t brought = others.empty() ? 0 : others[head];
+    AdaHeadStates& states = plan.states[static_cast<size_t>(head)];
+    states = {state, states.count + brought};
+    state += states.count;
+  }
+  std::vector<int32_t>& next = plan.scratch;
+  next.resize(static_cast<size_t>(heads));
+  for (int32_t head = 0; head < heads; ++head) next[head] = plan.states[head].first + (others.empty() ? 0 : others[head]);
+  for (AdaPart& part : plan.parts) {
+    part.state = next[part.head];
+    next[part.head] += kAdaPartStates;
+  }
   plan.state_count = state;
 }
 

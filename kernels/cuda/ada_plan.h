@@ -42,25 +42,33 @@ struct AdaList {
   int32_t skip;        // the first of them that have left the window, fewer than `tokens`
 };
 
-// A run of pages of a list, read by one worker (a warp), which leaves one state.
-struct AdaPart {
-  int32_t list, first_page, pages;  // of the list's pages
-  int32_t state;
+// A run of pages of a list, read by one worker (two warps, which take turns). Each warp leaves a state. All that a worker needs to know, in
+// one place.
+inline constexpr int32_t kAdaPartStates = 2;
+struct alignas(16) AdaPart {
+  int32_t list, head, tier;
+  int32_t ids, pages;    // where its page ids begin, and how many there are
+  int32_t tokens, skip;  // in these pages; of them the first that are not seen
+  int32_t state;         // the first of its two
 };
 struct AdaHeadStates {
   int32_t first, count;
 };
 
-// Lists cut into parts so that all workers have as much to do. A head's states lie side by side, in front those that others fill.
+// Lists cut into parts so that all workers have as much to do. Workers go through the tiers in turn, so that those of one multiprocessor
+// run the same code: the instructions of several tiers do not fit its cache together, and rdr's mixture took twice as long. A head's states
+// lie side by side, in front those that others fill.
 struct AdaPlan {
-  std::vector<AdaPart> parts;           // in the order of lists
+  std::vector<AdaPart> parts;           // by tier, then in the order of lists
   std::vector<int32_t> worker_parts;    // [workers + 1]: worker w has parts worker_parts[w] to worker_parts[w + 1]
   std::vector<int32_t> head_lists;      // [heads + 1]
   std::vector<AdaHeadStates> states;    // [heads]
   int32_t state_count = 0;
+  std::vector<int32_t> scratch;         // PlanAda's own
 };
-// No plan has more parts (and states, but for those of others) than lists + workers.
-// lists: ascending by head. others[head]: how many states someone else brings, or empty. A plan given again keeps its memory.
+// No plan has more parts than lists + workers, nor more states than twice that and those of others.
+// lists: ascending by head, at most one of a head and tier. others[head]: how many states someone else brings, or empty. A plan
+// given again keeps its memory.
 void PlanAda(int32_t head_dim, std::span<const AdaList> lists, int32_t heads, std::span<const int32_t> others, int32_t workers,
              AdaPlan& plan);
 

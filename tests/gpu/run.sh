@@ -1,10 +1,11 @@
 #!/bin/bash
-# Everything that needs a CUDA device, on the machine it is called on: kernel tests, the sanitizer on a part of them, the benchmark and its table.
+# Everything that needs a CUDA device, on the machine it is called on: kernel tests, the sanitizer on a part of them, the benchmark and
+# its table.
 #
 #   tests/gpu/run.sh [--programs FOLDER] [--json OUT] [--no-sanitizer]
 #
-# --programs: test and benchmark programs built elsewhere (this script's own build puts them all in one folder: see below), for machines without
-# Bazel. Needs python3 with torch for the benchmark's other side; without it our side alone is measured.
+# --programs: test and benchmark programs built elsewhere (this script's own build puts them all in one folder: see below), for machines
+# without Bazel. Needs python3 with torch for the benchmark's other side; without it our side alone is measured.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 programs="" json="" sanitizer=yes
@@ -13,7 +14,7 @@ while [[ $# -gt 0 ]]; do
     --programs) programs=$(realpath "$2"); shift 2 ;;
     --json) json=$(realpath -m "$2"); shift 2 ;;
     --no-sanitizer) sanitizer=no; shift ;;
-    *) sed -n '2,8p' "$0"; exit 2 ;;
+    *) sed -n '2,9p' "$0"; exit 2 ;;
   esac
 done
 

@@ -1,10 +1,12 @@
-// How long attention over codes takes on this machine's first CUDA device: everything from queries to merged outputs, all launches. One line
-// of CSV per workload and kind of pages; run.py puts it beside other implementations.
+// How long attention over codes takes on this machine's first CUDA device: everything from queries to merged outputs, all launches. One
+// line of CSV per workload and kind of pages; run.py puts it beside other implementations.
 //
 //   ada_decode_bench HISTOGRAM.csv [NAME ...]     NAME: a kind of pages (T8 T4 T3 T2 T1 rdr); default: all
 //
-// Llama-8B's attention: 8 kv heads x 4 queries, head dim 128. Pages lie in random order; every list ends in a partly filled page. HISTOGRAM.csv
-// has, for heads of a real model, how many of its tokens are in each tier (README.md): the benchmark's heads take its lines in turn.
+// `ms`: pages come from memory, each reading has pages of its own; plans and code may be in caches. `cold_ms`: nothing is.
+// Llama-8B's attention: 8 kv heads x 4 queries, head dim 128. Pages lie in random order; every list ends in a partly filled page.
+// HISTOGRAM.csv has, for heads of a real model, how many of its tokens are in each tier (README.md): the benchmark's heads take its lines
+// in turn.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -24,6 +26,7 @@ namespace {
 
 constexpr int32_t kHeadDim = 128, kGroupSize = 4, kKvHeads = 8;
 constexpr int32_t kTimes = 21;
+constexpr int64_t kBytesBetween = int64_t{256} << 20;  // read between two readings of a page: several times any cache
 constexpr const char* kTierNames[kTierCount] = {"T8", "T4", "T3", "T2", "T1"};
 // Widths of a quarter of the groups each, as a calibrated model's profiles fall.
 constexpr uint8_t kProfiles[kTierCount][4] = {{8, 8, 8, 8}, {6, 5, 4, 3}, {5, 4, 3, 2}, {4, 3, 2, 1}, {3, 2, 2, 1}};
@@ -88,9 +91,10 @@ void Measure(const AdaDecoder& decoder, const Workload& workload, const std::str
   for (int32_t head = 0; head < heads; ++head) {
     const int32_t length = workload.lengths[static_cast<size_t>(head / kKvHeads)] - static_cast<int32_t>(random() % 64);
     tokens_seen += length;
+    const Shares shares = kind == "rdr" ? histogram[static_cast<size_t>(head) % histogram.size()] : Shares(kTierCount);
     for (int32_t t = 0; t < kTierCount; ++t) {
       int32_t tokens = kind == kTierNames[t] ? length : 0;
-      if (kind == "rdr") tokens = static_cast<int32_t>(histogram[static_cast<size_t>(head) % histogram.size()][static_cast<size_t>(t)] * length);
+      if (kind == "rdr") tokens = static_cast<int32_t>(shares[static_cast<size_t>(t)] * length);
       if (tokens == 0) continue;
       const Tier tier = static_cast<Tier>(t);
       lists.push_back({.head = head, .tier = t, .first_page = static_cast<int32_t>(tiers.size()), .tokens = tokens, .skip = 0});
@@ -98,6 +102,10 @@ void Measure(const AdaDecoder& decoder, const Workload& workload, const std::str
       bytes += int64_t{tokens} * TokenBytes(tier, kHeadDim);
     }
   }
+  // As many copies of all pages, used in turn, as it takes that no cache has any from the time before.
+  const int32_t copies = static_cast<int32_t>(CeilDiv(kBytesBetween, bytes)) + 1;
+  const size_t once = tiers.size();
+  for (int32_t copy = 1; copy < copies; ++copy) tiers.insert(tiers.end(), tiers.begin(), tiers.begin() + static_cast<std::ptrdiff_t>(once));
   std::vector<PageId> pages(tiers.size());
   std::iota(pages.begin(), pages.end(), 0);
   std::shuffle(pages.begin(), pages.end(), random);
@@ -127,12 +135,12 @@ void Measure(const AdaDecoder& decoder, const Workload& workload, const std::str
   Check(sum.Allocate(4 * states), "states");
   Check(output.Allocate(4 * states * kHeadDim), "states");
   Check(result.Allocate(static_cast<int64_t>(query.size()) * 4), "output");
-  const DeviceMemory d_tiers = Upload(tier_of_page), d_pages = Upload(pages), d_lists = Upload(lists), d_head_lists = Upload(plan.head_lists),
-                     d_parts = Upload(plan.parts), d_worker_parts = Upload(plan.worker_parts), d_states = Upload(plan.states),
-                     d_planes = Upload(planes), d_maps = Upload(maps), d_query = Upload(query);
+  const DeviceMemory d_tiers = Upload(tier_of_page), d_pages = Upload(pages), d_lists = Upload(lists),
+                     d_head_lists = Upload(plan.head_lists), d_parts = Upload(plan.parts), d_worker_parts = Upload(plan.worker_parts),
+                     d_states = Upload(plan.states), d_planes = Upload(planes), d_maps = Upload(maps), d_query = Upload(query);
   Check(FillPages(nullptr, arena.data(), static_cast<int64_t>(pages.size()), kHeadDim, d_tiers.data()), "pages");
   const AdaHeads on_device = {.maps = d_maps.data<float>(), .centres = nullptr, .planes = d_planes.data<AdaPlanes>()};
-  const AdaBatch batch = {.shape = {.head_dim = kHeadDim, .group = kGroupSize, .scale = 1 / std::sqrt(static_cast<float>(kHeadDim)),
+  AdaBatch batch = {.shape = {.head_dim = kHeadDim, .group = kGroupSize, .scale = 1 / std::sqrt(static_cast<float>(kHeadDim)),
                                     .page_bytes = PageBytes(kHeadDim)},
                           .rows = rows, .kv_heads = kKvHeads, .query = d_query.data<float>(), .arena = arena.data(),
                           .pages = d_pages.data<PageId>(), .lists = d_lists.data<AdaList>(),
@@ -140,12 +148,21 @@ void Measure(const AdaDecoder& decoder, const Workload& workload, const std::str
                           .parts = d_parts.data<AdaPart>(), .worker_parts = d_worker_parts.data<int32_t>(),
                           .head_states = d_states.data<AdaHeadStates>(), .digits = digits.data(),
                           .states = {max.data<float>(), sum.data<float>(), output.data<float>()}, .output = result.data<float>()};
-  double all = 0, prepare = 0, read = 0, merge = 0;
-  Check(MedianMilliseconds(nullptr, kTimes, [&] { return decoder.Attend(nullptr, on_device, batch); }, &all), "attend");
-  Check(MedianMilliseconds(nullptr, kTimes, [&] { return decoder.Prepare(nullptr, on_device, batch); }, &prepare), "prepare");
-  Check(MedianMilliseconds(nullptr, kTimes, [&] { return decoder.Read(nullptr, on_device, batch); }, &read), "read");
-  Check(MedianMilliseconds(nullptr, kTimes, [&] { return decoder.Merge(nullptr, batch); }, &merge), "merge");
-  std::printf("%s,%s,%.4f,%.4f,%.4f,%.4f,%lld,%.3f,%.3f,%d\n", workload.name.c_str(), kind.c_str(), all, prepare, read, merge,
+  const auto measure = [&](bool cold, auto&& work) {
+    double ms = 0;
+    const auto one = [&](int32_t i) {
+      batch.pages = d_pages.data<PageId>() + static_cast<size_t>(i % copies) * once;
+      return work();
+    };
+    Check(MedianMilliseconds(nullptr, kTimes, cold, one, &ms), "attention");
+    return ms;
+  };
+  const double all = measure(false, [&] { return decoder.Attend(nullptr, on_device, batch); });
+  const double cold = measure(true, [&] { return decoder.Attend(nullptr, on_device, batch); });
+  const double prepare = measure(false, [&] { return decoder.Prepare(nullptr, on_device, batch); });
+  const double read = measure(false, [&] { return decoder.Read(nullptr, on_device, batch); });
+  const double merge = measure(false, [&] { return decoder.Merge(nullptr, batch); });
+  std::printf("%s,%s,%.4f,%.4f,%.4f,%.4f,%.4f,%lld,%.3f,%.3f,%d\n", workload.name.c_str(), kind.c_str(), all, cold, prepare, read, merge,
               static_cast<long long>(bytes), static_cast<double>(bytes) / all * 1e-9,
               static_cast<double>(bytes) * 8 / (2.0 * kHeadDim * static_cast<double>(tokens_seen)), plan.state_count);
   std::fflush(stdout);
@@ -164,7 +181,7 @@ int Main(int argc, char** argv) {
   double copy = 0;
   Check(CopySpeed(nullptr, &copy), "copy");
   std::printf("# copy %.3f TB/s; %d workers\n", copy * 1e-12, decoder.workers());
-  std::printf("workload,pages,ms,prepare_ms,read_ms,merge_ms,code_bytes,tb_per_s,bits,states\n");
+  std::printf("workload,pages,ms,cold_ms,prepare_ms,read_ms,merge_ms,code_bytes,tb_per_s,bits,states\n");
   for (const Workload& workload : Workloads()) {
     for (const std::string& kind : kinds) {
       if (kind == "rdr" && histogram.empty()) continue;

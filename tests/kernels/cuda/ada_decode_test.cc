@@ -295,7 +295,8 @@ TEST_CASE("The device reads every width of a key's group where it lies, groups w
       CheckBatch("width " + std::to_string(width) + " at " + std::to_string(at), batch);
     }
   }
-  for (const std::vector<uint8_t>& widths : {std::vector<uint8_t>{8, 8, 6, 5, 3, 3, 2, 1}, {6, 6, 6, 6, 6, 6, 0, 0}, {5, 5, 5, 5, 5, 5, 5, 1},
+  for (const std::vector<uint8_t>& widths : {std::vector<uint8_t>{8, 8, 6, 5, 3, 3, 2, 1}, {6, 6, 6, 6, 6, 6, 0, 0},
+                                            {5, 5, 5, 5, 5, 5, 5, 1},
                                             {3, 3, 3, 3, 3, 3, 3, 3}, {1, 1, 1, 1, 1, 1, 1, 1}, {0, 0, 0, 0, 0, 0, 0, 0},
                                             {8, 8, 8, 8, 4, 0, 0, 0}, {0, 1, 2, 3, 4, 5, 6, 8}}) {
     Batch batch(128, 4, 1, 1, 5, 4);
@@ -361,7 +362,8 @@ TEST_CASE("On the device one sink 8 to 14 nats above 131,072 diffuse tokens, val
         pages.Write();
         for (const int32_t workers : {1, 0}) {  // one long chain of steps, and as served
           batch.workers = workers;
-          CheckBatch("sink " + NameOf(tier) + " gap " + std::to_string(gap) + (spread ? " spread" : "") + " workers " + std::to_string(workers),
+          CheckBatch("sink " + NameOf(tier) + " gap " + std::to_string(gap) + (spread ? " spread" : "") + " workers " +
+                         std::to_string(workers),
                      batch);
         }
       }
