@@ -161,7 +161,7 @@ struct Coded {
 
 // Codes one vector.   x: this lane's coordinate of each group; codes: the same
 template <int kGroups>
-__device__ inline Coded EncodeVector(const HalfWarp& team, const float (&x)[kGroups], const GroupWidths& widths, const DeviceMetric& metric,
+__device__ inline Coded EncodeVector(const HalfWarp& team, const float (&x)[kGroups], const GroupWidths<kGroups>& widths, const DeviceMetric& metric,
                                      bool wide, const GroupScratch<kGroups>& scratch, uint32_t (&codes)[kGroups]) {
   float squares = 0, largest = 0;
 #pragma unroll
@@ -217,7 +217,7 @@ __global__ void __launch_bounds__(kCodecThreads, 2) EncodeKernel(const DeviceGeo
   const GroupScratch<kGroups> scratch = ScratchOf<kGroups>(shared, row);
   const bool wide = slot.tier == Tier::kT8;
   const int tile = slot.slot / kTokenTile, index = slot.slot % kTokenTile;
-  const GroupWidths key_widths = KeyWidthsOf(geometry, slot.tier), value_widths = ValueWidthsOf(slot.tier);
+  const GroupWidths<kGroups> key_widths = KeyWidthsOf<kGroups>(geometry, slot.tier), value_widths = ValueWidthsOf<kGroups>(slot.tier);
   float x[kGroups];
   uint32_t codes[kGroups];
 

@@ -61,14 +61,15 @@ __device__ inline void PageLogits(const SampleShape& shape, const uint32_t (&a)[
 #pragma unroll
   for (int s = 0; s < kSteps; ++s, at += 16 * 32) {
     uint32_t b[4];
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
-                 : "r"(at));
+    asm("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+        : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
+        : "r"(at)
+        : "memory");
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
-      asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                   : "+f"(c[n][0]), "+f"(c[n][1]), "+f"(c[n][2]), "+f"(c[n][3])
-                   : "r"(a[s][0]), "r"(a[s][1]), "r"(a[s][2]), "r"(a[s][3]), "r"(b[2 * n]), "r"(b[2 * n + 1]));
+      asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+          : "+f"(c[n][0]), "+f"(c[n][1]), "+f"(c[n][2]), "+f"(c[n][3])
+          : "r"(a[s][0]), "r"(a[s][1]), "r"(a[s][2]), "r"(a[s][3]), "r"(b[2 * n]), "r"(b[2 * n + 1]));
     }
   }
 #pragma unroll
@@ -229,7 +230,8 @@ void Launch(Stream stream, const SampleShape& shape, const uint8_t* arena, const
   constexpr int kBytes = kPagesAtOnce * kSteps * 16 * kExactTokensPerPage * 2;
   static_assert(kBytes <= 46 * 1024, "what a block gets without asking, the sums of warps apart");
   const auto blocks = [](int32_t n, int32_t each) { return static_cast<unsigned>((n + each - 1) / each); };
-  const dim3 states(blocks(shape.queries_max, kSampleQueryTile), blocks(shape.tokens_max, kSampleChunkTokens), static_cast<unsigned>(count));
+  const dim3 states(blocks(shape.queries_max, kSampleQueryTile), blocks(shape.tokens_max, kSampleChunkTokens),
+                    static_cast<unsigned>(count));
   StatesKernel<kSteps><<<states, kThreads, kBytes, stream>>>(shape, arena, items);
   JoinKernel<<<static_cast<unsigned>(count), kThreads, 0, stream>>>(items);
   const dim3 tokens(blocks(shape.tokens_max, kTokensAtOnce), static_cast<unsigned>(count));

@@ -1,7 +1,7 @@
 // What sampled queries pay attention to among exact keys, on the device: ExactAttentionImpl::sample, for many heads at once.
 //
-// Logits are products of f16 numbers on the tensor cores, summed in f32; probabilities agree with the CPU's within 1e-4, relatively. Sums run
-// in an order that depends on the item alone: the same item gives the same bits, whatever else is asked in the launch.
+// Logits are products of f16 numbers on the tensor cores, summed in f32; probabilities agree with the CPU's within 1e-4, relatively. Sums
+// run in an order that depends on the item alone: the same item gives the same bits, whatever else is asked in the launch.
 // Nothing is allocated, nothing waits. Pointers are the device's.
 #ifndef SPHERICAL_KERNELS_CUDA_EXACT_SAMPLE_H_
 #define SPHERICAL_KERNELS_CUDA_EXACT_SAMPLE_H_

@@ -8,6 +8,7 @@
 //   append   the newest token of every head of so many sequences, raw keys and values in f32, into T8 pages: microseconds a step
 //   demote   whole pages: GB/s of the bytes that it takes in
 //   ladders  nanoseconds a token of a head
+//   sample   1,024 queries (256 positions of 4 heads) of every head about its 4,096 exact tokens: microseconds a token of all heads
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -17,6 +18,7 @@
 #include <vector>
 
 #include "kernels/cuda/codec.h"
+#include "kernels/cuda/exact_sample.h"
 #include "tests/bench/median.h"
 
 namespace spherical::kernels::cuda {
@@ -58,6 +60,7 @@ class Bench {
     Demote(Tier::kT4, Tier::kT3);
     Demote(Tier::kT3, Tier::kT2);
     Ladders();
+    Sample();
   }
 
  private:
@@ -208,6 +211,30 @@ class Bench {
       Check(cuda::Ladders(stream_.get(), kHeadDim, losses, device_items, static_cast<int32_t>(items.size()), steps));
     });
     std::printf("ladders  T4           %8.4f ns a token of a head\n", seconds / kHeads / kTokens * 1e9);
+  }
+
+  void Sample() {
+    constexpr int32_t kQueries = 1024, kPages = kTokens / kTokenTile;
+    const int32_t rows = kTokens / kSampleChunkTokens + 1;
+    SampleState* const states = Put(std::vector<SampleState>(static_cast<size_t>(kHeads) * rows * kQueries));
+    float* const sums = Put(std::vector<float>(2 * kHeads * kTokens));
+    int32_t* const counted = Put(std::vector<int32_t>(kHeads));
+    std::vector<PageId> pages(kHeads * kPages);
+    for (size_t i = 0; i < pages.size(); ++i) pages[i] = static_cast<PageId>(i);
+    const PageId* const device_pages = Put(pages);
+    std::vector<SampleItem> items;
+    for (int32_t head = 0; head < kHeads; ++head) {
+      items.push_back({.query_pages = device_pages + (head + 1) % kHeads * kPages, .first_vector = 0, .ring = kQueries,
+                       .queries = kQueries, .pages = device_pages + head * kPages, .tokens = kTokens,
+                       .states = states + int64_t{head} * rows * kQueries, .mean = sums + 2 * head * kTokens,
+                       .square = sums + (2 * head + 1) * kTokens, .counted = counted + head});
+    }
+    const SampleItem* const device_items = Put(items);
+    const SampleShape shape = {.head_dim = kHeadDim, .scale = 0.01f, .softcap = 0, .page_bytes = PageBytes(kHeadDim),
+                               .queries_max = kQueries, .tokens_max = kTokens};
+    const double seconds = Seconds([&] { Check(SampleExact(stream_.get(), shape, exact_, device_items, kHeads)); });
+    std::printf("sample                %8.3f us a token of all heads  %6.1f TFLOP/s, logits counted twice\n", seconds / kTokens * 1e6,
+                4e-12 * kQueries * kHeads * kTokens * kHeadDim / seconds);
   }
 
   OwnStream stream_;

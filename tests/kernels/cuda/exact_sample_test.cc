@@ -93,7 +93,8 @@ TEST_CASE("Sampled attention on the device is the CPU's within 1e-4, and the sam
       for (size_t i = 0; i < items.size(); ++i) {
         const size_t tokens = static_cast<size_t>(items[i].tokens);
         const std::vector<float> mean = device.Get(items[i].mean, tokens), square = device.Get(items[i].square, tokens);
-        INFO("D " << head_dim << " softcap " << softcap << " case " << i << ": " << items[i].queries << " queries, " << tokens << " tokens");
+        INFO("D " << head_dim << " softcap " << softcap << " case " << i << ": " << items[i].queries << " queries, " << tokens
+                  << " tokens");
         CHECK(device.Get(items[i].counted, 1)[0] == wants[i].counted);
         size_t wrong = 0, first = 0;
         double worst = 0;
