@@ -25,8 +25,8 @@ __device__ inline void Requantise(const HalfWarp& team, const float (&points)[kG
 
 // Reads one vector and requantises it; returns its radius. With the same tier on both sides codes and radius stay.
 template <int kGroups, bool kKeys>
-__device__ inline uint16_t DemoteVector(const HalfWarp& team, const uint8_t* tile, int index, const GroupWidths<kGroups>& from, uint16_t radius,
-                                        bool wide, bool same_tier, const GroupWidths<kGroups>& to, const DeviceMetric& metric,
+__device__ inline uint16_t DemoteVector(const HalfWarp& team, const uint8_t* tile, int index, const GroupWidths<kGroups>& from,
+                                        uint16_t radius, bool wide, bool same_tier, const GroupWidths<kGroups>& to, const DeviceMetric& metric,
                                         const GroupScratch<kGroups>& scratch, uint32_t (&codes)[kGroups]) {
 #pragma unroll
   for (int g = 0; g < kGroups; ++g) {
@@ -95,7 +95,8 @@ __global__ void __launch_bounds__(kCodecThreads, 2) DemoteKernel(const DeviceGeo
       const int index = NthToken(item.which, nth), slot = item.from_tile * kTokenTile + index;
       const bool wide = item.from == Tier::kT8, same_tier = item.from == item.to;
       utility = __ldcg(item.from_page + from.utilities + slot);
-      key = DemoteVector<kGroups, true>(team, item.from_page + item.from_tile * from.key_tile, index, KeyWidthsOf<kGroups>(geometry, item.from),
+      key = DemoteVector<kGroups, true>(team, item.from_page + item.from_tile * from.key_tile, index,
+                                        KeyWidthsOf<kGroups>(geometry, item.from),
                                         LoadHalf(item.from_page + from.key_radii + 2 * slot), wide, same_tier, key_widths,
                                         {geometry.importance, geometry.shaping}, scratch, key_codes);
       value = DemoteVector<kGroups, false>(team, item.from_page + from.values + item.from_tile * from.value_tile, index,

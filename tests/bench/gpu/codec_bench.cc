@@ -5,6 +5,7 @@
 //
 // Prints, each the median of repetitions of a launch and the wait for it:
 //   encode   exact pages to codes, 4,096 tokens of every head: microseconds a token (all heads), GB/s of exact pages
+//   weigh    what the four tiers would lose, nothing written: microseconds a token
 //   append   the newest token of every head of so many sequences, raw keys and values in f32, into T8 pages: microseconds a step
 //   demote   whole pages: GB/s of the bytes that it takes in
 //   ladders  nanoseconds a token of a head
@@ -54,6 +55,7 @@ class Bench {
 
   void Run() {
     for (int32_t t = 0; t < 4; ++t) Encode(static_cast<Tier>(t));
+    Weigh();
     for (const int32_t sequences : {1, 8, 16, 32, 128}) Append(sequences);
     Demote(Tier::kT8, Tier::kT8);
     Demote(Tier::kT8, Tier::kT4);
@@ -134,7 +136,7 @@ class Bench {
     const CodedSlot* const device_slots = Put(slots);
     std::vector<EncodeItem> items;
     for (int32_t i = 0; i < kHeads * kTokens / kTokenTile; ++i) {
-      items.push_back({.head = i / (kTokens / kTokenTile), .rows = kTokenTile, .source = TokenSource::kExactPage, .first = 0,
+      items.push_back({.head = i / (kTokens / kTokenTile), .rows = kTokenTile, .codings = 1, .source = TokenSource::kExactPage, .first = 0,
                        .keys = exact_ + int64_t{i} * PageBytes(kHeadDim), .values = nullptr, .key_stride = 0, .value_stride = 0,
                        .slots = device_slots + i * kTokenTile, .errors = nullptr});
     }
@@ -145,6 +147,29 @@ class Bench {
     std::printf("encode   %s           %8.3f us a token of all heads  %6.1f M tokens of a head/s  %6.1f GB/s of exact pages\n",
                 kTierNames[static_cast<int32_t>(tier)], seconds / kTokens * 1e6, kHeads * 1e-6 * kTokens / seconds,
                 1e-9 * kHeads * kTokens * 4 * kHeadDim / seconds);
+  }
+
+  void Weigh() {
+    std::vector<CodedSlot> slots;
+    for (int32_t t = 0; t < 4; ++t) {
+      for (int32_t i = 0; i < kTokenTile; ++i) {
+        slots.push_back({.page = nullptr, .slot = 0, .tier = static_cast<Tier>(t), .utility = 0, .noted = false});
+      }
+    }
+    const CodedSlot* const device_slots = Put(slots);
+    const int64_t codings = int64_t{4} * kHeads * kTokens;
+    CodingError* const errors = reinterpret_cast<CodingError*>(Room(codings * static_cast<int64_t>(sizeof(CodingError))));
+    std::vector<EncodeItem> items;
+    for (int32_t i = 0; i < kHeads * kTokens / kTokenTile; ++i) {
+      items.push_back({.head = i / (kTokens / kTokenTile), .rows = kTokenTile, .codings = 4, .source = TokenSource::kExactPage, .first = 0,
+                       .keys = exact_ + int64_t{i} * PageBytes(kHeadDim), .values = nullptr, .key_stride = 0, .value_stride = 0,
+                       .slots = device_slots, .errors = errors + int64_t{4} * kTokenTile * i});
+    }
+    const EncodeItem* const device_items = Put(items);
+    const double seconds = Seconds([&] {
+      Check(cuda::Encode(stream_.get(), kHeadDim, geometries_, device_items, static_cast<int32_t>(items.size())));
+    });
+    std::printf("weigh    T8 T4 T3 T2  %8.3f us a token of all heads\n", seconds / kTokens * 1e6);
   }
 
   void Append(int32_t sequences) {
@@ -162,7 +187,7 @@ class Bench {
     for (int32_t head = 0; head < kHeads; ++head) {
       for (int32_t s = 0; s < sequences; s += kTokenTile) {
         const int64_t row = (int64_t{s} * kHeads + head) * 2 * kHeadDim;
-        items.push_back({.head = head, .rows = std::min(kTokenTile, sequences - s), .source = TokenSource::kRaw, .first = 0,
+        items.push_back({.head = head, .rows = std::min(kTokenTile, sequences - s), .codings = 1, .source = TokenSource::kRaw, .first = 0,
                          .keys = raw + row, .values = raw + row + kHeadDim, .key_stride = kHeads * 2 * kHeadDim,
                          .value_stride = kHeads * 2 * kHeadDim, .slots = device_slots + head * sequences + s, .errors = nullptr});
       }
