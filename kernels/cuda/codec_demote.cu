@@ -26,8 +26,9 @@ __device__ inline void Requantise(const HalfWarp& team, const float (&points)[kG
 // Reads one vector and requantises it; returns its radius. With the same tier on both sides codes and radius stay.
 template <int kGroups, bool kKeys>
 __device__ inline uint16_t DemoteVector(const HalfWarp& team, const uint8_t* tile, int index, const GroupWidths<kGroups>& from,
-                                        uint16_t radius, bool wide, bool same_tier, const GroupWidths<kGroups>& to, const DeviceMetric& metric,
-                                        const GroupScratch<kGroups>& scratch, uint32_t (&codes)[kGroups]) {
+                                        uint16_t radius, bool wide, bool same_tier, const GroupWidths<kGroups>& to,
+                                        const DeviceMetric& metric, const GroupScratch<kGroups>& scratch,
+                                        uint32_t (&codes)[kGroups]) {
 #pragma unroll
   for (int g = 0; g < kGroups; ++g) {
     codes[g] = GetGroup<kKeys>(team, tile, from[g], index);
