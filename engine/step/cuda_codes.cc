@@ -312,6 +312,7 @@ void CudaCodes::PutEntries(int32_t layer) {
       const int64_t at = (int64_t{first} * spec_.kv_heads + kv_head) * d;
       entries_.push_back({.head = layer * spec_.kv_heads + kv_head,
                           .rows = std::min(kTokenTile, rows_ - first),
+                          .codings = 1,
                           .source = kernels::cuda::TokenSource::kRaw,
                           .first = 0,
                           .keys = raw_key_ + at,
@@ -370,6 +371,7 @@ void CudaCodes::Seal(const RetierItem& item) {
     const PageId page = pages.exact[static_cast<size_t>((first - pages.exact_begin) / kTile)];
     seals_.push_back({.head = item.head,
                       .rows = rows,
+                      .codings = 1,
                       .source = kernels::cuda::TokenSource::kExactPage,
                       .first = 0,
                       .keys = arenas_.exact + page * arenas_.exact_page_bytes,

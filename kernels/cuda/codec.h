@@ -54,17 +54,18 @@ enum class TokenSource : int32_t {
 };
 
 // Up to sixteen tokens of one head, wherever each of them goes: a page of a sequence that is sealed, or one token each of as many
-// sequences that decode.
+// sequences that decode. A token may be coded several times, into different tiers, which costs less than as many items.
 struct EncodeItem {
   int32_t head;
-  int32_t rows;  // 1 to kTokenTile
+  int32_t rows;     // 1 to kTokenTile
+  int32_t codings;  // of each row
   TokenSource source;
   int32_t first;                     // slot of an exact page
   const void* keys;
   const float* values;
   int64_t key_stride, value_stride;  // floats between rows
-  const CodedSlot* slots;            // [rows]
-  CodingError* errors;               // [rows], or null
+  const CodedSlot* slots;            // [codings, rows]
+  CodingError* errors;               // [codings, rows], or null
 };
 CudaStatus Encode(Stream stream, int32_t head_dim, const DeviceGeometry* geometries, const EncodeItem* items, int32_t count);
 

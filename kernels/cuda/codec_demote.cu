@@ -11,7 +11,7 @@ struct Requantised {
 };
 
 template <int kGroups>
-__device__ inline void Requantise(const HalfWarp& team, const float (&points)[kGroups], const GroupWidths& widths,
+__device__ inline void Requantise(const HalfWarp& team, const float (&points)[kGroups], const GroupWidths<kGroups>& widths,
                                   const DeviceMetric& metric, float shrink, const GroupScratch<kGroups>& scratch,
                                   Requantised<kGroups>& out) {
   float u[kGroups];
@@ -25,9 +25,10 @@ __device__ inline void Requantise(const HalfWarp& team, const float (&points)[kG
 
 // Reads one vector and requantises it; returns its radius. With the same tier on both sides codes and radius stay.
 template <int kGroups, bool kKeys>
-__device__ inline uint16_t DemoteVector(const HalfWarp& team, const uint8_t* tile, int index, const GroupWidths& from, uint16_t radius,
-                                        bool wide, bool same_tier, const GroupWidths& to, const DeviceMetric& metric,
-                                        const GroupScratch<kGroups>& scratch, uint32_t (&codes)[kGroups]) {
+__device__ inline uint16_t DemoteVector(const HalfWarp& team, const uint8_t* tile, int index, const GroupWidths<kGroups>& from,
+                                        uint16_t radius, bool wide, bool same_tier, const GroupWidths<kGroups>& to,
+                                        const DeviceMetric& metric, const GroupScratch<kGroups>& scratch,
+                                        uint32_t (&codes)[kGroups]) {
 #pragma unroll
   for (int g = 0; g < kGroups; ++g) {
     codes[g] = GetGroup<kKeys>(team, tile, from[g], index);
@@ -87,7 +88,7 @@ __global__ void __launch_bounds__(kCodecThreads, 2) DemoteKernel(const DeviceGeo
     const bool active = nth < __popc(item.which);
     const DeviceGeometry& geometry = geometries[item.head];
     const TierLayout &from = layouts.of[static_cast<int>(item.from)], &to = layouts.of[static_cast<int>(item.to)];
-    const GroupWidths key_widths = KeyWidthsOf(geometry, item.to), value_widths = ValueWidthsOf(item.to);
+    const GroupWidths<kGroups> key_widths = KeyWidthsOf<kGroups>(geometry, item.to), value_widths = ValueWidthsOf<kGroups>(item.to);
     uint32_t key_codes[kGroups], value_codes[kGroups];
     uint16_t key = 0, value = 0;
     uint8_t utility = 0;
@@ -95,11 +96,12 @@ __global__ void __launch_bounds__(kCodecThreads, 2) DemoteKernel(const DeviceGeo
       const int index = NthToken(item.which, nth), slot = item.from_tile * kTokenTile + index;
       const bool wide = item.from == Tier::kT8, same_tier = item.from == item.to;
       utility = __ldcg(item.from_page + from.utilities + slot);
-      key = DemoteVector<kGroups, true>(team, item.from_page + item.from_tile * from.key_tile, index, KeyWidthsOf(geometry, item.from),
+      key = DemoteVector<kGroups, true>(team, item.from_page + item.from_tile * from.key_tile, index,
+                                        KeyWidthsOf<kGroups>(geometry, item.from),
                                         LoadHalf(item.from_page + from.key_radii + 2 * slot), wide, same_tier, key_widths,
                                         {geometry.importance, geometry.shaping}, scratch, key_codes);
       value = DemoteVector<kGroups, false>(team, item.from_page + from.values + item.from_tile * from.value_tile, index,
-                                           ValueWidthsOf(item.from), LoadHalf(item.from_page + from.value_radii + 2 * slot), wide,
+                                           ValueWidthsOf<kGroups>(item.from), LoadHalf(item.from_page + from.value_radii + 2 * slot), wide,
                                            same_tier, value_widths, {nullptr, nullptr}, scratch, value_codes);
     }
     __syncthreads();

@@ -161,8 +161,9 @@ struct Coded {
 
 // Codes one vector.   x: this lane's coordinate of each group; codes: the same
 template <int kGroups>
-__device__ inline Coded EncodeVector(const HalfWarp& team, const float (&x)[kGroups], const GroupWidths& widths, const DeviceMetric& metric,
-                                     bool wide, const GroupScratch<kGroups>& scratch, uint32_t (&codes)[kGroups]) {
+__device__ inline Coded EncodeVector(const HalfWarp& team, const float (&x)[kGroups], const GroupWidths<kGroups>& widths,
+                                     const DeviceMetric& metric, bool wide, const GroupScratch<kGroups>& scratch,
+                                     uint32_t (&codes)[kGroups]) {
   float squares = 0, largest = 0;
 #pragma unroll
   for (int g = 0; g < kGroups; ++g) {
@@ -191,6 +192,29 @@ __device__ inline Coded EncodeVector(const HalfWarp& team, const float (&x)[kGro
   return {stored, sound ? errors : 0};
 }
 
+// Codes one token, its key mapped and its value rotated, and writes it where it goes.
+template <int kGroups>
+__device__ inline CodingError CodeToken(const HalfWarp& team, const float (&z)[kGroups], const float (&v)[kGroups],
+                                        const DeviceGeometry& geometry, const TierLayout& layout, const CodedSlot& slot,
+                                        const GroupScratch<kGroups>& scratch) {
+  const bool wide = slot.tier == Tier::kT8;
+  const int tile = slot.slot / kTokenTile, index = slot.slot % kTokenTile;
+  const GroupWidths<kGroups> key_widths = KeyWidthsOf<kGroups>(geometry, slot.tier), value_widths = ValueWidthsOf<kGroups>(slot.tier);
+  uint32_t codes[kGroups];
+  const Coded key = EncodeVector<kGroups>(team, z, key_widths, {geometry.importance, geometry.shaping}, wide, scratch, codes);
+  if (slot.page != nullptr) PutVector<kGroups, true>(team, codes, key_widths, slot.page + tile * layout.key_tile, index);
+  const Coded value = EncodeVector<kGroups>(team, v, value_widths, {nullptr, nullptr}, wide, scratch, codes);
+  if (slot.page != nullptr) {
+    PutVector<kGroups, false>(team, codes, value_widths, slot.page + layout.values + tile * layout.value_tile, index);
+    if (team.lane == 0) {
+      StoreHalf(slot.page + layout.key_radii + 2 * slot.slot, key.radius);
+      StoreHalf(slot.page + layout.value_radii + 2 * slot.slot, value.radius);
+      if (slot.noted) slot.page[layout.utilities + slot.slot] = slot.utility;
+    }
+  }
+  return {key.error, value.error};
+}
+
 template <int kGroups>
 __global__ void __launch_bounds__(kCodecThreads, 2) EncodeKernel(const DeviceGeometry* geometries, const EncodeItem* items,
                                                                  const __grid_constant__ TierLayouts layouts) {
@@ -212,37 +236,20 @@ __global__ void __launch_bounds__(kCodecThreads, 2) EncodeKernel(const DeviceGeo
   }
   if (row >= item.rows) return;
 
-  const CodedSlot slot = item.slots[row];
-  const TierLayout& layout = layouts.of[static_cast<int>(slot.tier)];
   const GroupScratch<kGroups> scratch = ScratchOf<kGroups>(shared, row);
-  const bool wide = slot.tier == Tier::kT8;
-  const int tile = slot.slot / kTokenTile, index = slot.slot % kTokenTile;
-  const GroupWidths key_widths = KeyWidthsOf(geometry, slot.tier), value_widths = ValueWidthsOf(slot.tier);
-  float x[kGroups];
-  uint32_t codes[kGroups];
-
+  float key[kGroups], value[kGroups];
 #pragma unroll
   for (int g = 0; g < kGroups; ++g) {
-    x[g] = item.source == TokenSource::kMapped ? static_cast<const float*>(item.keys)[row * item.key_stride + 16 * g + team.lane]
-                                               : scratch.points[GroupScratch<kGroups>::kStride * g + team.lane];
+    key[g] = item.source == TokenSource::kMapped ? static_cast<const float*>(item.keys)[row * item.key_stride + 16 * g + team.lane]
+                                                 : scratch.points[GroupScratch<kGroups>::kStride * g + team.lane];
   }
+  LoadValue<kGroups>(team, item, row, value);
   team.Sync();  // z was read before the scratch is used anew
-  const Coded key = EncodeVector<kGroups>(team, x, key_widths, {geometry.importance, geometry.shaping}, wide, scratch, codes);
-  if (slot.page != nullptr) PutVector<kGroups, true>(team, codes, key_widths, slot.page + tile * layout.key_tile, index);
-
-  LoadValue<kGroups>(team, item, row, x);
-  const Coded value = EncodeVector<kGroups>(team, x, value_widths, {nullptr, nullptr}, wide, scratch, codes);
-  if (slot.page != nullptr) {
-    PutVector<kGroups, false>(team, codes, value_widths, slot.page + layout.values + tile * layout.value_tile, index);
+  for (int32_t i = row; i < item.codings * item.rows; i += item.rows) {
+    const CodedSlot slot = item.slots[i];
+    const CodingError error = CodeToken<kGroups>(team, key, value, geometry, layouts.of[static_cast<int>(slot.tier)], slot, scratch);
+    if (team.lane == 0 && item.errors != nullptr) item.errors[i] = error;
   }
-
-  if (team.lane != 0) return;
-  if (slot.page != nullptr) {
-    StoreHalf(slot.page + layout.key_radii + 2 * slot.slot, key.radius);
-    StoreHalf(slot.page + layout.value_radii + 2 * slot.slot, value.radius);
-    if (slot.noted) slot.page[layout.utilities + slot.slot] = slot.utility;
-  }
-  if (item.errors != nullptr) item.errors[row] = {key.error, value.error};
 }
 
 }  // namespace

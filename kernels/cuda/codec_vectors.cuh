@@ -69,20 +69,32 @@ struct GroupScratch {
   uint8_t* codes;  // [kFloats]   unsigned ones
 };
 
-// Widths of a vector's groups: a key's differ, a value's do not.
+// Widths of a vector's groups, in registers: pages are bytes, and after a byte is stored the compiler would read widths anew.
+template <int kGroups>
 struct GroupWidths {
-  const uint8_t* key;  // null: a value
-  int value;
-  __device__ int operator[](int group) const { return key != nullptr ? key[group] : value; }
+  uint32_t packed[(kGroups + 3) / 4];
+  __device__ int operator[](int group) const { return static_cast<int>(packed[group / 4] >> (8 * (group % 4)) & 255); }
 };
-__device__ inline GroupWidths KeyWidthsOf(const DeviceGeometry& geometry, Tier tier) {
-  return {geometry.widths[static_cast<int>(tier)], 0};
+// A key's differ, a value's do not.
+template <int kGroups>
+__device__ inline GroupWidths<kGroups> KeyWidthsOf(const DeviceGeometry& geometry, Tier tier) {
+  GroupWidths<kGroups> widths;
+  const uint32_t* const words = reinterpret_cast<const uint32_t*>(geometry.widths[static_cast<int>(tier)]);
+#pragma unroll
+  for (int i = 0; i < (kGroups + 3) / 4; ++i) widths.packed[i] = words[i];
+  return widths;
 }
-__device__ inline GroupWidths ValueWidthsOf(Tier tier) {
+template <int kGroups>
+__device__ inline GroupWidths<kGroups> ValueWidthsOf(Tier tier) {
   const int t = static_cast<int>(tier);
-  return {nullptr, t == 0 ? ValueWidth(Tier::kT8) : t == 1 ? ValueWidth(Tier::kT4) : t == 2 ? ValueWidth(Tier::kT3)
-                   : t == 3 ? ValueWidth(Tier::kT2) : ValueWidth(Tier::kT1)};
+  const int width = t == 0 ? ValueWidth(Tier::kT8) : t == 1 ? ValueWidth(Tier::kT4) : t == 2 ? ValueWidth(Tier::kT3)
+                    : t == 3 ? ValueWidth(Tier::kT2) : ValueWidth(Tier::kT1);
+  GroupWidths<kGroups> widths;
+#pragma unroll
+  for (int i = 0; i < (kGroups + 3) / 4; ++i) widths.packed[i] = 0x01010101u * static_cast<uint32_t>(width);
+  return widths;
 }
+static_assert(sizeof(DeviceGeometry) % 4 == 0 && kGroupsMax % 4 == 0);
 
 // What a vector's coordinates weigh (codec.h). importance null: one each. shaping null: they do not weigh on each other.
 struct DeviceMetric {
@@ -145,7 +157,7 @@ __device__ inline void QuantiseGroup(int width, const float* shaping, float* poi
 }
 
 template <int kGroups>
-__device__ inline void QuantiseVector(const HalfWarp& team, const float (&u)[kGroups], const GroupWidths& widths,
+__device__ inline void QuantiseVector(const HalfWarp& team, const float (&u)[kGroups], const GroupWidths<kGroups>& widths,
                                       const DeviceMetric& metric, const GroupScratch<kGroups>& scratch, Quantised<kGroups>& out) {
   constexpr int kStride = GroupScratch<kGroups>::kStride;
   if (metric.shaping != nullptr) {
@@ -154,7 +166,10 @@ __device__ inline void QuantiseVector(const HalfWarp& team, const float (&u)[kGr
     team.Sync();
     if (team.lane < kGroups) {
       const int at = kStride * team.lane;
-      QuantiseGroup(widths[team.lane], metric.shaping + 256 * team.lane, scratch.points + at, scratch.vector + at, scratch.codes + at);
+      int width = 0;  // this lane's: a register has no run-time index
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g) width = g == team.lane ? widths[g] : width;
+      QuantiseGroup(width, metric.shaping + 256 * team.lane, scratch.points + at, scratch.vector + at, scratch.codes + at);
     }
     team.Sync();
 #pragma unroll
@@ -186,8 +201,11 @@ __device__ inline void QuantiseVector(const HalfWarp& team, const float (&u)[kGr
   out.norm = team.FoldSum(norm);
 }
 
-// Bits of a word that other tokens share. Theirs may change meanwhile, ours cannot: we alone write them, once a launch.
-__device__ inline void MergeWord(uint32_t* word, uint32_t bits, uint32_t mask) { atomicXor(word, (__ldcg(word) ^ bits) & mask); }
+// Bits of a word that other tokens share. Nobody waits for either step, and no one else looks at our bits between them.
+__device__ inline void MergeWord(uint32_t* word, uint32_t bits, uint32_t mask) {
+  atomicAnd(word, bits | ~mask);
+  atomicOr(word, bits);
+}
 
 // Codes of one group, a coordinate a lane, to or from a block: a key's are a row, a value's a column (page_layout.h). Pages are read past
 // the first cache, which does not see what other blocks of the launch merge into a word.
@@ -241,7 +259,7 @@ __device__ inline uint32_t GetGroup(const HalfWarp& team, const uint8_t* block, 
 }
 
 template <int kGroups, bool kKeys>
-__device__ inline void PutVector(const HalfWarp& team, const uint32_t (&codes)[kGroups], const GroupWidths& widths, uint8_t* tile,
+__device__ inline void PutVector(const HalfWarp& team, const uint32_t (&codes)[kGroups], const GroupWidths<kGroups>& widths, uint8_t* tile,
                                  int index) {
 #pragma unroll
   for (int g = 0; g < kGroups; ++g) {

@@ -5,9 +5,11 @@
 //
 // Prints, each the median of repetitions of a launch and the wait for it:
 //   encode   exact pages to codes, 4,096 tokens of every head: microseconds a token (all heads), GB/s of exact pages
+//   weigh    what the four tiers would lose, nothing written: microseconds a token
 //   append   the newest token of every head of so many sequences, raw keys and values in f32, into T8 pages: microseconds a step
 //   demote   whole pages: GB/s of the bytes that it takes in
 //   ladders  nanoseconds a token of a head
+//   sample   1,024 queries (256 positions of 4 heads) of every head about its 4,096 exact tokens: microseconds a token of all heads
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -17,6 +19,7 @@
 #include <vector>
 
 #include "kernels/cuda/codec.h"
+#include "kernels/cuda/exact_sample.h"
 #include "tests/bench/median.h"
 
 namespace spherical::kernels::cuda {
@@ -52,12 +55,14 @@ class Bench {
 
   void Run() {
     for (int32_t t = 0; t < 4; ++t) Encode(static_cast<Tier>(t));
+    Weigh();
     for (const int32_t sequences : {1, 8, 16, 32, 128}) Append(sequences);
     Demote(Tier::kT8, Tier::kT8);
     Demote(Tier::kT8, Tier::kT4);
     Demote(Tier::kT4, Tier::kT3);
     Demote(Tier::kT3, Tier::kT2);
     Ladders();
+    Sample();
   }
 
  private:
@@ -131,7 +136,7 @@ class Bench {
     const CodedSlot* const device_slots = Put(slots);
     std::vector<EncodeItem> items;
     for (int32_t i = 0; i < kHeads * kTokens / kTokenTile; ++i) {
-      items.push_back({.head = i / (kTokens / kTokenTile), .rows = kTokenTile, .source = TokenSource::kExactPage, .first = 0,
+      items.push_back({.head = i / (kTokens / kTokenTile), .rows = kTokenTile, .codings = 1, .source = TokenSource::kExactPage, .first = 0,
                        .keys = exact_ + int64_t{i} * PageBytes(kHeadDim), .values = nullptr, .key_stride = 0, .value_stride = 0,
                        .slots = device_slots + i * kTokenTile, .errors = nullptr});
     }
@@ -142,6 +147,29 @@ class Bench {
     std::printf("encode   %s           %8.3f us a token of all heads  %6.1f M tokens of a head/s  %6.1f GB/s of exact pages\n",
                 kTierNames[static_cast<int32_t>(tier)], seconds / kTokens * 1e6, kHeads * 1e-6 * kTokens / seconds,
                 1e-9 * kHeads * kTokens * 4 * kHeadDim / seconds);
+  }
+
+  void Weigh() {
+    std::vector<CodedSlot> slots;
+    for (int32_t t = 0; t < 4; ++t) {
+      for (int32_t i = 0; i < kTokenTile; ++i) {
+        slots.push_back({.page = nullptr, .slot = 0, .tier = static_cast<Tier>(t), .utility = 0, .noted = false});
+      }
+    }
+    const CodedSlot* const device_slots = Put(slots);
+    const int64_t codings = int64_t{4} * kHeads * kTokens;
+    CodingError* const errors = reinterpret_cast<CodingError*>(Room(codings * static_cast<int64_t>(sizeof(CodingError))));
+    std::vector<EncodeItem> items;
+    for (int32_t i = 0; i < kHeads * kTokens / kTokenTile; ++i) {
+      items.push_back({.head = i / (kTokens / kTokenTile), .rows = kTokenTile, .codings = 4, .source = TokenSource::kExactPage, .first = 0,
+                       .keys = exact_ + int64_t{i} * PageBytes(kHeadDim), .values = nullptr, .key_stride = 0, .value_stride = 0,
+                       .slots = device_slots, .errors = errors + int64_t{4} * kTokenTile * i});
+    }
+    const EncodeItem* const device_items = Put(items);
+    const double seconds = Seconds([&] {
+      Check(cuda::Encode(stream_.get(), kHeadDim, geometries_, device_items, static_cast<int32_t>(items.size())));
+    });
+    std::printf("weigh    T8 T4 T3 T2  %8.3f us a token of all heads\n", seconds / kTokens * 1e6);
   }
 
   void Append(int32_t sequences) {
@@ -159,7 +187,7 @@ class Bench {
     for (int32_t head = 0; head < kHeads; ++head) {
       for (int32_t s = 0; s < sequences; s += kTokenTile) {
         const int64_t row = (int64_t{s} * kHeads + head) * 2 * kHeadDim;
-        items.push_back({.head = head, .rows = std::min(kTokenTile, sequences - s), .source = TokenSource::kRaw, .first = 0,
+        items.push_back({.head = head, .rows = std::min(kTokenTile, sequences - s), .codings = 1, .source = TokenSource::kRaw, .first = 0,
                          .keys = raw + row, .values = raw + row + kHeadDim, .key_stride = kHeads * 2 * kHeadDim,
                          .value_stride = kHeads * 2 * kHeadDim, .slots = device_slots + head * sequences + s, .errors = nullptr});
       }
@@ -208,6 +236,30 @@ class Bench {
       Check(cuda::Ladders(stream_.get(), kHeadDim, losses, device_items, static_cast<int32_t>(items.size()), steps));
     });
     std::printf("ladders  T4           %8.4f ns a token of a head\n", seconds / kHeads / kTokens * 1e9);
+  }
+
+  void Sample() {
+    constexpr int32_t kQueries = 1024, kPages = kTokens / kTokenTile;
+    const int32_t rows = kTokens / kSampleChunkTokens + 1;
+    SampleState* const states = Put(std::vector<SampleState>(static_cast<size_t>(kHeads) * rows * kQueries));
+    float* const sums = Put(std::vector<float>(2 * kHeads * kTokens));
+    int32_t* const counted = Put(std::vector<int32_t>(kHeads));
+    std::vector<PageId> pages(kHeads * kPages);
+    for (size_t i = 0; i < pages.size(); ++i) pages[i] = static_cast<PageId>(i);
+    const PageId* const device_pages = Put(pages);
+    std::vector<SampleItem> items;
+    for (int32_t head = 0; head < kHeads; ++head) {
+      items.push_back({.query_pages = device_pages + (head + 1) % kHeads * kPages, .first_vector = 0, .ring = kQueries,
+                       .queries = kQueries, .pages = device_pages + head * kPages, .tokens = kTokens,
+                       .states = states + int64_t{head} * rows * kQueries, .mean = sums + 2 * head * kTokens,
+                       .square = sums + (2 * head + 1) * kTokens, .counted = counted + head});
+    }
+    const SampleItem* const device_items = Put(items);
+    const SampleShape shape = {.head_dim = kHeadDim, .scale = 0.01f, .softcap = 0, .page_bytes = PageBytes(kHeadDim),
+                               .queries_max = kQueries, .tokens_max = kTokens};
+    const double seconds = Seconds([&] { Check(SampleExact(stream_.get(), shape, exact_, device_items, kHeads)); });
+    std::printf("sample                %8.3f us a token of all heads  %6.1f TFLOP/s, logits counted twice\n", seconds / kTokens * 1e6,
+                4e-12 * kQueries * kHeads * kTokens * kHeadDim / seconds);
   }
 
   OwnStream stream_;

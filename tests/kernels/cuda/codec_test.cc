@@ -125,9 +125,12 @@ TEST_CASE("The device codes to the bits of the reference: all tiers, slots, sour
       }
       for (size_t first = 0; first < slots.size();) {
         const int32_t rows = static_cast<int32_t>(std::min<size_t>(random() % 3 == 0 ? 1 + random() % 16 : 16, slots.size() - first));
-        EncodeItem item = {.head = static_cast<int32_t>(h), .rows = rows, .source = static_cast<TokenSource>(random() % 3), .first = 0,
-                           .keys = nullptr, .values = nullptr, .key_stride = head_dim + 16, .value_stride = head_dim + 4,
-                           .slots = nullptr, .errors = errors + want_errors.size()};
+        const int32_t some_codings = 1 + static_cast<int32_t>(random() % 4);
+        const int32_t codings = first + static_cast<size_t>(rows * some_codings) <= slots.size() ? some_codings : 1;
+        EncodeItem item = {.head = static_cast<int32_t>(h), .rows = rows, .codings = codings,
+                           .source = static_cast<TokenSource>(random() % 3), .first = 0, .keys = nullptr, .values = nullptr,
+                           .key_stride = head_dim + 16, .value_stride = head_dim + 4, .slots = nullptr,
+                           .errors = errors + want_errors.size()};
         std::vector<float> z(rows * head_dim), v(rows * head_dim);
         if (item.source == TokenSource::kExactPage) {
           item.first = static_cast<int32_t>(random() % static_cast<uint64_t>(17 - rows));
@@ -154,17 +157,18 @@ TEST_CASE("The device codes to the bits of the reference: all tiers, slots, sour
           }
         }
         std::vector<uint8_t> scratch(PageBytes(head_dim));
-        for (int32_t r = 0; r < rows; ++r) {
-          const CodedSlot& slot = slots[first + r];
+        for (int32_t i = 0; i < codings * rows; ++i) {
+          const int32_t r = i % rows;
+          const CodedSlot& slot = slots[first + static_cast<size_t>(i)];
           uint8_t* const page = slot.page == nullptr ? scratch.data() : want.data() + (slot.page - arena);
           want_errors.emplace_back();
           Reference().encode(heads[h]->geometry, slot.tier, &z[r * head_dim], &v[r * head_dim], 1, slot.slot, page, &want_errors.back());
           if (slot.noted) page[LayoutOf(slot.tier, head_dim).utilities + slot.slot] = slot.utility;
         }
-        item.slots = device.Put(std::vector<CodedSlot>(slots.begin() + first, slots.begin() + first + rows));
+        item.slots = device.Put(std::vector<CodedSlot>(slots.begin() + first, slots.begin() + first + codings * rows));
         if (random() % 8 == 0) item.errors = nullptr;
         items.push_back(item);
-        first += static_cast<size_t>(rows);
+        first += static_cast<size_t>(codings * rows);
       }
     }
     DeviceArrays::Check(Encode(device.stream(), head_dim, geometries, device.Put(items), static_cast<int32_t>(items.size())));
@@ -174,11 +178,11 @@ TEST_CASE("The device codes to the bits of the reference: all tiers, slots, sour
     const std::vector<CodingError> got_errors = device.Get(errors, want_errors.size());
     int32_t wrong = 0;
     for (const EncodeItem& item : items) {
-      for (int32_t r = 0; r < item.rows && item.errors != nullptr; ++r) {
+      for (int32_t r = 0; r < item.codings * item.rows && item.errors != nullptr; ++r) {
         const size_t at = static_cast<size_t>(item.errors - errors) + static_cast<size_t>(r);
         if (SameFloat(got_errors[at].key, want_errors[at].key) && SameFloat(got_errors[at].value, want_errors[at].value)) continue;
         if (wrong++ != 0) continue;
-        UNSCOPED_INFO("D " << head_dim << " head " << item.head << " source " << static_cast<int32_t>(item.source) << " row " << r
+        UNSCOPED_INFO("D " << head_dim << " head " << item.head << " source " << static_cast<int32_t>(item.source) << " coding " << r
                            << ": key error " << got_errors[at].key << " want " << want_errors[at].key << ", value error "
                            << got_errors[at].value << " want " << want_errors[at].value);
       }
