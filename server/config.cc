@@ -11,6 +11,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_replace.h"
 #include "engine/kv/kv_mode.h"
+#include "engine/step/device_choice.h"
 #include "server/json_text.h"
 
 namespace spherical::server {
@@ -30,13 +31,16 @@ std::vector<absl::string_view> KvModeNames() {
 
 bool IsKvMode(absl::string_view name) { return engine::FindKvMode({name.data(), name.size()}).has_value(); }
 
+bool IsDevice(absl::string_view name) { return engine::IsDeviceName({name.data(), name.size()}); }
+
 const std::vector<Setting>& Table() {
   static const std::vector<Setting>* const table = new std::vector<Setting>{
       {"model", "the model to serve; its name is the file's, without .gguf, or the folder's",
        Setting::Text{&Config::model, "a path to a GGUF file, or to a folder with config.json, safetensors and tokenizer.json"}},
       {"grpc.listen", "where to listen; port 0 picks a free one and logs it",
        Setting::Text{&Config::grpc_listen, "HOST:PORT with PORT in [0, 65535]"}},
-      {"device", "what runs the model", Setting::Choice{&Config::device, {"cpu"}}},
+      {"device", "what runs the model; auto: the first CUDA device that can, else the CPU",
+       Setting::Choice{&Config::device, {"cpu", "auto"}, IsDevice, "cuda:N with N from 0"}},
       {"threads", "threads that compute; 0: as many as this process may use", Setting::Integer{&Config::threads, 0, 1024}},
       {"activations", "int8: products of int8; f32: weights are dequantised, slower, for measuring quality",
        Setting::Choice{&Config::activations, {"int8", "f32"}}},
@@ -159,7 +163,6 @@ std::string ExpectedBy(const Setting& setting) {
   struct Words {
     std::string operator()(const Setting::Text& text) const { return text.what; }
     std::string operator()(const Setting::Choice& choice) const {
-      if (choice.values.size() == 1) return absl::StrCat("\"", choice.values[0], "\", the only one this build has");
       return absl::StrCat("one of \"", absl::StrJoin(choice.values, "\", \""), "\"", choice.takes != nullptr ? ", or " : "", choice.others);
     }
     std::string operator()(const Setting::Integer& integer) const {

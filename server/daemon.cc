@@ -39,7 +39,8 @@ void LogLoaded(const LoadedModel& model, const Config& config, int32_t threads, 
 absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const Config& config, Options options) {
   const auto address = ParseAddress(config.grpc_listen);
   if (!address.ok()) return address.status();
-  if (absl::Status fits = CheckFits(kPoolSetting, ByteCount(config.kv_pool_bytes), ReadMachineMemory()); !fits.ok()) return fits;
+  const ByteCount on_host(config.device == "cpu" ? config.kv_pool_bytes : 0);  // a device's own memory is asked as the model is loaded
+  if (absl::Status fits = CheckFits(kPoolSetting, on_host, ReadMachineMemory()); !fits.ok()) return fits;
   auto tenants = TenantBook::Open(config);
   if (!tenants.ok()) return tenants.status();
   std::unique_ptr<Daemon> daemon(new Daemon(config, std::move(options), *std::move(tenants)));

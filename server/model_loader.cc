@@ -11,6 +11,8 @@
 #include "engine/model/transformer_spec.h"
 #include "engine/model/weights.h"
 #include "engine/step/cpu_stepper.h"
+#include "engine/step/cuda_stepper.h"
+#include "engine/step/device_choice.h"
 #include "server/geometry_loader.h"
 #include "server/log.h"
 #include "server/machine_memory.h"
@@ -91,6 +93,31 @@ absl::StatusOr<engine::EngineOptions> OptionsOf(const Config& config, const engi
   return options;
 }
 
+// What of the config CUDA does not do; empty: nothing.
+std::string WhyNotOnCuda(const Config& config, const engine::EngineOptions& options) {
+  const engine::KvShape& kv = options.kv;
+  if (!kv.mode.coded) return "";
+  if (kv.mode.priced) return absl::StrCat("kv.mode (--kv-mode) ", config.kv_mode, " is not there on CUDA yet: exact and uniform:T are");
+  const TokenCount whole = engine::PrefillWorkspace::ForContext(WorkspaceShape(kv), options.context_max);
+  if (options.workspace_tokens >= whole) return "";
+  return absl::StrCat("kv.prefill_workspace_bytes (--kv-prefill-workspace-bytes): on CUDA a prompt is never sealed early, so that the ",
+                      "workspace must hold a whole context, ", whole.value() * engine::ExactTokenBytes(kv).value(),
+                      " bytes (0: enough for it)");
+}
+
+// What runs the model, and a line about it. What CUDA does not do is an error where CUDA was asked for, and the CPU's work for `auto`.
+absl::StatusOr<engine::DeviceChoice> DeviceOf(const Config& config, const engine::EngineOptions& options) {
+  auto choice = engine::ChooseDevice(config.device);
+  if (!choice.ok()) return choice.status();
+  if (const std::string why = choice->on_cuda() ? WhyNotOnCuda(config, options) : ""; !why.empty()) {
+    if (config.device != "auto") return absl::InvalidArgumentError(absl::StrCat("device (--device): ", config.device, ": ", why));
+    choice = engine::DeviceChoice{.what = "cpu", .why = why};
+  }
+  const std::string because = choice->why.empty() ? "" : absl::StrCat(": ", choice->why);
+  Log(LogLevel::kInfo, absl::StrCat("running on ", choice->what, because), {{"device", choice->what}});
+  return choice;
+}
+
 ServedModel Describe(const Config& config, const engine::TransformerSpec& spec, const engine::EngineOptions& options) {
   const int64_t context_bytes = engine::ReservedPages(options.kv, TokenCount(options.context_max)).value() * options.kv.page_bytes.value();
   ServedModel served;
@@ -115,9 +142,14 @@ absl::StatusOr<LoadedModel> LoadModel(const Config& config, engine::ThreadPool& 
   engine::TransformerSpec& spec = files->spec;
   auto options = OptionsOf(config, spec);
   if (!options.ok()) return options.status();
+  auto device = DeviceOf(config, *options);
+  if (!device.ok()) return device.status();
   const ByteCount workspace_bytes(options->workspace_tokens.value() * engine::ExactTokenBytes(options->kv).value());
   const ByteCount pool_bytes(options->pool_pages.value() * options->kv.page_bytes.value());
-  if (absl::Status fits = CheckFits(kPoolAndWorkspaceSettings, pool_bytes + workspace_bytes, ReadMachineMemory()); !fits.ok()) return fits;
+  if (!device->on_cuda()) {
+    const absl::Status fits = CheckFits(kPoolAndWorkspaceSettings, pool_bytes + workspace_bytes, ReadMachineMemory());
+    if (!fits.ok()) return fits;
+  }
   auto tokenizer = engine::MakeTokenizer(std::move(files->tokenizer));
   if (!tokenizer.ok()) return tokenizer.status();
   auto chat = ChatOf(std::move(files->chat));
@@ -145,8 +177,23 @@ absl::StatusOr<LoadedModel> LoadModel(const Config& config, engine::ThreadPool& 
     if (!obtained.ok()) return obtained.status();
     geometry = *std::move(obtained);
   }
-  const auto activations = config.activations == "f32" ? kernels::ActivationType::kF32 : kernels::ActivationType::kInt8;
   const PageCount workspace_pages = engine::PrefillWorkspace::PagesFor(options->kv.heads(), options->workspace_tokens);
+  if (device->on_cuda()) {
+    Progress copied(clock);
+    auto stepper = engine::MakeCudaStepper(std::move(spec), *weights, pool,
+                                           {.device = device->cuda,
+                                            .pages = options->pool_pages,
+                                            .geometry = std::move(geometry),
+                                            .workspace_pages = workspace_pages,
+                                            .sequences = options->running_max,
+                                            .context_max = options->context_max,
+                                            .progress = [&](int64_t done, int64_t total) { copied(done, total); },
+                                            .clock = &clock});
+    if (!stepper.ok()) return stepper.status();
+    model.stepper = *std::move(stepper);
+    return model;
+  }
+  const auto activations = config.activations == "f32" ? kernels::ActivationType::kF32 : kernels::ActivationType::kInt8;
   auto stepper = engine::MakeCpuStepper(std::move(spec), *std::move(weights), pool,
                                         {.activations = activations,
                                          .pages = options->pool_pages,

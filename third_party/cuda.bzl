@@ -61,7 +61,8 @@ _cuda_archive = rule(
     },
 )
 
-_WHEN = select({
+# For target_compatible_with: only in builds with --config=cuda.
+CUDA_ONLY = select({
     "//third_party:cuda_on": [],
     "//conditions:default": ["//third_party:incompatible"],
 })
@@ -73,14 +74,14 @@ def cuda_library(name, srcs, hdrs = [], deps = [], copts = [], **kwargs):
         hdrs = hdrs,
         deps = deps,
         copts = copts,
-        target_compatible_with = _WHEN,
+        target_compatible_with = CUDA_ONLY,
     )
     native.cc_library(
         name = name,
         srcs = [name + "_cu"],
         hdrs = hdrs,
         linkstatic = True,
-        target_compatible_with = _WHEN,
+        target_compatible_with = CUDA_ONLY,
         deps = deps + ["@local_cuda//:cudart_static"],
         **kwargs
     )

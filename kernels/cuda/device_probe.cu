@@ -44,12 +44,14 @@ cudaError_t ProbeDevice(int index, CudaDevice* device) {
   size_t free_bytes = 0;
   size_t memory_bytes = 0;
   if (const cudaError_t error = cudaMemGetInfo(&free_bytes, &memory_bytes); error != cudaSuccess) return error;
-  *device = {.name = properties.name,
+  *device = {.index = index,
+             .name = properties.name,
              .compute_major = properties.major,
              .compute_minor = properties.minor,
              .multiprocessors = properties.multiProcessorCount,
              .memory_bytes = static_cast<int64_t>(memory_bytes),
-             .free_bytes = static_cast<int64_t>(free_bytes)};
+             .free_bytes = static_cast<int64_t>(free_bytes),
+             .why_not = {}};
   return RunOnCurrentDevice();
 }
 
@@ -67,7 +69,11 @@ CudaProbe ProbeCudaDevices() {
     if (const cudaError_t error = ProbeDevice(index, &device); error == cudaSuccess) {
       probe.devices.push_back(device);
     } else {
-      probe.why_none += "device " + std::to_string(index) + " " + device.name + ": " + cudaGetErrorString(error) + ". ";
+      device.index = index;
+      device.why_not = cudaGetErrorString(error);
+      cudaGetLastError();  // or the next device is told of it
+      probe.why_none += "device " + std::to_string(index) + " " + device.name + ": " + device.why_not + ". ";
+      probe.unusable.push_back(device);
     }
   }
   if (!probe.devices.empty()) probe.why_none.clear();

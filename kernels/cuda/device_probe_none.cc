@@ -2,6 +2,6 @@
 
 namespace spherical::kernels {
 
-CudaProbe ProbeCudaDevices() { return {.devices = {}, .why_none = "built without CUDA; build with --config=cuda"}; }
+CudaProbe ProbeCudaDevices() { return {.devices = {}, .unusable = {}, .why_none = "built without CUDA; build with --config=cuda"}; }
 
 }  // namespace spherical::kernels

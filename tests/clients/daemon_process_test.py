@@ -55,7 +55,7 @@ class CommandLineTest(unittest.TestCase):
 
     def test_bad_flags(self):
         for flags, message in (
-                (["--device", "cuda"], '--device: expected "cpu", the only one this build has; got "cuda"'),
+                (["--device", "cuda"], '--device: expected one of "cpu", "auto", or cuda:N with N from 0; got "cuda"'),
                 (["--kv-mode", "rdr:0.1"], '--kv-mode: expected one of "exact", "uniform:T8", '),
                 (["--grpc-listen", "nowhere"], "expected HOST:PORT"),
                 (["--config", "/nonexistent.json"], "/nonexistent.json"),
@@ -67,6 +67,11 @@ class CommandLineTest(unittest.TestCase):
                 code, text = run("--model", "m.gguf", *flags)
                 self.assertEqual(code, 1)
                 self.assertIn(message, text)
+
+    def test_device_that_is_not_there(self):
+        code, text = run("--model", sphericald.model_path(), "--device", "cuda:1023", "--kv-mode", "exact", "--grpc-listen", "127.0.0.1:0")
+        self.assertEqual(code, 1)
+        self.assertIn("device (--device): cuda:1023: ", text)  # and then what is missing, which depends on build and machine
 
     def test_pool_larger_than_memory(self):
         code, text = run("--model", sphericald.model_path(), "--kv-pool-bytes", "60TiB", "--grpc-listen", "127.0.0.1:0")

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <catch2/catch.hpp>
 #include <cmath>
-#include <random>
 #include <span>
 #include <vector>
 
@@ -16,30 +15,10 @@
 #include "engine/step/retier_run.h"
 #include "kernels/base/check.h"
 #include "kernels/spherical/page_layout.h"
+#include "tests/engine/skewed_geometry.h"
 #include "tests/engine/tiny_model.h"
 
 namespace spherical::engine {
-
-// A geometry that no rotation is: a scaled rotation in each group and a centre, so that q.mu matters where codes meet exact keys.
-inline ModelGeometry SkewedGeometry(const TransformerSpec& spec) {
-  ModelGeometry geometry = ModelGeometry::Plain({spec.layers, spec.kv_heads, spec.head_dim});
-  std::mt19937 random(3);
-  std::normal_distribution<float> normal;
-  const size_t d = static_cast<size_t>(spec.head_dim);
-  for (int32_t head = 0; head < geometry.heads(); ++head) {
-    for (float& x : geometry.centre(head)) x = normal(random) / 2;
-    for (size_t i = 0; i < d; ++i) {
-      const float scale = 0.5f + static_cast<float>(i / kernels::kGroup) / 4;
-      for (size_t j = 0; j < d; ++j) {
-        geometry.map(head)[i * d + j] *= scale;
-        geometry.query_map(head)[i * d + j] /= scale;
-      }
-    }
-    for (size_t g = 0; g < geometry.importance(head).size(); ++g) geometry.importance(head)[g] = 2 - static_cast<float>(g) / 16;
-  }
-  geometry.AllotWidths();
-  return geometry;
-}
 
 class CodedRunner {
  public:

@@ -107,7 +107,8 @@ TEST_CASE("The file's mistakes are named with their JSON pointer") {
   CHECK(JsonError(R"({"kv": {"pool_bytes": [1]}})").find("f.json: /kv/pool_bytes: expected bytes in [1048576, ") == 0);
   CHECK(JsonError(R"({"kv": {"pool_bytes": "2 potatoes"}})").find("got a string \"2 potatoes\"") != std::string::npos);
   CHECK(JsonError(R"({"kv": 3})") == "f.json: /kv: expected an object with " + known + "; got an integer 3");
-  CHECK(JsonError(R"({"device": "cuda"})") == R"(f.json: /device: expected "cpu", the only one this build has; got a string "cuda")");
+  CHECK(JsonError(R"({"device": "cuda:-1"})") ==
+        R"(f.json: /device: expected one of "cpu", "auto", or cuda:N with N from 0; got a string "cuda:-1")");
   CHECK(JsonError("[]") == "f.json: expected an object; got an array []");
 }
 
@@ -176,7 +177,8 @@ TEST_CASE("The command line's mistakes are named") {
   CHECK(error({}) == "no model: say --model PATH, or \"model\" in the config file");
   CHECK(error({"--model", "x", "--threads", "many"}) == "--threads: expected an integer in [0, 1024]; got \"many\"");
   CHECK(error({"--model", "x", "--kv-pool-bytes", "0"}).find("--kv-pool-bytes: expected bytes in [1048576, ") == 0);
-  CHECK(error({"--model", "x", "--device", "cuda"}) == "--device: expected \"cpu\", the only one this build has; got \"cuda\"");
+  CHECK(error({"--model", "x", "--device", "cuda"}) ==
+        "--device: expected one of \"cpu\", \"auto\", or cuda:N with N from 0; got \"cuda\"");
   CHECK(error({"--model", "x", "--modle", "y"}).find("--modle") != std::string::npos);
   CHECK(error({"--model", "x", "--model", "y"}).find("--model") != std::string::npos);
   CHECK(error({"--model"}).find("--model") != std::string::npos);

@@ -1,0 +1,134 @@
+#ifndef SPHERICAL_ENGINE_STEP_CUDA_PASS_H_
+#define SPHERICAL_ENGINE_STEP_CUDA_PASS_H_
+
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "engine/batch/step_plan.h"
+#include "engine/model/transformer_spec.h"
+#include "engine/step/cuda_codes.h"
+#include "engine/step/cuda_weights.h"
+#include "engine/step/device_pages.h"
+#include "engine/step/device_work.h"
+#include "engine/step/kv_arenas.h"
+#include "engine/step/step_input.h"
+#include "kernels/cuda/device_runtime.h"
+#include "kernels/cuda/exact_attention.h"
+#include "kernels/cuda/products.h"
+
+namespace spherical::engine {
+
+struct CudaPassOptions {
+  int64_t pages = 0;           // of the pool
+  int32_t sequences = 0;       // of one step, at most
+  int32_t context_max = 0;     // positions of a sequence
+  // Coded modes: how keys are coded, and f16 pages for prompts; it outlives the pass. Null: the pool's pages are f16 themselves.
+  const ModelGeometry* geometry = nullptr;
+  int64_t workspace_pages = 0;
+};
+
+// The forward pass on a CUDA device, over exact keys and values or those of `uniform:T`; what Forward (forward.h) is on the CPU. All memory
+// is taken by Create: the pool's pages, page tables, and room for the largest step.
+//
+//   pass.RunLayers(plan);       // queues all rows of the plan; their K and V are in the sequences' pages afterwards
+//   pass.Logits(rows);          // queues the logits of these rows, of the plan just run, and the greatest of each
+//   pass.Await()                // the first thing that went wrong since the last Await, if any
+//
+// The residual stream is f32; products take bf16 and sum in f32; keys, values, queries and probabilities are f16. How many rows a step
+// has may choose another kernel for a product, so a row's last bits can depend on who shares the step.
+// Thread: one caller, whose CUDA device is the one that Create saw. References outlive this.
+class CudaPass {
+ public:
+  static constexpr int32_t kLogitsRowsMax = 64;
+
+  CudaPass(const TransformerSpec& spec, const CudaWeights& weights, kernels::cuda::Stream stream);
+
+  // ResourceExhausted, with the numbers, when the device does not have the memory. Once.
+  absl::Status Create(const CudaPassOptions& options);
+
+  // Seals and demotes; waits for it. Of the coded modes.
+  absl::Status Retier(std::span<const RetierItem> items);
+
+  void RunLayers(const StepPlan& plan);
+  void Logits(std::span<const int32_t> rows);  // at most kLogitsRowsMax
+  const float* logits() const { return logits_; }        // device [kLogitsRowsMax, vocabulary]
+  const int32_t* greatest() const { return greatest_; }  // device [kLogitsRowsMax]: ids; -1: the row is not finite
+  // Remembers the first failure of what was queued, and waits for the rest.
+  void Note(kernels::cuda::CudaStatus status);
+  absl::Status Await();
+
+ private:
+  // The work of the layers of one window, and where it is on the device.
+  struct Kind {
+    int32_t window = 0;
+    DeviceWork work;
+    const kernels::cuda::ExactWork *runs = nullptr, *tiles = nullptr;
+    const kernels::cuda::ExactJoin* joins = nullptr;
+  };
+  // Everything beside the pool; from null it only counts. Returns bytes.
+  int64_t PlaceOnDevice(const CudaPassOptions& options, uint8_t* base);
+  int64_t PlacePinned(uint8_t* base);
+  int64_t InputBytesMax() const;
+  // One product of every shape that steps can have, so that none is chosen for while requests wait.
+  void TryProducts(int32_t rows_max);
+  void SendPages();
+  void PutInput(const StepPlan& plan);
+  void RunLayer(int32_t layer);
+  void Attend(int32_t layer);
+  const uint8_t* CodedHeads(int32_t layer) const;
+  void Multiply(const uint16_t* weights, const uint16_t* rows, float* out, int32_t m, int64_t n, int64_t k);
+  int64_t JoinedOutputs() const { return int64_t{spec_.heads + 2 * spec_.kv_heads} * spec_.head_dim; }
+
+  const TransformerSpec& spec_;
+  const CudaWeights& weights_;
+  const kernels::cuda::Stream stream_;
+  std::string why_;  // the first failure
+
+  kernels::cuda::Products products_;
+  kernels::cuda::DeviceMemory pool_, workspace_, prefill_;
+  KvArenas arenas_;
+  std::unique_ptr<CudaCodes> codes_;  // of the coded modes
+  StepInput input_;
+  kernels::cuda::PinnedMemory pinned_;
+  std::vector<DevicePages> pages_;  // one; made by Create
+  std::vector<Kind> kinds_;
+  std::vector<int32_t> kind_of_layer_;
+  int64_t states_max_ = 0;
+
+  int32_t rows_ = 0;  // M
+  std::vector<int32_t> item_slots_;
+  std::vector<DevicePages::Entry> entries_;
+  std::vector<int32_t> gathered_;     // scratch
+  const int32_t *tokens_ = nullptr, *positions_ = nullptr, *slots_ = nullptr;  // [M] on the device
+
+  // Device memory, rows padded as products want them.
+  int32_t* lists_ = nullptr;
+  int64_t* entry_where_ = nullptr;
+  int32_t* entry_page_ = nullptr;
+  double *frequency_ = nullptr, *local_frequency_ = nullptr;
+  float *angles_ = nullptr, *local_angles_ = nullptr;  // [M, rotary_dim]
+  float* x_ = nullptr;            // [M, width]
+  uint16_t* normed_ = nullptr;    // [M, width]
+  float* joined_ = nullptr;       // [M, (H + 2 KV) D]
+  uint16_t* query_ = nullptr;     // [M, H, D]
+  uint16_t* attended_ = nullptr;  // [M, H, D]
+  float* delta_ = nullptr;        // [M, width]
+  float* gate_up_ = nullptr;      // [M, 2 F]
+  uint16_t* gated_ = nullptr;     // [M, F]
+  float *state_max_ = nullptr, *state_sum_ = nullptr, *state_output_ = nullptr;
+  int32_t* logit_rows_ = nullptr;
+  float* logits_ = nullptr;
+  int32_t* greatest_ = nullptr;
+  // Pinned memory.
+  int64_t* pinned_where_ = nullptr;
+  int32_t* pinned_page_ = nullptr;
+  int32_t* pinned_rows_ = nullptr;
+};
+
+}  // namespace spherical::engine
+
+#endif  // SPHERICAL_ENGINE_STEP_CUDA_PASS_H_

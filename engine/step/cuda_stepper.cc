@@ -1,0 +1,189 @@
+#include "engine/step/cuda_stepper.h"
+
+#include <algorithm>
+#include <span>
+#include <utility>
+#include <vector>
+
+#include <fmt/format.h>
+
+#include "engine/model/sampler.h"
+#include "engine/step/cuda_pass.h"
+#include "engine/step/cuda_weights.h"
+#include "kernels/base/check.h"
+#include "kernels/cuda/device_fault.h"
+#include "kernels/cuda/device_runtime.h"
+#include "kernels/dense/rows.h"
+
+namespace spherical::engine {
+namespace {
+
+using kernels::cuda::CudaStatus;
+
+class CudaStepper final : public Stepper {
+ public:
+  CudaStepper(TransformerSpec spec, ThreadPool& pool, CudaStepperOptions options)
+      : spec_(std::move(spec)),
+        pool_(pool),
+        options_(std::move(options)),
+        clock_(*options_.clock),
+        scratch_(static_cast<size_t>(pool.threads())) {}
+
+  absl::Status Create(const Weights& weights) {
+    if (absl::Status used = UseDevice(); !used.ok()) return used;
+    if (const CudaStatus made = stream_.Create(); made != CudaStatus::kOk) {
+      return absl::InternalError(fmt::format("a CUDA stream: {}", kernels::cuda::TextOf(made)));
+    }
+    auto uploaded = UploadWeights(spec_, weights, pool_, stream_.get(), options_.progress);
+    if (!uploaded.ok()) return uploaded.status();
+    weights_ = *std::move(uploaded);
+    pass_ = std::make_unique<CudaPass>(spec_, weights_, stream_.get());
+    const int64_t logits_bytes = int64_t{CudaPass::kLogitsRowsMax} * spec_.vocabulary * int64_t{sizeof(float)};
+    const CudaStatus pinned = logits_.Allocate(logits_bytes);
+    const CudaStatus greatest = greatest_.Allocate(CudaPass::kLogitsRowsMax * int64_t{sizeof(int32_t)});
+    if (pinned != CudaStatus::kOk || greatest != CudaStatus::kOk) {
+      return absl::ResourceExhaustedError(fmt::format("{} bytes of pinned memory for logits cannot be had", logits_bytes));
+    }
+    return pass_->Create({.pages = options_.pages.value(),
+                          .sequences = options_.sequences,
+                          .context_max = options_.context_max,
+                          .geometry = options_.geometry ? &*options_.geometry : nullptr,
+                          .workspace_pages = options_.workspace_pages.value()});
+  }
+
+  absl::StatusOr<StepOutput> Run(const StepPlan& plan) override {
+    const absl::Time start = clock_.Now();
+    if (absl::Status used = UseDevice(); !used.ok()) return used;
+    pass_->RunLayers(plan);
+    if (step_++ == options_.break_at_step) pass_->Note(kernels::cuda::BreakDevice(stream_.get()));
+    StepOutput output;
+    output.items.resize(plan.items.size());
+    FindWanted(plan, output);
+    if (wanted_.empty()) {
+      if (absl::Status done = pass_->Await(); !done.ok()) return done;
+    }
+    for (size_t first = 0; first < wanted_.size(); first += CudaPass::kLogitsRowsMax) {
+      const size_t count = std::min<size_t>(CudaPass::kLogitsRowsMax, wanted_.size() - first);
+      if (absl::Status read = ReadLogits(plan, std::span(wanted_).subspan(first, count), output); !read.ok()) return read;
+    }
+    for (StepItemOutput& item : output.items) {
+      if (!item.finite) item.sampled.reset();
+    }
+    output.elapsed = clock_.Now() - start;
+    return output;
+  }
+
+  // Of mode `rdr`, which is refused at start.
+  absl::StatusOr<MeasureOutput> Measure(std::span<const MeasureItem>) override { SPH_CHECK(false); }
+
+  absl::StatusOr<absl::Duration> Retier(std::span<const RetierItem> items) override {
+    SPH_CHECK(options_.geometry.has_value());
+    const absl::Time start = clock_.Now();
+    if (absl::Status used = UseDevice(); !used.ok()) return used;
+    if (absl::Status done = pass_->Retier(items); !done.ok()) return done;
+    return clock_.Now() - start;
+  }
+
+ private:
+  // One row whose logits someone wants.
+  struct Wanted {
+    int32_t item;
+    int32_t row;     // among all rows of the step
+    int32_t target;  // index into the item's targets to score; -1: sample the next token
+    bool greedy;     // the greatest logit is all that is asked for
+  };
+
+  absl::Status UseDevice() {
+    const CudaStatus used = kernels::cuda::UseDevice(options_.device);
+    if (used == CudaStatus::kOk) return absl::OkStatus();
+    return absl::InternalError(fmt::format("CUDA device {}: {}", options_.device, kernels::cuda::TextOf(used)));
+  }
+
+  static bool WantsGreatest(const StepItem& item) {
+    const SamplingParams& p = *item.sampling;
+    return item.logprobs < 0 && p.temperature == 0 && p.repetition_penalty == 1 && p.frequency_penalty == 0 && p.presence_penalty == 0 &&
+           p.logit_bias.empty();
+  }
+
+  void FindWanted(const StepPlan& plan, StepOutput& output) {
+    wanted_.clear();
+    int32_t row = 0;
+    for (int32_t i = 0; i < static_cast<int32_t>(plan.items.size()); ++i) {
+      const StepItem& item = plan.items[static_cast<size_t>(i)];
+      const int32_t rows = static_cast<int32_t>(item.tokens.size());
+      if (item.prompt_logprobs >= 0) {
+        output.items[static_cast<size_t>(i)].prompt_scores.resize(item.targets.size());
+        for (int32_t t = 0; t < static_cast<int32_t>(item.targets.size()); ++t) wanted_.push_back({i, row + t, t, false});
+      }
+      if (item.sample) wanted_.push_back({i, row + rows - 1, -1, WantsGreatest(item)});
+      row += rows;
+    }
+  }
+
+  // Whole rows of logits leave the device only where more than the greatest is asked for.
+  absl::Status ReadLogits(const StepPlan& plan, std::span<const Wanted> wanted, StepOutput& output) {
+    int32_t rows[CudaPass::kLogitsRowsMax];
+    for (size_t i = 0; i < wanted.size(); ++i) rows[i] = wanted[i].row;
+    pass_->Logits(std::span<const int32_t>(rows, wanted.size()));
+    const int64_t row_bytes = spec_.vocabulary * int64_t{sizeof(float)}, count = static_cast<int64_t>(wanted.size());
+    pass_->Note(kernels::cuda::CopyToHost(stream_.get(), greatest_.data(), pass_->greatest(), count * int64_t{sizeof(int32_t)}));
+    for (int64_t i = 0; i < count; ++i) {
+      if (wanted[static_cast<size_t>(i)].greedy) continue;
+      pass_->Note(kernels::cuda::CopyToHost(stream_.get(), LogitsOf(i), pass_->logits() + i * spec_.vocabulary, row_bytes));
+    }
+    if (absl::Status done = pass_->Await(); !done.ok()) return done;
+
+    pool_.RunWithWorker(static_cast<int32_t>(count), [&](Shard shard, int32_t worker) {
+      const Wanted& want = wanted[static_cast<size_t>(shard.index)];
+      StepItemOutput& item = output.items[static_cast<size_t>(want.item)];
+      const int32_t greatest = greatest_.data<int32_t>()[shard.index];
+      if (greatest < 0) return;
+      if (want.greedy) {
+        item.sampled = SampledToken{.id = greatest, .top = {}};
+      } else {
+        Read(plan.items[static_cast<size_t>(want.item)], want, {LogitsOf(shard.index), static_cast<size_t>(spec_.vocabulary)},
+             scratch_[static_cast<size_t>(worker)], item);
+      }
+    });
+    for (int64_t i = 0; i < count; ++i) {
+      output.items[static_cast<size_t>(wanted[static_cast<size_t>(i)].item)].finite &= greatest_.data<int32_t>()[i] >= 0;
+    }
+    return absl::OkStatus();
+  }
+
+  static void Read(const StepItem& item, const Wanted& want, std::span<const float> logits, SamplerScratch& scratch,
+                   StepItemOutput& output) {
+    if (want.target >= 0) {
+      output.prompt_scores[static_cast<size_t>(want.target)] =
+          Score(logits, item.targets[static_cast<size_t>(want.target)], item.prompt_logprobs, scratch);
+    } else {
+      output.sampled = Sample(logits, *item.sampling, item.output_index, item.prompt, item.output, item.logprobs, scratch);
+    }
+  }
+
+  float* LogitsOf(int64_t i) const { return logits_.data<float>() + i * spec_.vocabulary; }
+
+  const TransformerSpec spec_;
+  ThreadPool& pool_;
+  const CudaStepperOptions options_;
+  const Clock& clock_;
+  int64_t step_ = 0;
+  kernels::cuda::OwnStream stream_;
+  CudaWeights weights_;
+  kernels::cuda::PinnedMemory logits_;    // [kLogitsRowsMax, vocabulary]
+  kernels::cuda::PinnedMemory greatest_;  // [kLogitsRowsMax]
+  std::unique_ptr<CudaPass> pass_;
+  std::vector<SamplerScratch> scratch_;   // [threads]
+  std::vector<Wanted> wanted_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<Stepper>> MakeCudaStepper(TransformerSpec spec, const Weights& weights, ThreadPool& pool,
+                                                         CudaStepperOptions options) {
+  auto stepper = std::make_unique<CudaStepper>(std::move(spec), pool, std::move(options));
+  if (absl::Status created = stepper->Create(weights); !created.ok()) return created;
+  return stepper;
+}
+
+}  // namespace spherical::engine

@@ -1,0 +1,143 @@
+#include "kernels/cuda/ada_plan.h"
+
+#include <algorithm>
+
+#include "kernels/base/check.h"
+#include "kernels/spherical/query_geometry.h"
+
+namespace spherical::kernels::cuda {
+namespace {
+
+struct Plane {
+  int32_t group, offset, place;
+};
+
+// What a page costs a worker, tuned on an H200 with rdr mixtures, where lists of T8 have the memory for themselves; and what beginning and
+// ending a part costs. Lower tiers have more tokens in a page, hence more arithmetic to the byte.
+constexpr int64_t kPageCost[kTierCount] = {20, 28, 60, 52, 80};
+constexpr int64_t kPartCost = 32;
+
+}  // namespace
+
+AdaPlanes AdaPlanesOf(const uint8_t* widths, int32_t head_dim) {
+  std::vector<Plane> planes[kAdaPlaneKinds];
+  AdaPlanes out = {};
+  int32_t offset = 0;
+  for (int32_t group = 0; group < head_dim / kGroup; ++group) {
+    out.widths[group] = widths[group];
+    out.steps[group] = kCodeStep[widths[group]];
+    int32_t place = 0;
+    for (int32_t kind = 0; kind < kAdaPlaneKinds; ++kind) {  // the widest plane first, in place and in the page
+      const int32_t bits = 8 >> kind;
+      if ((widths[group] & bits) == 0) continue;
+      planes[kind].push_back({.group = group, .offset = offset, .place = place});
+      offset += kGroup * kTokenTile * bits / 8;
+      place += bits;
+    }
+  }
+  int32_t chunk = 0;
+  for (int32_t kind = 0; kind < kAdaPlaneKinds; ++kind) {
+    const int32_t together = kind < 2 ? 2 : 4;
+    const int32_t count = static_cast<int32_t>(planes[kind].size());
+    out.chunks[kind] = (count + together - 1) / together;
+    for (int32_t first = 0; first < count; first += together, ++chunk) {
+      SPH_CHECK(chunk < kAdaChunksMax);
+      Plane of[4];
+      for (int32_t i = 0; i < 4; ++i) {
+        const bool missing = i >= together || first + i >= count;
+        of[i] = missing ? Plane{.group = -1, .offset = 0, .place = 0} : planes[kind][static_cast<size_t>(first + i)];
+        out.group[chunk][i] = static_cast<int8_t>(of[i].group);
+      }
+      for (int32_t t = 0; t < 4; ++t) {
+        const Plane& plane = kind == 1 ? of[t / 2] : of[t];
+        const int32_t vector = kind == 1 ? 64 * (t % 2) : 0;
+        out.entry[chunk][t] = static_cast<uint32_t>(kind == 0 ? (of[0].offset + 64 * t) | (of[1].offset + 64 * t) << 16
+                                                              : (plane.offset + vector) | plane.place << 16);
+      }
+    }
+  }
+  return out;
+}
+
+void PlanAda(int32_t head_dim, std::span<const AdaList> lists, int32_t heads, std::span<const int32_t> others, int32_t workers,
+             AdaPlan& plan) {
+  struct Pages {
+    int64_t first, end, page_cost;
+  };
+  const auto pages_of = [&](const AdaList& list) -> Pages {
+    const int32_t in_page = TokensPerPage(static_cast<Tier>(list.tier), head_dim);
+    return {list.skip / in_page, CeilDiv(list.tokens, in_page), kPageCost[list.tier]};
+  };
+  int64_t left = 0;
+  for (const AdaList& list : lists) {
+    const Pages pages = pages_of(list);
+    left += (pages.end - pages.first) * pages.page_cost + kPartCost;
+  }
+  plan.parts.clear();
+  plan.worker_parts.assign(static_cast<size_t>(workers) + 1, 0);
+  plan.head_lists.assign(static_cast<size_t>(heads) + 1, 0);
+  plan.states.assign(static_cast<size_t>(heads), {});
+  for (const AdaList& list : lists) ++plan.head_lists[static_cast<size_t>(list.head) + 1];
+  for (int32_t head = 0; head < heads; ++head) plan.head_lists[head + 1] += plan.head_lists[head];
+
+  int32_t worker = 0;
+  bool fresh = true;  // the worker has nothing yet
+  int64_t share = CeilDiv(std::max<int64_t>(left, 1), workers);  // what this worker may still take
+  const auto next_worker = [&] {
+    plan.worker_parts[static_cast<size_t>(++worker)] = static_cast<int32_t>(plan.parts.size());
+    share = CeilDiv(std::max<int64_t>(left, 1), workers - worker);
+    fresh = true;
+  };
+  const auto cut = [&](int32_t l) {
+    const AdaList& list = lists[l];
+    const Pages pages = pages_of(list);
+    const int32_t in_page = TokensPerPage(static_cast<Tier>(list.tier), head_dim);
+    for (int64_t at = pages.first; at < pages.end;) {
+      // As many pages as the share has begun: what is left then falls to nobody. A worker that has something and room for less than half a
+      // page more is done; the last one takes all there is.
+      int64_t take = pages.end - at;
+      if (worker + 1 < workers) {
+        if (!fresh && share < kPartCost + pages.page_cost / 2) {
+          next_worker();
+          continue;
+        }
+        take = std::min(take, std::max<int64_t>(CeilDiv(share - kPartCost, pages.page_cost), 1));
+      }
+      fresh = false;
+      const int32_t before = static_cast<int32_t>(at) * in_page;
+      plan.parts.push_back({.list = l, .head = list.head, .tier = list.tier, .ids = list.first_page + static_cast<int32_t>(at),
+                            .pages = static_cast<int32_t>(take),
+                            .tokens = std::min(list.tokens - before, static_cast<int32_t>(take) * in_page),
+                            .skip = std::max(list.skip - before, 0), .state = 0});
+      plan.states[static_cast<size_t>(list.head)].count += kAdaPartStates;
+      if (at > pages.first) left += kPartCost;  // a cut costs one more beginning
+      const int64_t cost = take * pages.page_cost + kPartCost;
+      left -= cost, share -= cost;
+      at += take;
+      if (share <= 0 && worker + 1 < workers) next_worker();
+    }
+  };
+  for (int32_t tier = 0; tier < kTierCount; ++tier) {
+    for (size_t l = 0; l < lists.size(); ++l) {
+      if (lists[l].tier == tier) cut(static_cast<int32_t>(l));
+    }
+  }
+  while (worker < workers) plan.worker_parts[static_cast<size_t>(++worker)] = static_cast<int32_t>(plan.parts.size());
+  int32_t state = 0;
+  for (int32_t head = 0; head < heads; ++head) {
+    const int32_t brought = others.empty() ? 0 : others[head];
+    AdaHeadStates& states = plan.states[static_cast<size_t>(head)];
+    states = {state, states.count + brought};
+    state += states.count;
+  }
+  std::vector<int32_t>& next = plan.scratch;
+  next.resize(static_cast<size_t>(heads));
+  for (int32_t head = 0; head < heads; ++head) next[head] = plan.states[head].first + (others.empty() ? 0 : others[head]);
+  for (AdaPart& part : plan.parts) {
+    part.state = next[part.head];
+    next[part.head] += kAdaPartStates;
+  }
+  plan.state_count = state;
+}
+
+}  // namespace spherical::kernels::cuda

@@ -1,0 +1,244 @@
+#include "kernels/cuda/dense_rows.h"
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cmath>
+
+#include "kernels/spherical/page_layout.h"
+
+namespace spherical::kernels::cuda {
+namespace {
+
+constexpr int32_t kRowThreads = 256;
+constexpr int32_t kNormThreads = 512;  // decoding has few rows: each is done sooner by more threads
+constexpr int32_t kWarp = 32;
+
+CudaStatus Launched() { return static_cast<CudaStatus>(cudaGetLastError()); }
+
+__device__ __forceinline__ uint16_t Bf16Of(float x) { return __bfloat16_as_ushort(__float2bfloat16_rn(x)); }
+__device__ __forceinline__ float OfBf16(uint16_t x) { return __bfloat162float(__ushort_as_bfloat16(x)); }
+
+// Sum over a thread block of at most 1,024 threads, the same in every thread. `room` [32], free again after the next barrier.
+__device__ float SumOfBlock(float x, float* room) {
+  for (int32_t i = kWarp / 2; i > 0; i /= 2) x += __shfl_xor_sync(0xffffffffu, x, i);
+  __syncthreads();  // whoever still reads the last sum
+  if (threadIdx.x % kWarp == 0) room[threadIdx.x / kWarp] = x;
+  __syncthreads();
+  float sum = 0;
+  for (int32_t i = 0; i < static_cast<int32_t>(blockDim.x) / kWarp; ++i) sum += room[i];
+  return sum;
+}
+
+__global__ void EmbedKernel(const uint16_t* embedding, const int32_t* tokens, int32_t d, float scale, float* x) {
+  const uint16_t* from = embedding + int64_t{tokens[blockIdx.x]} * d;
+  float* to = x + int64_t{blockIdx.x} * d;
+  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < d; i += static_cast<int32_t>(blockDim.x)) to[i] = OfBf16(from[i]) * scale;
+}
+
+// One thread block a row.
+__global__ void AddAndNormKernel(AddAndNormArgs a) {
+  __shared__ float room[kWarp];
+  const int32_t row = static_cast<int32_t>(blockIdx.x), step = static_cast<int32_t>(blockDim.x), first = static_cast<int32_t>(threadIdx.x);
+  float* x = a.x + int64_t{a.rows == nullptr ? row : a.rows[row]} * a.d;
+  const float* delta = a.delta + (a.delta == nullptr ? 0 : int64_t{row} * a.d);
+  float factor = 1;
+  if (a.delta != nullptr && a.post_weight != nullptr) {
+    float squares = 0;
+    for (int32_t i = first; i < a.d; i += step) squares += delta[i] * delta[i];
+    factor = rsqrtf(SumOfBlock(squares, room) / static_cast<float>(a.d) + a.epsilon);
+  }
+  float squares = 0;
+  for (int32_t i = first; i < a.d; i += step) {
+    float value = x[i];
+    if (a.delta != nullptr) {
+      value += a.post_weight == nullptr ? delta[i] : delta[i] * factor * a.post_weight[i];
+      x[i] = value;
+    }
+    squares += value * value;
+  }
+  if (a.weight == nullptr) return;
+  const float scale = rsqrtf(SumOfBlock(squares, room) / static_cast<float>(a.d) + a.epsilon);
+  uint16_t* out = a.out + int64_t{row} * a.d;
+  for (int32_t i = first; i < a.d; i += step) out[i] = Bf16Of(x[i] * scale * a.weight[i]);  // each thread reads what it wrote
+}
+
+__global__ void AnglesKernel(const double* frequency, int32_t pairs, const int32_t* positions, float* angles) {
+  const int32_t i = static_cast<int32_t>(threadIdx.x);
+  if (i >= pairs) return;
+  double sine, cosine;
+  sincos(static_cast<double>(positions[blockIdx.x]) * frequency[i], &sine, &cosine);
+  float* row = angles + int64_t{blockIdx.x} * 2 * pairs;
+  row[i] = static_cast<float>(cosine);
+  row[pairs + i] = static_cast<float>(sine);
+}
+
+// One thread block a (row, head), one thread a coordinate. Heads: queries, then keys, then values.
+__global__ void HeadsKernel(HeadsArgs a) {
+  __shared__ float room[kWarp];
+  __shared__ float turned[kHeadDimMax];
+  const int32_t row = static_cast<int32_t>(blockIdx.x), head = static_cast<int32_t>(blockIdx.y), i = static_cast<int32_t>(threadIdx.x);
+  const bool is_query = head < a.heads, is_value = head >= a.heads + a.kv_heads, within = i < a.head_dim;
+  const int64_t width = int64_t{a.heads + 2 * a.kv_heads} * a.head_dim;
+  float x = within ? a.joined[row * width + int64_t{head} * a.head_dim + i] : 0;
+  if (a.bias != nullptr && within) x += a.bias[int64_t{head} * a.head_dim + i];
+  if (a.query_norm != nullptr && !is_value) {
+    const float scale = rsqrtf(SumOfBlock(x * x, room) / static_cast<float>(a.head_dim) + a.epsilon);
+    if (within) x *= scale * (is_query ? a.query_norm : a.key_norm)[i];
+  }
+  if (!is_value) {
+    if (within) turned[i] = x;
+    __syncthreads();
+    if (i < a.rotary_dim) {
+      const int32_t pairs = a.rotary_dim / 2;
+      const bool first = a.adjacent ? i % 2 == 0 : i < pairs;
+      const int32_t pair = a.adjacent ? i / 2 : i % pairs;
+      const float other = turned[a.adjacent ? i ^ 1 : first ? i + pairs : i - pairs];
+      const float cosine = a.angles[int64_t{row} * a.rotary_dim + pair], sine = a.angles[int64_t{row} * a.rotary_dim + pairs + pair];
+      x = first ? x * cosine - other * sine : other * sine + x * cosine;
+    }
+  }
+  if (!within) return;
+  if (row < a.coded_rows) {
+    float* const raw = is_query ? a.raw_query + int64_t{row} * a.heads * a.head_dim + int64_t{head} * a.head_dim
+                                : (is_value ? a.raw_value : a.raw_key) + int64_t{row} * a.kv_heads * a.head_dim +
+                                      int64_t{(head - a.heads) % a.kv_heads} * a.head_dim;
+    raw[i] = x;
+    if (!is_query && a.coded[row * a.kv_heads + (head - a.heads) % a.kv_heads] != 0) return;
+  }
+  const uint16_t half = __half_as_ushort(__float2half_rn(x));
+  if (is_query) {
+    a.query[(int64_t{row} * a.heads + head) * a.head_dim + i] = half;
+    return;
+  }
+  const int32_t kv_head = is_value ? head - a.heads - a.kv_heads : head - a.heads, position = a.positions[row];
+  const int64_t list = int64_t{a.slots[row]} * a.lists_per_slot + a.list + kv_head;
+  const int32_t page = a.lists[list * a.list_pages + position / kExactTokensPerPage], slot = position % kExactTokensPerPage;
+  uint16_t* const bytes = reinterpret_cast<uint16_t*>(a.arena + page * a.page_bytes);
+  if (is_value) {
+    bytes[ExactValueOffset(a.head_dim) / 2 + slot * a.head_dim + i] = half;
+  } else {
+    bytes[i * kExactTokensPerPage + slot] = half;
+  }
+}
+
+template <Gate kGate>
+__global__ void GateKernel(const float* joined, int32_t d, uint16_t* out) {
+  const int32_t i = static_cast<int32_t>(blockIdx.x * blockDim.x + threadIdx.x);
+  if (i >= d) return;
+  const float* row = joined + int64_t{blockIdx.y} * 2 * d;
+  const float g = row[i];
+  constexpr float kTwiceRootOfTwoOverPi = 1.5957691216057308f;
+  const float t = kGate == Gate::kSilu ? g : kTwiceRootOfTwoOverPi * (g + 0.044715f * g * g * g);
+  out[int64_t{blockIdx.y} * d + i] = Bf16Of(g / (1 + expf(-t)) * row[d + i]);
+}
+
+__global__ void CapKernel(float cap, int64_t n, float* x) {
+  const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
+  if (i < n) x[i] = cap * tanhf(x[i] / cap);
+}
+
+struct Greatest {
+  float value;
+  int32_t id;
+};
+__device__ __forceinline__ Greatest GreaterOf(Greatest a, Greatest b) {
+  return b.value > a.value || (b.value == a.value && b.id < a.id) ? b : a;
+}
+
+__global__ void GreatestKernel(const float* x, int32_t d, int32_t* ids) {
+  __shared__ Greatest room[kWarp];
+  __shared__ int32_t broken[1];
+  if (threadIdx.x == 0) broken[0] = 0;
+  __syncthreads();
+  const float* row = x + int64_t{blockIdx.x} * d;
+  Greatest best = {-INFINITY, d};
+  bool finite = true;
+  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < d; i += static_cast<int32_t>(blockDim.x)) {
+    finite &= static_cast<bool>(isfinite(row[i]));
+    best = GreaterOf(best, {row[i], i});
+  }
+  if (!finite) broken[0] = 1;
+  for (int32_t i = kWarp / 2; i > 0; i /= 2) {
+    best = GreaterOf(best, {__shfl_xor_sync(0xffffffffu, best.value, i), __shfl_xor_sync(0xffffffffu, best.id, i)});
+  }
+  if (threadIdx.x % kWarp == 0) room[threadIdx.x / kWarp] = best;
+  __syncthreads();
+  if (threadIdx.x != 0) return;
+  for (int32_t i = 1; i < static_cast<int32_t>(blockDim.x) / kWarp; ++i) best = GreaterOf(best, room[i]);
+  ids[blockIdx.x] = broken[0] != 0 ? -1 : best.id;
+}
+
+// One thread block a (row, head).
+__global__ void TakeCodedKernel(const uint8_t* coded, const float* from, int32_t d, uint16_t* out) {
+  const int64_t at = int64_t{blockIdx.x} * gridDim.y + blockIdx.y;
+  if (coded[at] == 0) return;
+  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < d; i += static_cast<int32_t>(blockDim.x)) {
+    out[at * d + i] = Bf16Of(from[at * d + i]);
+  }
+}
+
+__global__ void EnterPagesKernel(const int64_t* where, const int32_t* pages, int32_t n, int32_t* lists) {
+  const int32_t i = static_cast<int32_t>(blockIdx.x * blockDim.x + threadIdx.x);
+  if (i < n) lists[where[i]] = pages[i];
+}
+
+uint32_t BlocksFor(int64_t n) { return static_cast<uint32_t>((n + kRowThreads - 1) / kRowThreads); }
+
+}  // namespace
+
+CudaStatus EmbedRows(Stream stream, const uint16_t* embedding, const int32_t* tokens, int32_t m, int32_t d, float scale, float* x) {
+  EmbedKernel<<<static_cast<uint32_t>(m), kRowThreads, 0, stream>>>(embedding, tokens, d, scale, x);
+  return Launched();
+}
+
+CudaStatus AddAndNorm(Stream stream, const AddAndNormArgs& args) {
+  AddAndNormKernel<<<static_cast<uint32_t>(args.m), kNormThreads, 0, stream>>>(args);
+  return Launched();
+}
+
+CudaStatus RotaryAnglesOf(Stream stream, const double* frequency, int32_t rotary_dim, const int32_t* positions, int32_t m, float* angles) {
+  AnglesKernel<<<static_cast<uint32_t>(m), kHeadDimMax / 2, 0, stream>>>(frequency, rotary_dim / 2, positions, angles);
+  return Launched();
+}
+
+CudaStatus PrepareHeads(Stream stream, const HeadsArgs& args) {
+  const uint32_t threads = static_cast<uint32_t>((args.head_dim + kWarp - 1) / kWarp * kWarp);
+  const dim3 blocks(static_cast<uint32_t>(args.m), static_cast<uint32_t>(args.heads + 2 * args.kv_heads));
+  HeadsKernel<<<blocks, threads, 0, stream>>>(args);
+  return Launched();
+}
+
+CudaStatus GateRows(Stream stream, Gate gate, const float* joined, int32_t m, int32_t d, uint16_t* out) {
+  const dim3 blocks(BlocksFor(d), static_cast<uint32_t>(m));
+  if (gate == Gate::kSilu) {
+    GateKernel<Gate::kSilu><<<blocks, kRowThreads, 0, stream>>>(joined, d, out);
+  } else {
+    GateKernel<Gate::kGeluTanh><<<blocks, kRowThreads, 0, stream>>>(joined, d, out);
+  }
+  return Launched();
+}
+
+CudaStatus CapValues(Stream stream, float cap, int64_t n, float* x) {
+  CapKernel<<<BlocksFor(n), kRowThreads, 0, stream>>>(cap, n, x);
+  return Launched();
+}
+
+CudaStatus GreatestOf(Stream stream, const float* x, int32_t m, int32_t d, int32_t* ids) {
+  GreatestKernel<<<static_cast<uint32_t>(m), 1024, 0, stream>>>(x, d, ids);
+  return Launched();
+}
+
+CudaStatus TakeCoded(Stream stream, const uint8_t* coded, const float* from, int32_t m, int32_t g, int32_t d, uint16_t* out) {
+  TakeCodedKernel<<<dim3(static_cast<uint32_t>(m), static_cast<uint32_t>(g)), kRowThreads, 0, stream>>>(coded, from, d, out);
+  return Launched();
+}
+
+CudaStatus EnterPages(Stream stream, const int64_t* where, const int32_t* pages, int32_t n, int32_t* lists) {
+  if (n == 0) return CudaStatus::kOk;
+  EnterPagesKernel<<<BlocksFor(n), kRowThreads, 0, stream>>>(where, pages, n, lists);
+  return Launched();
+}
+
+}  // namespace spherical::kernels::cuda

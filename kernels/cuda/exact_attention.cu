@@ -1,0 +1,398 @@
+#include "kernels/cuda/exact_attention.h"
+
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cmath>
+
+#include "kernels/spherical/page_layout.h"
+
+namespace spherical::kernels::cuda {
+namespace {
+
+constexpr int32_t kWarp = 32;
+constexpr int32_t kWarps = 4;
+constexpr int32_t kThreads = kWarp * kWarps;
+constexpr int32_t kStagePages = 4;                                     // pages that are loaded together
+constexpr int32_t kStageTokens = kStagePages * kExactTokensPerPage;
+constexpr int32_t kStages = 2;                                         // one is computed with while the next arrives
+constexpr float kLog2E = 1.4426950408889634f;
+constexpr float kLn2 = 0.6931471805599453f;
+static_assert(kTileFlats == kWarps * 16 && kRunFlats == 16 && kRunKeys % kStageTokens == 0);
+
+// A stage in shared memory. Keys: [page][D rows of 16 tokens], the two halves of a row (8 tokens, 16 bytes) swapped where bit 2 of the row
+// is set, so that eight rows lie in 32 different banks. Values: [token][D], a row padded by 16 bytes for the same reason.
+template <int32_t D>
+struct Stage {
+  static constexpr int32_t kKeyBytes = kStagePages * D * 32;
+  static constexpr int32_t kValueRow = D * 2 + 16;
+  static constexpr int32_t kBytes = kKeyBytes + kStageTokens * kValueRow;
+};
+
+// With so wide heads the queries do not fit beside the outputs in registers.
+template <int32_t D>
+constexpr bool kQueryInShared = D > 128;
+
+template <int32_t D>
+constexpr int32_t SharedBytes() {
+  return kStages * Stage<D>::kBytes + (kQueryInShared<D> ? kWarps * D / 16 * kWarp * 16 : 0);
+}
+
+__device__ __forceinline__ uint32_t SharedAddress(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
+
+// Copies 16 bytes when it gets to it; zeros where `wanted` is false.
+__device__ __forceinline__ void CopyAsync(uint32_t to, const void* from, bool wanted) {
+  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(wanted ? 16 : 0) : "memory");
+}
+__device__ __forceinline__ void CloseCopies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+template <int32_t kStillRunning>
+__device__ __forceinline__ void AwaitCopies() {
+  asm volatile("cp.async.wait_group %0;" ::"n"(kStillRunning) : "memory");
+}
+
+// Four 8 x 8 matrices, transposed: b[0], b[1] are the operand for columns 0-7, b[2], b[3] for 8-15.
+__device__ __forceinline__ void LoadTransposed(uint32_t address, uint32_t (&b)[4]) {
+  asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+               : "=r"(b[0]), "=r"(b[1]), "=r"(b[2]), "=r"(b[3])
+               : "r"(address)
+               : "memory");
+}
+
+// c [16, 8] += a [16, 16] b [16, 8]. Lane 4 g + t holds of c: row g, columns 2t, 2t + 1 in c0, c1; row g + 8 in c2, c3.
+__device__ __forceinline__ void MultiplyAdd(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3}, {%4,%5,%6,%7}, {%8,%9}, {%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+__device__ __forceinline__ uint32_t PackHalves(float low, float high) {
+  const __half2 pair = __floats2half2_rn(low, high);
+  return *reinterpret_cast<const uint32_t*>(&pair);
+}
+
+__device__ __forceinline__ uint16_t Bf16Of(float x) { return __bfloat16_as_ushort(__float2bfloat16_rn(x)); }
+
+// Starts the loads of the stage that begins at `token`. Every thread takes D / 8 pieces of 16 bytes.
+template <int32_t D>
+__device__ void LoadStage(const ExactArgs& a, const int32_t* list, int32_t token, int32_t end, char* stage) {
+  constexpr int32_t kPieces = kStagePages * D * 2;  // of keys; as many of values
+  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < kPieces; i += kThreads) {
+    const int32_t page = i / (2 * D), piece = i % (2 * D), first = token + page * kExactTokensPerPage;
+    const bool wanted = first < end;
+    const uint8_t* bytes = a.arena + (wanted ? list[first / kExactTokensPerPage] * a.page_bytes : 0);
+    const int32_t row = piece / 2, half = (piece % 2) ^ ((row >> 2) & 1);
+    CopyAsync(SharedAddress(stage + page * D * 32 + row * 32 + half * 16), bytes + piece * 16, wanted);
+    const int32_t slot = piece / (D / 8), part = piece % (D / 8);
+    char* const value = stage + Stage<D>::kKeyBytes + (page * kExactTokensPerPage + slot) * Stage<D>::kValueRow + part * 16;
+    CopyAsync(SharedAddress(value), bytes + ExactValueOffset(D) + piece * 16, first + slot < end);
+  }
+}
+
+// A warp's online softmax over its 16 flats: each lane has two of them, g and g + 8, and of the output's columns 2t, 2t + 1 of every eight.
+template <int32_t D>
+struct WarpState {
+  float max[2] = {-INFINITY, -INFINITY};  // of logits times log2(e)
+  float sum[2] = {0, 0};                  // this lane's share
+  float output[D / 8][4] = {};
+};
+
+// Positions that a flat sees.
+struct Seen {
+  int32_t first, last;
+};
+
+// Takes in kPages pages, which lie from `keys`, `values` on in shared memory and begin at position `token`.
+template <int32_t D, int32_t kPages>
+__device__ void TakePages(const ExactArgs& a, const uint32_t (&query)[D / 16][4], uint32_t shared_query, uint32_t keys, uint32_t values,
+                          int32_t token, const Seen (&seen)[2], WarpState<D>& state) {
+  const int32_t lane = static_cast<int32_t>(threadIdx.x) % kWarp, matrix = lane / 8, in_matrix = lane % 8;
+  const int32_t row = (matrix % 2) * 8 + in_matrix, half = matrix / 2;  // what this lane addresses of 16 x 16
+  float logits[kPages * 2][4] = {};
+#pragma unroll
+  for (int32_t k = 0; k < D / 16; ++k) {
+    uint32_t q[4];
+    if constexpr (kQueryInShared<D>) {
+      asm volatile("ld.shared.v4.u32 {%0,%1,%2,%3}, [%4];"
+                   : "=r"(q[0]), "=r"(q[1]), "=r"(q[2]), "=r"(q[3])
+                   : "r"(shared_query + static_cast<uint32_t>((k * kWarp + lane) * 16)));
+    } else {
+      for (int32_t i = 0; i < 4; ++i) q[i] = query[k][i];
+    }
+#pragma unroll
+    for (int32_t page = 0; page < kPages; ++page) {
+      uint32_t b[4];
+      LoadTransposed(keys + static_cast<uint32_t>(page * D * 32 + (k * 16 + row) * 32 + (half ^ ((row >> 2) & 1)) * 16), b);
+      MultiplyAdd(logits[2 * page], q, b[0], b[1]);
+      MultiplyAdd(logits[2 * page + 1], q, b[2], b[3]);
+    }
+  }
+
+  // A softcap is in the logits' own units; from then on they are powers of two.
+  const bool all_seen = token >= max(seen[0].first, seen[1].first) &&
+                        token + kPages * kExactTokensPerPage - 1 <= min(seen[0].last, seen[1].last);
+  float top[2] = {state.max[0], state.max[1]};
+#pragma unroll
+  for (int32_t n = 0; n < kPages * 2; ++n) {
+#pragma unroll
+    for (int32_t i = 0; i < 4; ++i) {
+      float logit = logits[n][i] * a.scale;
+      if (a.softcap > 0) logit = a.softcap * tanhf(logit / a.softcap);
+      logit *= kLog2E;
+      const int32_t position = token + n * 8 + (lane % 4) * 2 + i % 2;
+      if (!all_seen && (position < seen[i / 2].first || position > seen[i / 2].last)) logit = -INFINITY;
+      logits[n][i] = logit;
+      top[i / 2] = fmaxf(top[i / 2], logit);
+    }
+  }
+#pragma unroll
+  for (int32_t r = 0; r < 2; ++r) {
+    top[r] = fmaxf(top[r], __shfl_xor_sync(0xffffffffu, top[r], 1));
+    top[r] = fmaxf(top[r], __shfl_xor_sync(0xffffffffu, top[r], 2));
+    const float base = top[r] == -INFINITY ? 0 : top[r];  // nothing seen so far: all are 2^-infinity
+    const float shrink = exp2f(state.max[r] - base);
+    state.max[r] = top[r];
+    state.sum[r] *= shrink;
+    top[r] = base;
+#pragma unroll
+    for (int32_t n = 0; n < D / 8; ++n) {
+      state.output[n][2 * r] *= shrink;
+      state.output[n][2 * r + 1] *= shrink;
+    }
+  }
+#pragma unroll
+  for (int32_t page = 0; page < kPages; ++page) {
+    uint32_t p[4];
+#pragma unroll
+    for (int32_t n = 0; n < 2; ++n) {
+      float(&x)[4] = logits[2 * page + n];
+#pragma unroll
+      for (int32_t i = 0; i < 4; ++i) x[i] = exp2f(x[i] - top[i / 2]);
+      state.sum[0] += x[0] + x[1];
+      state.sum[1] += x[2] + x[3];
+      p[2 * n] = PackHalves(x[0], x[1]);
+      p[2 * n + 1] = PackHalves(x[2], x[3]);
+    }
+#pragma unroll
+    for (int32_t n = 0; n < D / 16; ++n) {
+      uint32_t b[4];
+      LoadTransposed(values + static_cast<uint32_t>((page * kExactTokensPerPage + row) * Stage<D>::kValueRow + (n * 2 + half) * 16), b);
+      MultiplyAdd(state.output[2 * n], p, b[0], b[1]);
+      MultiplyAdd(state.output[2 * n + 1], p, b[2], b[3]);
+    }
+  }
+}
+
+__device__ __forceinline__ bool IsCoded(const ExactArgs& a, int32_t row, int32_t kv_head) {
+  return row < a.coded_rows && a.coded[row * a.kv_heads + kv_head] != 0;
+}
+
+// kRuns: all warps have the same 16 flats and take every fourth page each. Otherwise each warp has 16 flats of its own and takes all pages.
+template <int32_t D, bool kRuns>
+__global__ void __launch_bounds__(kThreads) AttendKernel(ExactArgs a, const ExactWork* all_work) {
+  extern __shared__ __align__(128) char shared[];
+  const ExactWork work = all_work[blockIdx.x];
+  const int32_t kv_head = static_cast<int32_t>(blockIdx.y), group = a.heads / a.kv_heads;
+  const int32_t warp = static_cast<int32_t>(threadIdx.x) / kWarp, lane = static_cast<int32_t>(threadIdx.x) % kWarp;
+  if (IsCoded(a, work.row, kv_head)) return;
+  const int32_t* const list = a.lists + (int64_t{work.slot} * a.lists_per_slot + a.list + kv_head) * a.list_pages;
+
+  const int32_t stages = (work.end - work.first + kStageTokens - 1) / kStageTokens;
+  LoadStage<D>(a, list, work.first, work.end, shared);
+  CloseCopies();
+
+  // The lane's two flats: where their queries are, what they see.
+  uint32_t query[D / 16][4];
+  Seen seen[2];
+  bool exists[2];
+  int64_t at[2];  // of queries and of results
+#pragma unroll
+  for (int32_t r = 0; r < 2; ++r) {
+    const int32_t in_work = (kRuns ? 0 : warp * 16) + r * 8 + lane / 4, flat = work.flat + in_work;
+    exists[r] = in_work < work.flats;
+    const int32_t position = work.position + flat / group;
+    seen[r] = {a.window > 0 ? position - a.window + 1 : 0, exists[r] ? min(position, work.end - 1) : -1};
+    at[r] = (int64_t{work.row + flat / group} * a.heads + kv_head * group + flat % group) * D;
+#pragma unroll
+    for (int32_t k = 0; k < D / 16; ++k) {
+#pragma unroll
+      for (int32_t half = 0; half < 2; ++half) {
+        const uint16_t* const from = a.query + at[r] + k * 16 + half * 8 + (lane % 4) * 2;
+        query[k][2 * half + r] = exists[r] ? *reinterpret_cast<const uint32_t*>(from) : 0;
+      }
+    }
+  }
+  const uint32_t shared_query = SharedAddress(shared + kStages * Stage<D>::kBytes + warp * (D / 16) * kWarp * 16);
+  if constexpr (kQueryInShared<D>) {
+#pragma unroll
+    for (int32_t k = 0; k < D / 16; ++k) {
+      asm volatile("st.shared.v4.u32 [%0], {%1,%2,%3,%4};" ::"r"(shared_query + static_cast<uint32_t>((k * kWarp + lane) * 16)),
+                   "r"(query[k][0]), "r"(query[k][1]), "r"(query[k][2]), "r"(query[k][3])
+                   : "memory");
+    }
+    __syncwarp();
+  }
+
+  WarpState<D> state;
+  for (int32_t s = 0; s < stages; ++s) {
+    const int32_t token = work.first + s * kStageTokens;
+    if (s + 1 < stages) LoadStage<D>(a, list, token + kStageTokens, work.end, shared + (s + 1) % kStages * Stage<D>::kBytes);
+    CloseCopies();
+    AwaitCopies<1>();
+    __syncthreads();
+    const uint32_t keys = SharedAddress(shared + s % kStages * Stage<D>::kBytes), values = keys + Stage<D>::kKeyBytes;
+    if constexpr (kRuns) {
+      const int32_t skip = warp * kExactTokensPerPage;
+      if (token + skip < work.end) {
+        TakePages<D, 1>(a, query, shared_query, keys + static_cast<uint32_t>(warp * D * 32),
+                        values + static_cast<uint32_t>(skip * Stage<D>::kValueRow), token + skip, seen, state);
+      }
+    } else {
+      TakePages<D, kStagePages>(a, query, shared_query, keys, values, token, seen, state);
+    }
+    __syncthreads();  // before the stage is overwritten
+  }
+#pragma unroll
+  for (int32_t r = 0; r < 2; ++r) {
+    state.sum[r] += __shfl_xor_sync(0xffffffffu, state.sum[r], 1);
+    state.sum[r] += __shfl_xor_sync(0xffffffffu, state.sum[r], 2);
+  }
+
+  if constexpr (!kRuns) {
+#pragma unroll
+    for (int32_t r = 0; r < 2; ++r) {
+      if (!exists[r]) continue;
+      const float whole = 1 / state.sum[r];
+#pragma unroll
+      for (int32_t n = 0; n < D / 8; ++n) {
+        uint16_t* const to = a.out + at[r] + n * 8 + (lane % 4) * 2;
+        to[0] = Bf16Of(state.output[n][2 * r] * whole);
+        to[1] = Bf16Of(state.output[n][2 * r + 1] * whole);
+      }
+    }
+    return;
+  }
+
+  // The warps' states meet in shared memory: [warp][16 flats][D], then maxima and sums.
+  float* const outputs = reinterpret_cast<float*>(shared);
+  __shared__ float maxima[kWarps][16], sums[kWarps][16];
+  static_assert(kWarps * 16 * D * 4 <= kStages * Stage<D>::kBytes);
+#pragma unroll
+  for (int32_t r = 0; r < 2; ++r) {
+    const int32_t flat = r * 8 + lane / 4;
+    if (lane % 4 == 0) {
+      maxima[warp][flat] = state.max[r];
+      sums[warp][flat] = state.sum[r];
+    }
+#pragma unroll
+    for (int32_t n = 0; n < D / 8; ++n) {
+      float* const to = outputs + (warp * 16 + flat) * D + n * 8 + (lane % 4) * 2;
+      to[0] = state.output[n][2 * r];
+      to[1] = state.output[n][2 * r + 1];
+    }
+  }
+  __syncthreads();
+  for (int32_t flat = 0; flat < work.flats; ++flat) {
+    float top = maxima[0][flat];
+    for (int32_t w = 1; w < kWarps; ++w) top = fmaxf(top, maxima[w][flat]);
+    const float base = top == -INFINITY ? 0 : top;
+    float factor[kWarps], sum = 0;
+    for (int32_t w = 0; w < kWarps; ++w) {
+      factor[w] = exp2f(maxima[w][flat] - base);
+      sum += factor[w] * sums[w][flat];
+    }
+    const int64_t in_states = (int64_t{work.state} * a.kv_heads + kv_head) * kRunFlats + flat;
+    if (work.state >= 0 && threadIdx.x == 0) {
+      a.max[in_states] = top * kLn2;
+      a.sum[in_states] = sum;
+    }
+    for (int32_t d = static_cast<int32_t>(threadIdx.x); d < D; d += kThreads) {
+      float output = 0;
+      for (int32_t w = 0; w < kWarps; ++w) output += factor[w] * outputs[(w * 16 + flat) * D + d];
+      if (work.state >= 0) {
+        a.output[in_states * D + d] = output;
+      } else {
+        const int32_t of_item = work.flat + flat;
+        a.out[(int64_t{work.row + of_item / group} * a.heads + kv_head * group + of_item % group) * D + d] = Bf16Of(output / sum);
+      }
+    }
+  }
+}
+
+// One thread block a (join, kv head), one thread a coordinate.
+__global__ void JoinKernel(ExactArgs a, const ExactJoin* joins) {
+  const ExactJoin join = joins[blockIdx.x];
+  const int32_t kv_head = static_cast<int32_t>(blockIdx.y), group = a.heads / a.kv_heads, d = static_cast<int32_t>(threadIdx.x);
+  if (IsCoded(a, join.row, kv_head)) return;
+  for (int32_t flat = 0; flat < join.flats; ++flat) {
+    const auto state = [&](int32_t run) { return (int64_t{join.state + run} * a.kv_heads + kv_head) * kRunFlats + flat; };
+    float top = -INFINITY;
+    for (int32_t run = 0; run < join.runs; ++run) top = fmaxf(top, a.max[state(run)]);
+    float sum = 0, output = 0;
+    for (int32_t run = 0; run < join.runs; ++run) {
+      const float factor = expf(a.max[state(run)] - top);
+      sum += factor * a.sum[state(run)];
+      output += factor * a.output[state(run) * a.head_dim + d];
+    }
+    a.out[(int64_t{join.row + flat / group} * a.heads + kv_head * group + flat % group) * a.head_dim + d] = Bf16Of(output / sum);
+  }
+}
+
+template <int32_t D>
+CudaStatus PrepareFor() {
+  cudaError_t error = cudaFuncSetAttribute(AttendKernel<D, true>, cudaFuncAttributeMaxDynamicSharedMemorySize, SharedBytes<D>());
+  if (error == cudaSuccess) {
+    error = cudaFuncSetAttribute(AttendKernel<D, false>, cudaFuncAttributeMaxDynamicSharedMemorySize, SharedBytes<D>());
+  }
+  return static_cast<CudaStatus>(error);
+}
+
+template <int32_t D, bool kRuns>
+CudaStatus Launch(Stream stream, const ExactArgs& args, const ExactWork* work, int32_t n) {
+  const dim3 blocks(static_cast<uint32_t>(n), static_cast<uint32_t>(args.kv_heads));
+  AttendKernel<D, kRuns><<<blocks, kThreads, SharedBytes<D>(), stream>>>(args, work);
+  return static_cast<CudaStatus>(cudaGetLastError());
+}
+
+template <bool kRuns>
+CudaStatus Attend(Stream stream, const ExactArgs& args, const ExactWork* work, int32_t n) {
+  if (n == 0) return CudaStatus::kOk;
+  switch (args.head_dim) {
+    case 64: return Launch<64, kRuns>(stream, args, work, n);
+    case 80: return Launch<80, kRuns>(stream, args, work, n);
+    case 96: return Launch<96, kRuns>(stream, args, work, n);
+    case 128: return Launch<128, kRuns>(stream, args, work, n);
+    case 256: return Launch<256, kRuns>(stream, args, work, n);
+    default: return static_cast<CudaStatus>(cudaErrorInvalidValue);
+  }
+}
+
+}  // namespace
+
+CudaStatus PrepareExactAttention(int32_t head_dim) {
+  switch (head_dim) {
+    case 64: return PrepareFor<64>();
+    case 80: return PrepareFor<80>();
+    case 96: return PrepareFor<96>();
+    case 128: return PrepareFor<128>();
+    case 256: return PrepareFor<256>();
+    default: return static_cast<CudaStatus>(cudaErrorInvalidValue);
+  }
+}
+
+CudaStatus AttendRuns(Stream stream, const ExactArgs& args, const ExactWork* work, int32_t n) {
+  return Attend<true>(stream, args, work, n);
+}
+
+CudaStatus AttendTiles(Stream stream, const ExactArgs& args, const ExactWork* work, int32_t n) {
+  return Attend<false>(stream, args, work, n);
+}
+
+CudaStatus JoinRuns(Stream stream, const ExactArgs& args, const ExactJoin* joins, int32_t n) {
+  if (n == 0) return CudaStatus::kOk;
+  const dim3 blocks(static_cast<uint32_t>(n), static_cast<uint32_t>(args.kv_heads));
+  JoinKernel<<<blocks, static_cast<uint32_t>(args.head_dim), 0, stream>>>(args, joins);
+  return static_cast<CudaStatus>(cudaGetLastError());
+}
+
+}  // namespace spherical::kernels::cuda

@@ -1,0 +1,103 @@
+// The window of two warps on the pages they read in turn: a ring of whole pages in shared memory, filled while others are worked on. On
+// sm_90 by the copy engine (one request a page), before it by 16-byte asynchronous copies; either way completed on an mbarrier.
+//
+// Page k of the stream lies in stage k % 3, and is read by warp k % 2, which then has page k + 3 fetched there: for the other warp. Three
+// pages for two warps leave room for more warps than two each would, and there is always one on its way.
+#ifndef SPHERICAL_KERNELS_CUDA_PAGE_RING_CUH_
+#define SPHERICAL_KERNELS_CUDA_PAGE_RING_CUH_
+
+#include <cstdint>
+
+#include "kernels/spherical/page_layout.h"
+
+namespace spherical::kernels::cuda {
+
+inline constexpr int kRingStages = 3;
+
+// What attention reads of a page: codes and radii.
+constexpr int BytesRead(Tier tier, int head_dim) { return LayoutOf(tier, head_dim).utilities; }
+
+__device__ __forceinline__ uint32_t SharedAddress(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
+
+class PageRing {
+ public:
+  static constexpr int kControlBytes = kRingStages * 16;  // an mbarrier and a page number per stage
+
+  // memory: kRingStages pages, aligned to 128.   control: kControlBytes of both warps, set up by Initialize of one of them
+  __device__ __forceinline__ PageRing(uint8_t* memory, uint8_t* control, int page_bytes, int lane)
+      : memory_(SharedAddress(memory)), control_(SharedAddress(control)), generic_(memory), page_bytes_(page_bytes), lane_(lane) {}
+
+  // By one warp; a barrier of the block between it and everything else.
+  __device__ __forceinline__ void Initialize() {
+    if (lane_ != 0) return;
+    for (int s = 0; s < kRingStages; ++s) {
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(BarrierOf(s)), "r"(kArrivals) : "memory");
+      asm volatile("st.shared.u32 [%0], %1;" ::"r"(BarrierOf(s) + 8), "r"(-1) : "memory");
+    }
+#if __CUDA_ARCH__ >= 900
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+#endif
+  }
+
+  // Begins to read a page's first bytes as page k, by the warp that has just read page k - 3, or before all else. All lanes.
+  __device__ __forceinline__ void Fill(int k, const uint8_t* page, int bytes) {
+    const int stage = k % kRingStages;
+    const uint32_t barrier = BarrierOf(stage), to = memory_ + stage * page_bytes_;
+#if __CUDA_ARCH__ >= 900
+    if (lane_ != 0) return;
+    Announce(barrier, k);
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(page), "r"(bytes),
+                 "r"(barrier)
+                 : "memory");
+#else
+    if (lane_ == 0) Announce(barrier, k);
+    for (int at = 16 * lane_; at < bytes; at += 16 * 32) {
+      asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + at), "l"(page + at) : "memory");
+    }
+    asm volatile("cp.async.mbarrier.arrive.noinc.shared.b64 [%0];" ::"r"(barrier) : "memory");
+#endif
+  }
+
+  // Page k, once it is there. All lanes. The parity alone cannot tell a page that the other warp has not even asked for from one two turns
+  // before it: hence the number.
+  __device__ __forceinline__ const uint8_t* Wait(int k) const {
+    const int stage = k % kRingStages;
+    const uint32_t barrier = BarrierOf(stage), parity = k / kRingStages & 1;
+    int announced, done;
+    do {
+      asm volatile("ld.acquire.cta.shared.u32 %0, [%1];" : "=r"(announced) : "r"(barrier + 8) : "memory");
+    } while (announced != k);
+    do {
+#if __CUDA_ARCH__ >= 900
+      asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.s32 %0, 1, 0, p;\n}" : "=r"(done)
+                   : "r"(barrier), "r"(parity)
+                   : "memory");
+#else
+      asm volatile("{\n.reg .pred p;\nmbarrier.test_wait.parity.shared.b64 p, [%1], %2;\nselp.s32 %0, 1, 0, p;\n}" : "=r"(done)
+                   : "r"(barrier), "r"(parity)
+                   : "memory");
+#endif
+    } while (done == 0);
+    return generic_ + stage * page_bytes_;
+  }
+
+ private:
+#if __CUDA_ARCH__ >= 900
+  static constexpr int kArrivals = 1;
+#else
+  static constexpr int kArrivals = 32;
+#endif
+  __device__ __forceinline__ uint32_t BarrierOf(int stage) const { return control_ + 16 * stage; }
+  __device__ __forceinline__ static void Announce(uint32_t barrier, int k) {
+    asm volatile("st.release.cta.shared.u32 [%0], %1;" ::"r"(barrier + 8), "r"(k) : "memory");
+  }
+
+  uint32_t memory_, control_;
+  const uint8_t* generic_;
+  int page_bytes_, lane_;
+};
+
+}  // namespace spherical::kernels::cuda
+
+#endif  // SPHERICAL_KERNELS_CUDA_PAGE_RING_CUH_

@@ -1,0 +1,151 @@
+// Runs plans on any stepper, with page tables of its own, and reads what comes out: for tests that compare steppers. Exact pages and coded
+// ones have ids of their own: in mode `exact` there are only the former.
+#ifndef SPHERICAL_TESTS_ENGINE_STEPPER_RUNNER_H_
+#define SPHERICAL_TESTS_ENGINE_STEPPER_RUNNER_H_
+
+#include <algorithm>
+#include <cstdint>
+#include <deque>
+#include <utility>
+#include <vector>
+
+#include "engine/kv/retier.h"
+#include "engine/step/stepper.h"
+#include "kernels/spherical/page_layout.h"
+#include "tests/engine/tiny_model.h"
+
+namespace spherical::engine {
+
+class StepperRunner {
+ public:
+  static constexpr PageId kPages = 16'384;  // of each kind, unless more are asked for
+
+  // first_id: of sequences; two runners of one stepper have different ones.
+  StepperRunner(const TransformerSpec& spec, Stepper& stepper, SequenceId first_id = 1, PageId pages = kPages)
+      : spec_(spec), stepper_(stepper), next_id_(first_id) {
+    greedy_.temperature = 0;
+    for (int64_t page = 0; page < pages; ++page) {  // 7 and 5 have no factor in common with a power of two: every page once
+      free_.push_back(static_cast<PageId>((page * 7 + 3) % pages));
+      free_coded_.push_back(static_cast<PageId>((page * 5 + 1) % pages));
+    }
+  }
+
+  struct Sequence {
+    SequenceId id;
+    std::vector<TokenId> entered;
+    PageTable pages;
+  };
+  Sequence Start() { return {next_id_++, {}, PageTable(spec_.layers, spec_.kv_heads, {}, spec_.windows)}; }
+
+  struct Part {
+    Sequence* sequence;
+    std::vector<TokenId> tokens;
+    bool score = false;  // each token but the last against the one after it, with the 20 likeliest; else only a greedy token is asked for
+  };
+  // One step. Pages that leave windows are lent again afterwards.
+  absl::StatusOr<StepOutput> Step(const std::vector<Part>& parts) {
+    StepPlan plan;
+    for (const Part& part : parts) {
+      Sequence& sequence = *part.sequence;
+      const int32_t position = static_cast<int32_t>(sequence.entered.size());
+      Lend(sequence, position + static_cast<int32_t>(part.tokens.size()));
+      StepItem item;
+      item.sequence = sequence.id;
+      item.tokens = part.tokens;
+      item.position = position;
+      item.pages = &sequence.pages;
+      item.sample = true;
+      item.sampling = &greedy_;
+      if (part.score) {
+        item.prompt_logprobs = item.logprobs = kTopLogprobsMax;
+        item.targets = std::span(part.tokens).subspan(1);
+      }
+      plan.items.push_back(item);
+      plan.rows += static_cast<int32_t>(part.tokens.size());
+    }
+    absl::StatusOr<StepOutput> output = stepper_.Run(plan);
+    for (const Part& part : parts) {
+      Sequence& sequence = *part.sequence;
+      RecordEntry(static_cast<int32_t>(part.tokens.size()), sequence.pages);
+      sequence.entered.insert(sequence.entered.end(), part.tokens.begin(), part.tokens.end());
+      for (int32_t head = 0; head < sequence.pages.heads(); ++head) {
+        LeaveWindow(static_cast<int32_t>(sequence.entered.size()), spec_.head_dim, sequence.pages.head(head),
+                    [&](PageId page, bool exact) { (exact ? free_ : free_coded_).push_back(page); });
+      }
+    }
+    return output;
+  }
+
+  // All exact tokens of these heads are sealed to the tier, the newest and the first to T8.
+  absl::Status Seal(Sequence& sequence, kernels::Tier tier, const std::vector<int32_t>& heads) {
+    const int32_t entered = static_cast<int32_t>(sequence.entered.size());
+    return Retier(sequence, {.tier = tier, .end = entered, .newest = entered - kNewestTokens, .last = true}, heads);
+  }
+  // The oldest 32 new T8 tokens of every sealed head that has 100 of them.
+  absl::Status DemoteWhereDue(Sequence& sequence, kernels::Tier tier) {
+    std::vector<int32_t> due;
+    for (int32_t i = 0; i < sequence.pages.heads(); ++i) {
+      const HeadPages& head = sequence.pages.head(i);
+      if (head.sealed && head.of(kernels::Tier::kT8).tokens >= 100) due.push_back(i);
+    }
+    return Retier(sequence, {.kind = RetierItem::Kind::kDemote, .tier = tier, .count = 32}, due);
+  }
+
+ private:
+  absl::Status Retier(Sequence& sequence, RetierItem item, const std::vector<int32_t>& heads) {
+    std::vector<RetierItem> items;
+    for (const int32_t i : heads) {
+      item.sequence = sequence.id;
+      item.head = i;
+      item.pages = &sequence.pages.head(i);
+      const TierCounts after = CountsAfter(item);
+      for (size_t t = 0; t < after.size(); ++t) LendCoded(sequence.pages.head(i), static_cast<kernels::Tier>(t), after[t]);
+      items.push_back(item);
+    }
+    if (items.empty()) return absl::OkStatus();
+    const auto done = stepper_.Retier(items);
+    if (!done.ok()) return done.status();
+    for (const RetierItem& ran : items) {
+      HeadPages& head = sequence.pages.head(ran.head);
+      RecordRetier(ran, head);
+      for (; head.sealed && !head.exact.empty(); head.exact.pop_back()) free_.push_back(head.exact.back());
+      for (int32_t t = 0; t < kernels::kTierCount; ++t) {
+        HeadPages::Coded& list = head.tiers[static_cast<size_t>(t)];
+        const int64_t needed = CeilDiv(list.tokens, kernels::TokensPerPage(static_cast<kernels::Tier>(t), spec_.head_dim));
+        for (; static_cast<int64_t>(list.pages.size()) > needed; list.pages.pop_back()) free_coded_.push_back(list.pages.back());
+      }
+    }
+    return absl::OkStatus();
+  }
+  void LendCoded(HeadPages& head, kernels::Tier tier, int32_t tokens) {
+    std::vector<PageId>& list = head.of(tier).pages;
+    while (static_cast<int64_t>(list.size()) < CeilDiv(tokens, kernels::TokensPerPage(tier, spec_.head_dim))) {
+      list.push_back(free_coded_.front());
+      free_coded_.pop_front();
+    }
+  }
+  void Lend(Sequence& sequence, int32_t tokens) {
+    for (int32_t i = 0; i < sequence.pages.heads(); ++i) {
+      HeadPages& head = sequence.pages.head(i);
+      if (head.sealed) {
+        const int32_t entering = tokens - static_cast<int32_t>(sequence.entered.size());
+        LendCoded(head, kernels::Tier::kT8, head.of(kernels::Tier::kT8).tokens + entering);
+        continue;
+      }
+      while (head.exact_begin + static_cast<int32_t>(head.exact.size()) * kernels::kExactTokensPerPage < tokens) {
+        head.exact.push_back(free_.front());
+        free_.pop_front();
+      }
+    }
+  }
+
+  const TransformerSpec& spec_;
+  Stepper& stepper_;
+  SequenceId next_id_;
+  SamplingParams greedy_;
+  std::deque<PageId> free_, free_coded_;
+};
+
+}  // namespace spherical::engine
+
+#endif  // SPHERICAL_TESTS_ENGINE_STEPPER_RUNNER_H_

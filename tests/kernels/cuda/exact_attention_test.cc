@@ -1,0 +1,170 @@
+// Attention over exact pages on the device against the reference in double (kernels/attention).
+#include "kernels/cuda/exact_attention.h"
+
+#include <algorithm>
+#include <catch2/catch.hpp>
+#include <cmath>
+#include <random>
+#include <vector>
+
+#include "kernels/attention/exact_attention.h"
+#include "kernels/base/float16.h"
+#include "kernels/spherical/page_layout.h"
+#include "tests/kernels/cuda/device_arrays.h"
+#include "tests/skip.h"
+
+namespace spherical::kernels::cuda {
+namespace {
+
+struct AttentionCase {
+  int32_t head_dim, group, kv_heads;
+  int32_t before, rows;  // tokens that are there, and those that enter and look
+  int32_t window = 0;
+  float softcap = 0;
+  double key_size = 1;
+};
+
+// Runs one sequence through the device and through the reference. The arena is full of NaN but for the sequence's tokens.
+void Compare(const Device& device, const AttentionCase& c) {
+  CAPTURE(c.head_dim, c.group, c.kv_heads, c.before, c.rows, c.window, c.softcap, c.key_size);
+  const int32_t d = c.head_dim, heads = c.group * c.kv_heads, tokens = c.before + c.rows;
+  const int32_t list_pages = static_cast<int32_t>(CeilDiv(tokens, 16)) + 3;
+  const int64_t page_bytes = PageBytes(d);
+  std::mt19937_64 random(static_cast<uint64_t>(tokens * 131 + d));
+  std::normal_distribution<double> normal;
+  std::vector<uint8_t> arena(static_cast<size_t>(c.kv_heads * list_pages * page_bytes), 0xff);
+  std::vector<int32_t> lists(static_cast<size_t>(c.kv_heads * list_pages));
+  for (size_t i = 0; i < lists.size(); ++i) lists[i] = static_cast<int32_t>(i);
+  std::shuffle(lists.begin(), lists.end(), random);
+  std::vector<float> key(static_cast<size_t>(d)), value(static_cast<size_t>(d));
+  for (int32_t g = 0; g < c.kv_heads; ++g) {
+    for (int32_t t = 0; t < tokens; ++t) {
+      for (float& x : key) x = static_cast<float>(c.key_size * normal(random));
+      for (float& x : value) x = static_cast<float>(normal(random));
+      const int32_t page = lists[static_cast<size_t>(g * list_pages + t / 16)];
+      ExactAttentionImpls()[1].append(d, key.data(), value.data(), t % 16, &arena[static_cast<size_t>(page * page_bytes)]);
+    }
+  }
+  std::vector<uint16_t> query(static_cast<size_t>(c.rows * heads * d));
+  for (uint16_t& x : query) x = F32ToF16(static_cast<float>(normal(random)));
+
+  // The reference sees what the device sees: queries rounded to f16.
+  const AttentionShape shape = {.head_dim = d, .group = c.group, .scale = 1 / std::sqrt(static_cast<float>(d)), .softcap = c.softcap,
+                                .window = c.window, .page_bytes = page_bytes};
+  std::vector<float> rows;
+  for (const uint16_t x : query) rows.push_back(F16ToF32(x));
+  std::vector<float> want(rows.size());
+  for (int32_t g = 0; g < c.kv_heads; ++g) {
+    std::vector<float> max(static_cast<size_t>(c.rows * c.group)), sum(max.size()), output(max.size() * static_cast<size_t>(d));
+    const AttentionState state = {max.data(), sum.data(), output.data()};
+    ExactAttentionImpls()[0].attend(shape, arena.data(),
+                                    {.query = &rows[static_cast<size_t>(g * c.group * d)], .query_stride = heads * d, .rows = c.rows,
+                                     .row_position = c.before, .pages = &lists[static_cast<size_t>(g * list_pages)], .first_position = 0,
+                                     .tokens = tokens, .state = state});
+    MergeAttention(state, 1, c.rows, c.group, d, &want[static_cast<size_t>(g * c.group * d)], heads * d);
+  }
+
+  std::vector<ExactWork> runs, tiles;
+  std::vector<ExactJoin> joins;
+  const int32_t flats = c.rows * c.group;
+  const auto oldest = [&](int32_t position) { return c.window > 0 ? std::max(0, position - c.window + 1) / 16 * 16 : 0; };
+  int32_t states = 0;
+  if (flats <= kRunFlats) {
+    for (int32_t first = oldest(c.before), next; first < tokens; first = next) {
+      next = std::min((first / kRunKeys + 1) * kRunKeys, tokens);
+      runs.push_back({.position = c.before, .flats = flats, .first = first, .end = next, .state = states++});
+    }
+    if (states == 1) {
+      runs[0].state = -1;
+    } else {
+      joins.push_back({.row = 0, .flats = flats, .state = 0, .runs = states});
+    }
+  } else {
+    for (int32_t flat = 0; flat < flats; flat += kTileFlats) {
+      const int32_t count = std::min(kTileFlats, flats - flat);
+      tiles.push_back({.slot = 0, .row = 0, .position = c.before, .flat = flat, .flats = count,
+                       .first = oldest(c.before + flat / c.group), .end = c.before + (flat + count - 1) / c.group + 1});
+    }
+  }
+  const DeviceArray<uint8_t> device_arena(device, arena);
+  const DeviceArray<int32_t> device_lists(device, lists);
+  const DeviceArray<uint16_t> device_query(device, query), out(device, static_cast<int64_t>(query.size()));
+  const int64_t state_count = int64_t{std::max(states, 1)} * c.kv_heads * kRunFlats;
+  const DeviceArray<float> max(device, state_count), sum(device, state_count), output(device, state_count * d);
+  const ExactArgs args = {.heads = heads, .kv_heads = c.kv_heads, .head_dim = d, .scale = shape.scale, .softcap = c.softcap,
+                          .window = c.window, .query = device_query.data(), .lists = device_lists.data(), .list = 0,
+                          .lists_per_slot = c.kv_heads, .list_pages = list_pages, .arena = device_arena.data(), .page_bytes = page_bytes,
+                          .out = out.data(), .max = max.data(), .sum = sum.data(), .output = output.data()};
+  Require(PrepareExactAttention(d));
+  if (!runs.empty()) {
+    const DeviceArray<ExactWork> work(device, runs);
+    Require(AttendRuns(device.stream(), args, work.data(), static_cast<int32_t>(runs.size())));
+    if (!joins.empty()) {
+      const DeviceArray<ExactJoin> device_joins(device, joins);
+      Require(JoinRuns(device.stream(), args, device_joins.data(), static_cast<int32_t>(joins.size())));
+      device.Wait();
+    }
+    device.Wait();
+  } else {
+    const DeviceArray<ExactWork> work(device, tiles);
+    Require(AttendTiles(device.stream(), args, work.data(), static_cast<int32_t>(tiles.size())));
+    device.Wait();
+  }
+  const std::vector<uint16_t> got = out.Fetch();
+  // Probabilities are f16 (2^-11 each), the result bf16 (2^-9 of it); larger logits add their own roundings.
+  double worst = 0;
+  size_t worst_at = 0;
+  for (size_t i = 0; i < want.size(); ++i) {
+    const double error = std::abs(BF16ToF32(got[i]) - want[i]) - 0x1p-8 * std::abs(want[i]);
+    if (!(error <= worst)) {
+      worst = error;
+      worst_at = i;
+    }
+  }
+  CAPTURE(worst_at, BF16ToF32(got[worst_at]), want[worst_at]);
+  CHECK(worst < 2e-3);
+}
+
+TEST_CASE("exact attention on the device agrees with the reference: decoding rows, every head dim and group") {
+  if (const std::string why = WhyNoDevice(); !why.empty()) SPH_SKIP(why.c_str());
+  const Device device;
+  for (const int32_t head_dim : {64, 80, 96, 128, 256}) {
+    for (const int32_t group : {1, 3, 4, 7, 8, 16}) {
+      for (const int32_t before : {0, 1, 15, 63, 64, 200, 511, 512, 1700}) {
+        Compare(device, {.head_dim = head_dim, .group = group, .kv_heads = 2, .before = before, .rows = 1});
+      }
+    }
+  }
+}
+
+TEST_CASE("exact attention on the device agrees with the reference: chunks of prompts") {
+  if (const std::string why = WhyNoDevice(); !why.empty()) SPH_SKIP(why.c_str());
+  const Device device;
+  for (const int32_t head_dim : {64, 80, 96, 128, 256}) {
+    for (const int32_t group : {1, 3, 4, 16}) {
+      for (const int32_t before : {0, 1, 100, 640}) {
+        for (const int32_t rows : {2, 5, 17, 64, 150}) {
+          Compare(device, {.head_dim = head_dim, .group = group, .kv_heads = 2, .before = before, .rows = rows});
+        }
+      }
+    }
+  }
+}
+
+TEST_CASE("exact attention on the device agrees with the reference: windows, softcaps, sharp heads") {
+  if (const std::string why = WhyNoDevice(); !why.empty()) SPH_SKIP(why.c_str());
+  const Device device;
+  for (const int32_t head_dim : {64, 256}) {
+    for (const int32_t rows : {1, 4, 90}) {
+      for (const int32_t window : {1, 16, 17, 100, 600}) {
+        Compare(device, {.head_dim = head_dim, .group = 4, .kv_heads = 1, .before = 1100, .rows = rows, .window = window});
+        Compare(device, {.head_dim = head_dim, .group = 4, .kv_heads = 1, .before = 0, .rows = rows, .window = window});
+      }
+      Compare(device, {.head_dim = head_dim, .group = 2, .kv_heads = 3, .before = 700, .rows = rows, .softcap = 1.5f});
+      Compare(device, {.head_dim = head_dim, .group = 2, .kv_heads = 3, .before = 700, .rows = rows, .key_size = 8});
+    }
+  }
+}
+
+}  // namespace
+}  // namespace spherical::kernels::cuda
