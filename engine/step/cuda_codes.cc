@@ -81,7 +81,7 @@ CudaStatus CudaCodes::UploadGeometry() {
                              .widths = {}};
     std::memcpy(host.geometries[head].widths, key.widths, sizeof(key.widths));
     for (int32_t t = 0; t < kernels::kTierCount; ++t) {
-      host.planes[head * kernels::kTierCount + t] = kernels::cuda::AdaPlanesOf(query.widths[t], d);
+      host.planes[head * kernels::kTierCount + t] = kernels::cuda::AdaPlanesOf(query.widths[t], query.steps(), d);
     }
   }
   Both(status, kernels::cuda::CopyToDevice(stream_, geometry_memory_.data(), base, bytes));

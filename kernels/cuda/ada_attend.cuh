@@ -492,7 +492,7 @@ struct AdaReader {
       __syncwarp();
       stream.Next();
     }
-    constexpr float kStep = kCodeStep[ValueWidth(kTier)] / (1 << ValueShift(ValueWidth(kTier)));
+    constexpr float kStep = kReadStep[ValueWidth(kTier)] / (1 << ValueShift(ValueWidth(kTier)));
     End(part.state + warp, kStep);
   }
 };

@@ -19,13 +19,13 @@ constexpr int64_t kPartCost = 32;
 
 }  // namespace
 
-AdaPlanes AdaPlanesOf(const uint8_t* widths, int32_t head_dim) {
+AdaPlanes AdaPlanesOf(const uint8_t* widths, const float* steps, int32_t head_dim) {
   std::vector<Plane> planes[kAdaPlaneKinds];
   AdaPlanes out = {};
   int32_t offset = 0;
   for (int32_t group = 0; group < head_dim / kGroup; ++group) {
     out.widths[group] = widths[group];
-    out.steps[group] = kCodeStep[widths[group]];
+    out.steps[group] = steps[widths[group]];
     int32_t place = 0;
     for (int32_t kind = 0; kind < kAdaPlaneKinds; ++kind) {  // the widest plane first, in place and in the page
       const int32_t bits = 8 >> kind;

@@ -29,9 +29,10 @@ struct AdaPlanes {
   uint32_t entry[kAdaChunksMax][4];
   int8_t group[kAdaChunksMax][4];               // whose coordinates plane 0 to 3 of a chunk holds
   uint8_t widths[kGroupsMax];
-  float steps[kGroupsMax];                      // kCodeStep of the widths
+  float steps[kGroupsMax];                      // what the widths are read as
 };
-AdaPlanes AdaPlanesOf(const uint8_t* widths, int32_t head_dim);
+// widths [D/16]; steps: by width, QueryGeometry::steps()
+AdaPlanes AdaPlanesOf(const uint8_t* widths, const float* steps, int32_t head_dim);
 
 // The tokens that one (row, kv head) has in one tier.
 struct AdaList {

@@ -64,9 +64,10 @@ class PageRing {
   __device__ __forceinline__ const uint8_t* Wait(int k) const {
     const int stage = k % kRingStages;
     const uint32_t barrier = BarrierOf(stage), parity = k / kRingStages & 1;
-    int announced, done;
-    do {
-      asm volatile("ld.acquire.cta.shared.u32 %0, [%1];" : "=r"(announced) : "r"(barrier + 8) : "memory");
+    int announced = 0, done;
+    do {  // by an atomic operation, which tells compute-sanitizer too that this is no race; one lane's, or they queue up
+      if (lane_ == 0) asm volatile("atom.acquire.cta.shared.or.b32 %0, [%1], 0;" : "=r"(announced) : "r"(barrier + 8) : "memory");
+      announced = __shfl_sync(~0u, announced, 0);
     } while (announced != k);
     do {
 #if __CUDA_ARCH__ >= 900
@@ -90,7 +91,7 @@ class PageRing {
 #endif
   __device__ __forceinline__ uint32_t BarrierOf(int stage) const { return control_ + 16 * stage; }
   __device__ __forceinline__ static void Announce(uint32_t barrier, int k) {
-    asm volatile("st.release.cta.shared.u32 [%0], %1;" ::"r"(barrier + 8), "r"(k) : "memory");
+    asm volatile("atom.release.cta.shared.exch.b32 _, [%0], %1;" ::"r"(barrier + 8), "r"(k) : "memory");
   }
 
   uint32_t memory_, control_;

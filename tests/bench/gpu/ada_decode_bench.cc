@@ -119,7 +119,7 @@ void Measure(const AdaDecoder& decoder, const Workload& workload, const std::str
     for (const auto& profile : kProfiles) {
       uint8_t widths[kHeadDim / kGroup];
       for (int32_t g = 0; g < kHeadDim / kGroup; ++g) widths[g] = profile[g * 4 / (kHeadDim / kGroup)];
-      planes.push_back(AdaPlanesOf(widths, kHeadDim));
+      planes.push_back(AdaPlanesOf(widths, kReadStep, kHeadDim));
     }
   }
   std::normal_distribution<float> normal;

@@ -17,7 +17,7 @@ TEST_CASE("Every plane of a width profile is in one chunk, at its place in the p
     const int32_t groups = std::vector<int32_t>{4, 5, 6, 8, 16}[round % 5];
     std::vector<uint8_t> widths;
     for (int32_t g = 0; g < groups; ++g) widths.push_back(round < 40 ? kWidths[round / 5] : kWidths[random() % 8]);
-    const AdaPlanes planes = AdaPlanesOf(widths.data(), 16 * groups);
+    const AdaPlanes planes = AdaPlanesOf(widths.data(), kReadStep, 16 * groups);
     std::vector<int32_t> bits_seen(groups, 0), offsets(groups + 1, 0);
     for (int32_t g = 0; g < groups; ++g) offsets[g + 1] = offsets[g] + 32 * widths[g];
     int32_t chunk = 0;
