@@ -43,7 +43,7 @@ struct CudaPassOptions {
 // Thread: one caller, whose CUDA device is the one that Create saw. References outlive this.
 class CudaPass {
  public:
-  static constexpr int32_t kLogitsRowsMax = 64;
+  static constexpr int32_t kLogitsRowsMax = 128;
 
   CudaPass(const TransformerSpec& spec, const CudaWeights& weights, kernels::cuda::Stream stream);
 

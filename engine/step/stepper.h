@@ -20,7 +20,7 @@ struct MeasureOutput {
 };
 
 // The seam for the machine: owns weights and the KV arena where they live, runs plans. One implementation per device
-// (cpu_stepper.h; CUDA later); tests bring FakeStepper, NullStepper and HeldStepper (tests/fakes/).
+// (cpu_stepper.h, cuda_stepper.h); tests bring FakeStepper, NullStepper and HeldStepper (tests/fakes/).
 //
 // Thread: Run by the engine thread only.
 class Stepper {

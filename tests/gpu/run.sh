@@ -21,8 +21,9 @@ done
 if [[ -z "$programs" ]]; then
   programs=$(mktemp -d)
   trap 'rm -rf "$programs"' EXIT
-  "${BAZEL:-bazel}" build --config=opt --config=cuda //tests/kernels/cuda/... //tests/bench/gpu/...
+  "${BAZEL:-bazel}" build --config=opt --config=cuda //tests/kernels/cuda/... //tests/bench/gpu/... //tests/engine:cuda_stepper_test
   find -L bazel-bin/tests/kernels/cuda bazel-bin/tests/bench/gpu -maxdepth 1 -type f -executable ! -name '*.so' -exec cp -t "$programs" {} +
+  cp bazel-bin/tests/engine/cuda_stepper_test "$programs"
 fi
 
 failed=0
