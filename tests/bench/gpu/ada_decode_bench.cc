@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "kernels/cuda/ada_decode.h"
+#include "kernels/spherical/query_geometry.h"
 #include "tests/bench/gpu/device_work.h"
 
 namespace spherical::kernels::cuda {

@@ -6,6 +6,7 @@
 #include <random>
 #include <vector>
 
+#include "kernels/spherical/query_geometry.h"
 
 namespace spherical::kernels::cuda {
 namespace {
