@@ -6,8 +6,8 @@
 #include <vector>
 
 #include "engine/host_memory.h"
-#include "engine/model/sampler.h"
 #include "engine/step/forward.h"
+#include "engine/step/logit_rows.h"
 #include "engine/step/measure_run.h"
 #include "engine/step/retier_run.h"
 #include "kernels/base/check.h"
@@ -79,33 +79,15 @@ class CpuStepper final : public Stepper {
             .coded_page_bytes = page_bytes};
   }
 
-  // One row whose logits someone wants.
-  struct Wanted {
-    int32_t item;
-    int32_t row;     // among all rows of the step
-    int32_t target;  // index into the item's targets to score; -1: sample the next token
-  };
-
   void ReadLogits(const StepPlan& plan, StepOutput& output) {
-    wanted_.clear();
-    int32_t row = 0;
-    for (int32_t i = 0; i < static_cast<int32_t>(plan.items.size()); ++i) {
-      const StepItem& item = plan.items[i];
-      const int32_t rows = static_cast<int32_t>(item.tokens.size());
-      if (item.prompt_logprobs >= 0) {
-        output.items[i].prompt_scores.resize(item.targets.size());
-        for (int32_t t = 0; t < static_cast<int32_t>(item.targets.size()); ++t) wanted_.push_back({i, row + t, t});
-      }
-      if (item.sample) wanted_.push_back({i, row + rows - 1, -1});
-      row += rows;
-    }
+    FindLogitRows(plan, output, wanted_);
     for (size_t first = 0; first < wanted_.size(); first += Forward::kLogitsRowsMax) {
       const size_t count = std::min<size_t>(Forward::kLogitsRowsMax, wanted_.size() - first);
       ReadLogits(plan, std::span(wanted_).subspan(first, count), output);
     }
   }
 
-  void ReadLogits(const StepPlan& plan, std::span<const Wanted> wanted, StepOutput& output) {
+  void ReadLogits(const StepPlan& plan, std::span<const LogitRow> wanted, StepOutput& output) {
     int32_t rows[Forward::kLogitsRowsMax];
     for (size_t i = 0; i < wanted.size(); ++i) rows[i] = wanted[i].row;
     forward_.Logits(std::span<const int32_t>(rows, wanted.size()), logits_.data());
@@ -113,23 +95,15 @@ class CpuStepper final : public Stepper {
     pool_.RunWithWorker(static_cast<int32_t>(wanted.size()), [&](Shard shard, int32_t worker) {
       const size_t vocabulary = static_cast<size_t>(spec_.vocabulary);
       const std::span<const float> logits(&logits_[static_cast<size_t>(shard.index) * vocabulary], vocabulary);
-      const Wanted& want = wanted[static_cast<size_t>(shard.index)];
+      const LogitRow& want = wanted[static_cast<size_t>(shard.index)];
       finite[shard.index] = kernels::AllFinite(logits.data(), spec_.vocabulary);
-      if (finite[shard.index]) Read(plan.items[want.item], want, logits, scratch_[static_cast<size_t>(worker)], output.items[want.item]);
+      if (finite[shard.index]) {
+        ReadLogitRow(plan.items[want.item], want, logits, scratch_[static_cast<size_t>(worker)], output.items[want.item]);
+      }
     });
     for (size_t i = 0; i < wanted.size(); ++i) output.items[wanted[i].item].finite &= finite[i];
-    for (const Wanted& want : wanted) {
+    for (const LogitRow& want : wanted) {
       if (!output.items[want.item].finite) output.items[want.item].sampled.reset();
-    }
-  }
-
-  static void Read(const StepItem& item, const Wanted& want, std::span<const float> logits, SamplerScratch& scratch,
-                   StepItemOutput& output) {
-    if (want.target >= 0) {
-      output.prompt_scores[static_cast<size_t>(want.target)] =
-          Score(logits, item.targets[static_cast<size_t>(want.target)], item.prompt_logprobs, scratch);
-    } else {
-      output.sampled = Sample(logits, *item.sampling, item.output_index, item.prompt, item.output, item.logprobs, scratch);
     }
   }
 
@@ -144,7 +118,7 @@ class CpuStepper final : public Stepper {
   Forward forward_;
   std::vector<float> logits_;            // [kLogitsRowsMax, vocabulary]
   std::vector<SamplerScratch> scratch_;  // [threads]
-  std::vector<Wanted> wanted_;
+  std::vector<LogitRow> wanted_;
 };
 
 }  // namespace

@@ -7,9 +7,9 @@
 
 #include <fmt/format.h>
 
-#include "engine/model/sampler.h"
 #include "engine/step/cuda_pass.h"
 #include "engine/step/cuda_weights.h"
+#include "engine/step/logit_rows.h"
 #include "kernels/base/check.h"
 #include "kernels/cuda/device_fault.h"
 #include "kernels/cuda/device_runtime.h"
@@ -58,7 +58,7 @@ class CudaStepper final : public Stepper {
     if (step_++ == options_.break_at_step) pass_->Note(kernels::cuda::BreakDevice(stream_.get()));
     StepOutput output;
     output.items.resize(plan.items.size());
-    FindWanted(plan, output);
+    FindLogitRows(plan, output, wanted_);
     if (wanted_.empty()) {
       if (absl::Status done = pass_->Await(); !done.ok()) return done;
     }
@@ -85,80 +85,51 @@ class CudaStepper final : public Stepper {
   }
 
  private:
-  // One row whose logits someone wants.
-  struct Wanted {
-    int32_t item;
-    int32_t row;     // among all rows of the step
-    int32_t target;  // index into the item's targets to score; -1: sample the next token
-    bool greedy;     // the greatest logit is all that is asked for
-  };
-
   absl::Status UseDevice() {
     const CudaStatus used = kernels::cuda::UseDevice(options_.device);
     if (used == CudaStatus::kOk) return absl::OkStatus();
     return absl::InternalError(fmt::format("CUDA device {}: {}", options_.device, kernels::cuda::TextOf(used)));
   }
 
-  static bool WantsGreatest(const StepItem& item) {
+  // The greatest logit is all that is asked for.
+  static bool WantsGreatest(const StepItem& item, const LogitRow& row) {
+    if (row.target >= 0) return false;
     const SamplingParams& p = *item.sampling;
     return item.logprobs < 0 && p.temperature == 0 && p.repetition_penalty == 1 && p.frequency_penalty == 0 && p.presence_penalty == 0 &&
            p.logit_bias.empty();
   }
 
-  void FindWanted(const StepPlan& plan, StepOutput& output) {
-    wanted_.clear();
-    int32_t row = 0;
-    for (int32_t i = 0; i < static_cast<int32_t>(plan.items.size()); ++i) {
-      const StepItem& item = plan.items[static_cast<size_t>(i)];
-      const int32_t rows = static_cast<int32_t>(item.tokens.size());
-      if (item.prompt_logprobs >= 0) {
-        output.items[static_cast<size_t>(i)].prompt_scores.resize(item.targets.size());
-        for (int32_t t = 0; t < static_cast<int32_t>(item.targets.size()); ++t) wanted_.push_back({i, row + t, t, false});
-      }
-      if (item.sample) wanted_.push_back({i, row + rows - 1, -1, WantsGreatest(item)});
-      row += rows;
-    }
-  }
-
   // Whole rows of logits leave the device only where more than the greatest is asked for.
-  absl::Status ReadLogits(const StepPlan& plan, std::span<const Wanted> wanted, StepOutput& output) {
+  absl::Status ReadLogits(const StepPlan& plan, std::span<const LogitRow> wanted, StepOutput& output) {
     int32_t rows[CudaPass::kLogitsRowsMax];
     for (size_t i = 0; i < wanted.size(); ++i) rows[i] = wanted[i].row;
     pass_->Logits(std::span<const int32_t>(rows, wanted.size()));
     const int64_t row_bytes = spec_.vocabulary * int64_t{sizeof(float)}, count = static_cast<int64_t>(wanted.size());
     pass_->Note(kernels::cuda::CopyToHost(stream_.get(), greatest_.data(), pass_->greatest(), count * int64_t{sizeof(int32_t)}));
     for (int64_t i = 0; i < count; ++i) {
-      if (wanted[static_cast<size_t>(i)].greedy) continue;
+      const LogitRow& want = wanted[static_cast<size_t>(i)];
+      if (WantsGreatest(plan.items[static_cast<size_t>(want.item)], want)) continue;
       pass_->Note(kernels::cuda::CopyToHost(stream_.get(), LogitsOf(i), pass_->logits() + i * spec_.vocabulary, row_bytes));
     }
     if (absl::Status done = pass_->Await(); !done.ok()) return done;
 
     pool_.RunWithWorker(static_cast<int32_t>(count), [&](Shard shard, int32_t worker) {
-      const Wanted& want = wanted[static_cast<size_t>(shard.index)];
+      const LogitRow& want = wanted[static_cast<size_t>(shard.index)];
+      const StepItem& asked = plan.items[static_cast<size_t>(want.item)];
       StepItemOutput& item = output.items[static_cast<size_t>(want.item)];
       const int32_t greatest = greatest_.data<int32_t>()[shard.index];
       if (greatest < 0) return;
-      if (want.greedy) {
+      if (WantsGreatest(asked, want)) {
         item.sampled = SampledToken{.id = greatest, .top = {}};
       } else {
-        Read(plan.items[static_cast<size_t>(want.item)], want, {LogitsOf(shard.index), static_cast<size_t>(spec_.vocabulary)},
-             scratch_[static_cast<size_t>(worker)], item);
+        ReadLogitRow(asked, want, {LogitsOf(shard.index), static_cast<size_t>(spec_.vocabulary)}, scratch_[static_cast<size_t>(worker)],
+                     item);
       }
     });
     for (int64_t i = 0; i < count; ++i) {
       output.items[static_cast<size_t>(wanted[static_cast<size_t>(i)].item)].finite &= greatest_.data<int32_t>()[i] >= 0;
     }
     return absl::OkStatus();
-  }
-
-  static void Read(const StepItem& item, const Wanted& want, std::span<const float> logits, SamplerScratch& scratch,
-                   StepItemOutput& output) {
-    if (want.target >= 0) {
-      output.prompt_scores[static_cast<size_t>(want.target)] =
-          Score(logits, item.targets[static_cast<size_t>(want.target)], item.prompt_logprobs, scratch);
-    } else {
-      output.sampled = Sample(logits, *item.sampling, item.output_index, item.prompt, item.output, item.logprobs, scratch);
-    }
   }
 
   float* LogitsOf(int64_t i) const { return logits_.data<float>() + i * spec_.vocabulary; }
@@ -174,7 +145,7 @@ class CudaStepper final : public Stepper {
   kernels::cuda::PinnedMemory greatest_;  // [kLogitsRowsMax]
   std::unique_ptr<CudaPass> pass_;
   std::vector<SamplerScratch> scratch_;   // [threads]
-  std::vector<Wanted> wanted_;
+  std::vector<LogitRow> wanted_;
 };
 
 }  // namespace

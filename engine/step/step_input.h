@@ -26,8 +26,6 @@ class StepInput {
 
   static int64_t BytesFor(int64_t bytes) { return RoundUp(bytes, kAlignment); }
   template <class T>
-  bool Fits(int64_t count) const { return used_ + BytesFor(count * int64_t{sizeof(T)}) <= pinned_.bytes(); }
-  template <class T>
   T* Put(std::span<const T> values) {
     const int64_t at = used_;
     used_ += BytesFor(static_cast<int64_t>(values.size_bytes()));
