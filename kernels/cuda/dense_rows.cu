@@ -49,6 +49,19 @@ __global__ void AddAndNormKernel(AddAndNormArgs a) {
     for (int32_t i = first; i < a.d; i += step) squares += delta[i] * delta[i];
     factor = rsqrtf(SumOfBlock(squares, room) / static_cast<float>(a.d) + a.epsilon);
   }
+  if (a.energy != nullptr) {
+    float entered = 0, weights = 0, attended = 0;
+    for (int32_t i = first; i < a.d; i += step) {
+      const float value = a.post_weight == nullptr ? x[i] : x[i] * a.weight[i];
+      entered += value * value;
+      if (a.post_weight == nullptr) continue;
+      weights += a.post_weight[i] * a.weight[i] * (a.post_weight[i] * a.weight[i]);
+      attended += delta[i] * delta[i];
+    }
+    entered = SumOfBlock(entered, room);
+    if (a.post_weight != nullptr) entered *= SumOfBlock(attended, room) / SumOfBlock(weights, room);
+    if (first == 0) a.energy[row] = entered;
+  }
   float squares = 0;
   for (int32_t i = first; i < a.d; i += step) {
     float value = x[i];
