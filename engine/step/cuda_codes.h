@@ -7,26 +7,34 @@
 #include <vector>
 
 #include "engine/batch/step_plan.h"
+#include "engine/kv/measure.h"
+#include "engine/kv/rate_curve.h"
 #include "engine/kv/retier.h"
 #include "engine/model/model_geometry.h"
 #include "engine/model/transformer_spec.h"
+#include "engine/step/cuda_rates.h"
+#include "engine/step/cuda_retier.h"
 #include "engine/step/kv_arenas.h"
 #include "engine/step/step_input.h"
+#include "engine/step/thread_pool.h"
 #include "kernels/cuda/ada_decode.h"
 #include "kernels/cuda/codec.h"
 #include "kernels/cuda/device_runtime.h"
+#include "kernels/cuda/utility_refresh.h"
 
 namespace spherical::engine {
 
-// What the coded modes `uniform:T` need on a CUDA device beside the pass: geometries, lists of coded pages, tokens that enter as T8,
-// attention from codes, sealing and demoting.
+// What the coded modes need on a CUDA device beside the pass: geometries, lists of coded pages, tokens that enter as T8, attention from
+// codes, and in mode `rdr` the utilities that follow it. Changes of precision and measuring are CudaRetier's and CudaRates'.
 //
 // A head of a sequence is either exact or sealed in a step: nothing is sealed early, so no query meets codes and exact keys together. The
 // prefill workspace holds whole prompts (the door sees to it).
 // Thread and device as CudaPass's. Pointers are to device memory.
 class CudaCodes {
  public:
-  CudaCodes(const TransformerSpec& spec, const ModelGeometry& geometry, kernels::cuda::Stream stream);
+  // value_weights [layers * kv_heads]: of ValueWeights (measure_run.h), for mode `rdr`; empty: mode `uniform`. References outlive this.
+  CudaCodes(const TransformerSpec& spec, const ModelGeometry& geometry, std::span<const float> value_weights, ThreadPool& pool,
+            kernels::cuda::Stream stream);
 
   // Takes all memory, once. `sequences`: of a step, each with at most context_max positions; `slots` as in DevicePages.
   kernels::cuda::CudaStatus Create(int32_t sequences, int32_t context_max, const KvArenas& arenas);
@@ -43,8 +51,17 @@ class CudaCodes {
   // New tokens of sealed heads are coded, and their queries attend: into `attended`, bf16 [M, heads, D], of the coded heads alone.
   kernels::cuda::CudaStatus Attend(int32_t layer, uint16_t* attended);
 
-  // Runs seals and demotions, and waits for them.
+  // Mode `rdr`: queries of sampled positions are kept.   queries: f16 [M, heads, D], after rotary positions
+  kernels::cuda::CudaStatus KeepQueries(int32_t layer, const uint16_t* queries) {
+    return priced() ? rates_.Keep(layer, queries) : kernels::cuda::CudaStatus::kOk;
+  }
+
+  // These run what they are asked, and wait for it.
   kernels::cuda::CudaStatus Retier(std::span<const RetierItem> items);
+  kernels::cuda::CudaStatus Measure(std::span<const MeasureItem> items, std::span<RateCurve> curves) {
+    return rates_.Measure(items, curves);
+  }
+  bool priced() const { return !value_weights_.empty(); }  // mode `rdr`
 
  private:
   struct Layer {
@@ -52,6 +69,8 @@ class CudaCodes {
     const kernels::cuda::EncodeItem* entries = nullptr;
     int32_t entry_count = 0;
     kernels::cuda::AdaBatch batch;  // list_count 0: nothing is coded
+    const kernels::cuda::RefreshItem* refreshed = nullptr;
+    int32_t refreshed_count = 0, refreshed_tokens = 0;  // the most of one
   };
   struct Slot {
     SequenceId sequence = 0;
@@ -62,26 +81,28 @@ class CudaCodes {
   kernels::cuda::CudaStatus SendLists();
   void Follow(const StepItem& item, int32_t slot);
   void AddLists(const StepItem& item, int32_t row, int32_t slot, int32_t layer, int32_t kv_head);
+  void AddRefreshed(const StepItem& item, int32_t row, int32_t slot, int32_t layer, int32_t kv_head);
   void PutEntries(int32_t layer);
   void PutPlan(Layer& layer);
-  int32_t ListOffset(kernels::Tier tier) const { return tier == kernels::Tier::kT8 ? 0 : whole_pages_; }
+  int32_t ListOffset(const HeadPages& pages, kernels::Tier tier) const;
   uint8_t* PageOf(const HeadPages& pages, kernels::Tier tier, int32_t slot) const;
-  void Seal(const RetierItem& item);
-  void Demote(const RetierItem& item);
-  void Move(const RetierItem& item, int32_t from, int32_t tokens, kernels::Tier tier, int32_t to);
-  kernels::cuda::CudaStatus FlushRetier();
 
   const TransformerSpec& spec_;
   const ModelGeometry& geometry_;
+  const std::span<const float> value_weights_;
   const kernels::cuda::Stream stream_;
+  CudaRetier retier_;
+  CudaRates rates_;
   KvArenas arenas_;
   kernels::cuda::AdaDecoder decoder_;
   kernels::cuda::DeviceMemory geometry_memory_, memory_;
   const kernels::cuda::DeviceGeometry* geometries_ = nullptr;  // [layers * kv_heads]
+  const kernels::CodedLosses* losses_ = nullptr;               // [layers * kv_heads]
+  float step_of_whole_ = 0;                                    // what a T8 code's step is read as
   std::vector<kernels::cuda::AdaHeads> ada_heads_;             // [layers]
 
-  // Lists of coded pages: [slots, layers * kv_heads, list_pages_]: T8's first whole_pages_, then those of the other tier.
-  int32_t whole_pages_ = 0, list_pages_ = 0;
+  // Lists of coded pages: [slots, layers * kv_heads, list_pages_]: T4's, T3's and so on, then T8's.
+  int32_t list_pages_ = 0;
   PageId* lists_ = nullptr;
   std::vector<Slot> slots_;
   std::vector<int64_t> new_where_;
@@ -90,7 +111,7 @@ class CudaCodes {
   const StepPlan* step_ = nullptr;
   std::span<const int32_t> step_slots_;
   int32_t rows_ = 0, lists_max_ = 0;
-  StepInput input_, list_input_, retier_input_;
+  StepInput input_, list_input_;
   std::vector<Layer> layers_;
   std::vector<kernels::cuda::AdaList> layer_lists_, last_lists_;
   kernels::cuda::AdaPlan plan_;
@@ -101,12 +122,8 @@ class CudaCodes {
   float *raw_query_ = nullptr, *raw_key_ = nullptr, *raw_value_ = nullptr, *output_ = nullptr;
   uint8_t* digits_ = nullptr;
   kernels::AttentionState states_ = {};
-
-  std::vector<kernels::cuda::EncodeItem> seals_;
-  std::vector<kernels::cuda::CodedSlot> seal_slots_;
-  std::vector<kernels::cuda::MoveItem> moves_;
-  std::vector<kernels::cuda::MoveRun> runs_;
-  kernels::cuda::CudaStatus retier_status_ = kernels::cuda::CudaStatus::kOk;
+  float *refresh_mapped_ = nullptr, *refresh_terms_ = nullptr;
+  std::vector<kernels::cuda::RefreshItem> refreshed_;
 };
 
 }  // namespace spherical::engine

@@ -24,8 +24,8 @@ constexpr int64_t kInputAlignment = 256;
 
 }  // namespace
 
-CudaPass::CudaPass(const TransformerSpec& spec, const CudaWeights& weights, kernels::cuda::Stream stream)
-    : spec_(spec), weights_(weights), stream_(stream) {
+CudaPass::CudaPass(const TransformerSpec& spec, const CudaWeights& weights, ThreadPool& pool, kernels::cuda::Stream stream)
+    : spec_(spec), weights_(weights), threads_(pool), stream_(stream) {
   for (int32_t layer = 0; layer < spec.layers; ++layer) {
     const int32_t window = spec.window(layer);
     const auto kind = std::ranges::find(kinds_, window, &Kind::window);
@@ -58,6 +58,7 @@ int64_t CudaPass::PlaceOnDevice(const CudaPassOptions& options, uint8_t* base) {
   query_ = pieces.Take<uint16_t>(m * spec_.heads * d);
   attended_ = pieces.Take<uint16_t>(m * spec_.heads * d);
   delta_ = pieces.Take<float>(m * spec_.width);
+  energy_ = pieces.Take<float>(options.value_weights.empty() ? 0 : spec_.layers * m);
   gate_up_ = pieces.Take<float>(m * 2 * spec_.ffn_width);
   gated_ = pieces.Take<uint16_t>(m * spec_.ffn_width);
   const int64_t states = states_max_ * spec_.kv_heads * kernels::cuda::kRunFlats;
@@ -71,11 +72,12 @@ int64_t CudaPass::PlaceOnDevice(const CudaPassOptions& options, uint8_t* base) {
   return pieces.used();
 }
 
-int64_t CudaPass::PlacePinned(uint8_t* base) {
+int64_t CudaPass::PlacePinned(const CudaPassOptions& options, uint8_t* base) {
   DevicePieces pieces(base);
   pinned_where_ = pieces.Take<int64_t>(kEntriesMax);
   pinned_page_ = pieces.Take<int32_t>(kEntriesMax);
   pinned_rows_ = pieces.Take<int32_t>(kLogitsRowsMax);
+  pinned_energy_ = pieces.Take<float>(options.value_weights.empty() ? 0 : int64_t{spec_.layers} * kStepRowsMax);
   return pieces.used();
 }
 
@@ -105,7 +107,7 @@ absl::Status CudaPass::Create(const CudaPassOptions& options) {
                     pool_bytes, prefill_bytes, tables, needed - pool_bytes - prefill_bytes - tables, needed, free_bytes, all_bytes, why));
   };
   if (needed > free_bytes) return exhausted("too little");
-  const int64_t pinned_bytes = PlacePinned(nullptr);
+  const int64_t pinned_bytes = PlacePinned(options, nullptr);
   for (const CudaStatus taken : {workspace_.Allocate(workspace_bytes), pool_.Allocate(pool_bytes), pinned_.Allocate(pinned_bytes)}) {
     if (taken != CudaStatus::kOk) return exhausted(kernels::cuda::TextOf(taken));
   }
@@ -117,12 +119,12 @@ absl::Status CudaPass::Create(const CudaPassOptions& options) {
       return exhausted(kernels::cuda::TextOf(taken));
     }
     arenas_ = {.exact = prefill_.data(), .exact_page_bytes = exact_bytes, .coded = pool_.data(), .coded_page_bytes = page_bytes};
-    codes_ = std::make_unique<CudaCodes>(spec_, *options.geometry, stream_);
+    codes_ = std::make_unique<CudaCodes>(spec_, *options.geometry, options.value_weights, threads_, stream_);
     const CudaStatus taken = codes_->Create(options.sequences, options.context_max, arenas_);
     if (taken != CudaStatus::kOk) return exhausted(kernels::cuda::TextOf(taken));
   }
   PlaceOnDevice(options, workspace_.data());
-  PlacePinned(pinned_.data());
+  PlacePinned(options, pinned_.data());
   Note(kernels::cuda::PrepareExactAttention(spec_.head_dim));
   const int64_t frequency_bytes = spec_.rotary_dim / 2 * int64_t{sizeof(double)};
   // What products read beyond a step's rows must be some number.
@@ -189,6 +191,8 @@ void CudaPass::PutInput(const StepPlan& plan) {
   slots_ = put_rows([&](size_t i, size_t) { return item_slots_[i]; });
   rows_ = static_cast<int32_t>(gathered_.size());
   SPH_CHECK(rows_ > 0 && rows_ <= kStepRowsMax);
+  const bool sampled = std::ranges::any_of(plan.items, [](const StepItem& item) { return item.pages->sampling().stride > 0; });
+  energy_rows_ = sampled && codes_ != nullptr && codes_->priced() ? rows_ : 0;
   for (Kind& kind : kinds_) {
     CutForDevice(plan, item_slots_, spec_.heads / spec_.kv_heads, kind.window, kind.work);
     SPH_CHECK(kind.work.states <= states_max_);
@@ -212,6 +216,8 @@ void CudaPass::RunLayers(const StepPlan& plan) {
   Note(kernels::cuda::AddAndNorm(stream_, {.x = x_, .weight = weights_.layers[0].attention_norm, .out = normed_,
                                            .epsilon = spec_.norm_epsilon, .m = rows_, .d = spec_.width}));
   for (int32_t layer = 0; layer < spec_.layers; ++layer) RunLayer(layer);
+  if (energy_rows_ == 0) return;
+  Note(kernels::cuda::CopyToHost(stream_, pinned_energy_, energy_, int64_t{spec_.layers} * energy_rows_ * int64_t{sizeof(float)}));
 }
 
 // From the normed rows that the layer takes to those that the next one does.
@@ -247,10 +253,12 @@ void CudaPass::RunLayer(int32_t layer) {
                                              .raw_query = codes_ == nullptr ? nullptr : codes_->raw_query(),
                                              .raw_key = codes_ == nullptr ? nullptr : codes_->raw_key(),
                                              .raw_value = codes_ == nullptr ? nullptr : codes_->raw_value()}));
+  if (codes_ != nullptr) Note(codes_->KeepQueries(layer, query_));
   Attend(layer);
   Multiply(w.output, attended_, delta_, rows_, width, attended);
   Note(kernels::cuda::AddAndNorm(stream_, {.x = x_, .delta = delta_, .post_weight = w.attention_post_norm, .weight = w.ffn_norm,
-                                           .out = normed_, .epsilon = spec_.norm_epsilon, .m = rows_, .d = spec_.width}));
+                                           .out = normed_, .energy = energy_rows_ == 0 ? nullptr : energy_ + layer * energy_rows_,
+                                           .epsilon = spec_.norm_epsilon, .m = rows_, .d = spec_.width}));
   Multiply(w.gate_up, normed_, gate_up_, rows_, 2 * int64_t{spec_.ffn_width}, width);
   const auto gate = spec_.gate == GateActivation::kSilu ? kernels::cuda::Gate::kSilu : kernels::cuda::Gate::kGeluTanh;
   Note(kernels::cuda::GateRows(stream_, gate, gate_up_, rows_, spec_.ffn_width, gated_));
@@ -294,6 +302,11 @@ const uint8_t* CudaPass::CodedHeads(int32_t layer) const {
 
 absl::Status CudaPass::Retier(std::span<const RetierItem> items) {
   Note(codes_->Retier(items));
+  return Await();
+}
+
+absl::Status CudaPass::Measure(std::span<const MeasureItem> items, std::span<RateCurve> curves) {
+  Note(codes_->Measure(items, curves));
   return Await();
 }
 

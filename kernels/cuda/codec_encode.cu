@@ -247,6 +247,7 @@ __global__ void __launch_bounds__(kCodecThreads, 2) EncodeKernel(const DeviceGeo
   team.Sync();  // z was read before the scratch is used anew
   for (int32_t i = row; i < item.codings * item.rows; i += item.rows) {
     const CodedSlot slot = item.slots[i];
+    if (slot.page == nullptr && item.errors == nullptr) continue;  // dropped
     const CodingError error = CodeToken<kGroups>(team, key, value, geometry, layouts.of[static_cast<int>(slot.tier)], slot, scratch);
     if (team.lane == 0 && item.errors != nullptr) item.errors[i] = error;
   }

@@ -43,7 +43,7 @@ __global__ void __launch_bounds__(kWholeThreads) MeansKernel(const ExactRates* h
   __shared__ double room[kWholeThreads / 32];
   const ExactRates head = heads[blockIdx.x];
   const float even = 1 / static_cast<float>(head.tokens);
-  if (!head.local) {
+  if (head.turns == nullptr) {
     const int counted = *head.counted;
     const float each = counted == 0 ? even : 0, by = counted == 0 ? 0 : 1 / static_cast<float>(counted);
     for (int t = static_cast<int>(threadIdx.x); t < head.tokens; t += kWholeThreads) {
@@ -147,7 +147,7 @@ __global__ void __launch_bounds__(kThreads) SumValuesKernel(const ExactRates* he
   for (int t = first + warp; t < end; t += kWarps) {
     if (kDropped && (head.square[t] > mean_square || head.first_position + t < head.sinks)) continue;
     const Value<kDims> v = LoadValue<kDims>(head, shape, arena, t, lane);
-    const float p = kDropped || !head.local ? head.mean[t] : head.weights[t];
+    const float p = kDropped || head.weights == nullptr ? head.mean[t] : head.weights[t];
 #pragma unroll
     for (int i = 0; 32 * i < kDims; ++i) sum.x[i] += p * (v.x[i] - output.x[i]);
     if (kDropped) alone += head.square[t] * SquaredAway(v, output);

@@ -39,12 +39,12 @@ struct ExactRates {
   bool local;
   float unit;                // value weight / residual: w of a token is utility * unit
   const PageId *pages, *notes;            // exact pages; notes of all tokens are written: u16 [4][N] leaves, u8 [N] utilities a page
-  // What SampleExact found: sums over queries, which become means. local: written here, from `turns`.
+  // What SampleExact found: sums over `counted` queries, which become means. With turns: written here, from them.
   float *mean, *square;      // [tokens]
   const int32_t* counted;
-  const TurnSample* turns;   // [turn_count], local
+  const TurnSample* turns;   // [turn_count], or null
   int32_t turn_count;
-  float* weights;            // [tokens] local: means of p over all turns, for the mean output
+  float* weights;            // [tokens] with turns: means of p over all of them, for the mean output; else null
   const CodingError* errors;  // of MakeErrorItems' items
   float* energy;             // [tokens] scratch
   float* partial;            // [CeilDiv(tokens, 256) + 1, D + 1] scratch

@@ -20,6 +20,7 @@ __device__ inline int RungAt(const SealHead& head, int token, const uint8_t* not
   const int position = head.first_position + token;
   if (position < head.sinks || position >= head.newest) return static_cast<int>(Tier::kT8);
   if (head.rung >= 0) return head.rung;
+  if (notes == nullptr) return static_cast<int>(Tier::kT8);
   int rung = 0;
   while (rung < kLadderTiers && reinterpret_cast<const uint16_t*>(notes)[rung * notes_per_page + slot] <= head.price) ++rung;
   rung = min(rung, head.lowest);
@@ -36,7 +37,8 @@ __global__ void __launch_bounds__(kThreads) PlaceKernel(const __grid_constant__ 
   for (int first = 0; first < head.tokens; first += kThreads) {
     const int token = first + thread, n = shape.notes_per_page;
     const bool there = token < head.tokens;
-    const uint8_t* const notes = there && head.notes != nullptr ? exact + head.notes[token / n] * shape.exact_page_bytes : nullptr;
+    const bool noted = there && head.notes != nullptr && head.first_position + token < head.noted;
+    const uint8_t* const notes = noted ? exact + head.notes[token / n] * shape.exact_page_bytes : nullptr;
     const int rung = there ? RungAt(head, token, notes, token % n, n) : kDropped;
     int before = 0;
 #pragma unroll
@@ -54,7 +56,7 @@ __global__ void __launch_bounds__(kThreads) PlaceKernel(const __grid_constant__ 
         place.tier = static_cast<Tier>(rung);
         place.slot = static_cast<int16_t>(slot % tokens_of.of[rung]);
         if (slot < head.after[rung]) place.page = coded + head.lists[rung][slot / tokens_of.of[rung]] * shape.coded_page_bytes;
-        if (notes != nullptr && head.first_position + token < head.noted) place.utility = notes[2 * kLadderTiers * n + token % n];
+        if (notes != nullptr) place.utility = notes[2 * kLadderTiers * n + token % n];
       }
       head.slots[token] = place;
     }
