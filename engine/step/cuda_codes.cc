@@ -38,71 +38,6 @@ CudaCodes::CudaCodes(const TransformerSpec& spec, const ModelGeometry& geometry,
       rates_(spec, stream),
       layers_(static_cast<size_t>(spec.layers)) {}
 
-CudaStatus CudaCodes::UploadGeometry() {
-  const int32_t d = spec_.head_dim, heads = geometry_.heads(), groups = d / kernels::kGroup;
-  const int64_t square = int64_t{d} * d, shaping = int64_t{groups} * kernels::kGroup * kernels::kGroup;
-  struct Places {
-    float *centres, *maps, *importances, *shapings, *query_maps;
-    kernels::cuda::DeviceGeometry* geometries;
-    kernels::cuda::AdaPlanes* planes;
-    kernels::CodedLosses* losses;
-  };
-  const auto place = [&](uint8_t* base, Places& at) {
-    DevicePieces pieces(base);
-    at = {.centres = pieces.Take<float>(heads * int64_t{d}),
-          .maps = pieces.Take<float>(heads * square),
-          .importances = pieces.Take<float>(heads * int64_t{kernels::kGroupsMax}),  // 16 floats a head keep it aligned
-          .shapings = pieces.Take<float>(heads * shaping),
-          .query_maps = pieces.Take<float>(heads * square),
-          .geometries = pieces.Take<kernels::cuda::DeviceGeometry>(heads),
-          .planes = pieces.Take<kernels::cuda::AdaPlanes>(int64_t{heads} * kernels::kTierCount),
-          .losses = pieces.Take<kernels::CodedLosses>(heads)};
-    return pieces.used();
-  };
-  Places device;
-  const int64_t bytes = place(nullptr, device);
-  CudaStatus status = geometry_memory_.Allocate(bytes);
-  if (status != CudaStatus::kOk) return status;
-  place(geometry_memory_.data(), device);
-  std::vector<uint8_t> image(static_cast<size_t>(bytes) + 256);
-  uint8_t* const base = reinterpret_cast<uint8_t*>(RoundUp(reinterpret_cast<int64_t>(image.data()), 256));
-  Places host;
-  place(base, host);
-  for (int32_t head = 0; head < heads; ++head) {
-    const kernels::KeyGeometry& key = geometry_.key(head);
-    const kernels::QueryGeometry& query = geometry_.query(head);
-    std::copy_n(key.centre, d, host.centres + int64_t{head} * d);
-    kernels::cuda::PackMap(d, key.map, host.maps + head * square);
-    std::copy_n(key.importance, groups, host.importances + int64_t{head} * kernels::kGroupsMax);
-    if (key.shaping != nullptr) std::copy_n(key.shaping, shaping, host.shapings + head * shaping);
-    for (int32_t i = 0; i < d; ++i) {
-      for (int32_t j = 0; j < d; ++j) host.query_maps[head * square + int64_t{j} * d + i] = query.map[int64_t{i} * d + j];
-    }
-    host.geometries[head] = {.centre = device.centres + int64_t{head} * d,
-                             .map = device.maps + head * square,
-                             .importance = device.importances + int64_t{head} * kernels::kGroupsMax,
-                             .shaping = key.shaping == nullptr ? nullptr : device.shapings + head * shaping,
-                             .widths = {}};
-    std::memcpy(host.geometries[head].widths, key.widths, sizeof(key.widths));
-    host.losses[head] = kernels::CodedLossesOf(key, spec_.attention_scale);
-    for (int32_t t = 0; t < kernels::kTierCount; ++t) {
-      host.planes[head * kernels::kTierCount + t] = kernels::cuda::AdaPlanesOf(query.widths[t], query.steps(), d);
-    }
-  }
-  Both(status, kernels::cuda::CopyToDevice(stream_, geometry_memory_.data(), base, bytes));
-  Both(status, kernels::cuda::Synchronize(stream_));
-  geometries_ = device.geometries;
-  losses_ = device.losses;
-  step_of_whole_ = geometry_.query(0).steps()[8];
-  for (int32_t layer = 0; layer < spec_.layers; ++layer) {
-    const int64_t first = int64_t{layer} * spec_.kv_heads;
-    ada_heads_.push_back({.maps = device.query_maps + first * square,
-                          .centres = device.centres + first * d,
-                          .planes = device.planes + first * kernels::kTierCount});
-  }
-  return status;
-}
-
 CudaStatus CudaCodes::Create(int32_t sequences, int32_t context_max, const KvArenas& arenas) {
   arenas_ = arenas;
   const int32_t d = spec_.head_dim, group = spec_.heads / spec_.kv_heads, heads = spec_.layers * spec_.kv_heads;
@@ -144,9 +79,9 @@ CudaStatus CudaCodes::Create(int32_t sequences, int32_t context_max, const KvAre
                            StepInput::BytesFor(row_heads * int64_t{sizeof(RefreshItem)});
   Both(status, input_.Create(spec_.layers * of_layer));
   Both(status, list_input_.Create(kListInputBytes));
-  if (!Both(status, UploadGeometry())) return status;
-  Both(status, retier_.Create(context_max, arenas, geometries_, losses_));
-  if (priced()) Both(status, rates_.Create(sequences, context_max, arenas, value_weights_, geometries_, losses_));
+  if (!Both(status, on_device_.Create(stream_, spec_, geometry_))) return status;
+  Both(status, retier_.Create(context_max, arenas, on_device_.keys(), on_device_.losses()));
+  if (priced()) Both(status, rates_.Create(sequences, context_max, arenas, value_weights_, on_device_.keys(), on_device_.losses()));
   return status;
 }
 
@@ -372,19 +307,19 @@ void CudaCodes::PutEntries(int32_t layer) {
 CudaStatus CudaCodes::Attend(int32_t layer, uint16_t* attended) {
   const Layer& planned = layers_[static_cast<size_t>(layer)];
   if (rows_ == 0 || planned.batch.list_count == 0) return CudaStatus::kOk;
-  CudaStatus status = kernels::cuda::Encode(stream_, spec_.head_dim, geometries_, planned.entries, planned.entry_count);
-  Both(status, decoder_.Attend(stream_, ada_heads_[static_cast<size_t>(layer)], planned.batch));
+  CudaStatus status = kernels::cuda::Encode(stream_, spec_.head_dim, on_device_.keys(), planned.entries, planned.entry_count);
+  Both(status, decoder_.Attend(stream_, on_device_.heads(layer), planned.batch));
   const int32_t group = spec_.heads / spec_.kv_heads;
   Both(status, kernels::cuda::TakeCoded(stream_, planned.coded, output_, rows_, spec_.kv_heads, group * spec_.head_dim, attended));
   if (planned.refreshed_count > 0) {
-    Both(status, kernels::cuda::RefreshUtilities(stream_, ada_heads_[static_cast<size_t>(layer)],
+    Both(status, kernels::cuda::RefreshUtilities(stream_, on_device_.heads(layer),
                                                  {.shape = planned.batch.shape,
                                                   .kv_heads = spec_.kv_heads,
                                                   .query = raw_query_,
                                                   .head_states = planned.batch.head_states,
                                                   .states = states_,
                                                   .arena = arenas_.coded,
-                                                  .step = step_of_whole_,
+                                                  .step = geometry_.query(0).steps()[8],
                                                   .mapped = refresh_mapped_,
                                                   .terms = refresh_terms_},
                                                  planned.refreshed, planned.refreshed_count, planned.refreshed_tokens));

@@ -12,6 +12,7 @@
 #include "engine/kv/retier.h"
 #include "engine/model/model_geometry.h"
 #include "engine/model/transformer_spec.h"
+#include "engine/step/cuda_geometry.h"
 #include "engine/step/cuda_rates.h"
 #include "engine/step/cuda_retier.h"
 #include "engine/step/kv_arenas.h"
@@ -77,7 +78,6 @@ class CudaCodes {
     std::vector<std::array<int32_t, kernels::kTierCount>> heads;  // how many pages of each list are on the device
   };
 
-  kernels::cuda::CudaStatus UploadGeometry();
   kernels::cuda::CudaStatus SendLists();
   void Follow(const StepItem& item, int32_t slot);
   void AddLists(const StepItem& item, int32_t row, int32_t slot, int32_t layer, int32_t kv_head);
@@ -95,11 +95,8 @@ class CudaCodes {
   CudaRates rates_;
   KvArenas arenas_;
   kernels::cuda::AdaDecoder decoder_;
-  kernels::cuda::DeviceMemory geometry_memory_, memory_;
-  const kernels::cuda::DeviceGeometry* geometries_ = nullptr;  // [layers * kv_heads]
-  const kernels::CodedLosses* losses_ = nullptr;               // [layers * kv_heads]
-  float step_of_whole_ = 0;                                    // what a T8 code's step is read as
-  std::vector<kernels::cuda::AdaHeads> ada_heads_;             // [layers]
+  CudaGeometry on_device_;
+  kernels::cuda::DeviceMemory memory_;
 
   // Lists of coded pages: [slots, layers * kv_heads, list_pages_]: T4's, T3's and so on, then T8's.
   int32_t list_pages_ = 0;

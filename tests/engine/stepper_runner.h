@@ -9,6 +9,9 @@
 #include <utility>
 #include <vector>
 
+#include "engine/kv/head_notes.h"
+#include "engine/kv/measure.h"
+#include "engine/kv/rate_curve.h"
 #include "engine/kv/retier.h"
 #include "engine/step/stepper.h"
 #include "kernels/spherical/page_layout.h"
@@ -35,12 +38,14 @@ class StepperRunner {
     std::vector<TokenId> entered;
     PageTable pages;
   };
-  Sequence Start() { return {next_id_++, {}, PageTable(spec_.layers, spec_.kv_heads, {}, spec_.windows)}; }
+  // sampling: of mode `rdr`, for a prompt whose queries are kept
+  Sequence Start(QuerySampling sampling = {}) { return {next_id_++, {}, PageTable(spec_.layers, spec_.kv_heads, sampling, spec_.windows)}; }
 
   struct Part {
     Sequence* sequence;
     std::vector<TokenId> tokens;
     bool score = false;  // each token but the last against the one after it, with the 20 likeliest; else only a greedy token is asked for
+    std::span<const float> refresh = {};  // as StepItem's
   };
   // One step. Pages that leave windows are lent again afterwards.
   absl::StatusOr<StepOutput> Step(const std::vector<Part>& parts) {
@@ -56,6 +61,7 @@ class StepperRunner {
       item.pages = &sequence.pages;
       item.sample = true;
       item.sampling = &greedy_;
+      item.refresh = part.refresh;
       if (part.score) {
         item.prompt_logprobs = item.logprobs = kTopLogprobsMax;
         item.targets = std::span(part.tokens).subspan(1);
@@ -91,6 +97,31 @@ class StepperRunner {
     return Retier(sequence, {.kind = RetierItem::Kind::kDemote, .tier = tier, .count = 32}, due);
   }
 
+  // Mode `rdr`: what heads say of their tokens. Of exact heads (then with notes) or coded ones.
+  absl::StatusOr<MeasureOutput> Measure(Sequence& sequence, MeasureItem::Kind kind, float residual) {
+    const int32_t entered = static_cast<int32_t>(sequence.entered.size());
+    const QuerySampling& sampling = sequence.pages.sampling();
+    std::vector<MeasureItem> items;
+    for (int32_t i = 0; i < sequence.pages.heads(); ++i) {
+      HeadPages& head = sequence.pages.head(i);
+      const QuerySampling::Slots slots = sampling.SlotsFrom(head.local() ? head.exact_begin : 0, entered);
+      items.push_back({.kind = kind, .sequence = sequence.id, .pages = &head, .head = i, .end = entered, .newest = entered - kNewestTokens,
+                       .samples = slots.count, .first_sample = slots.first, .sample_position = slots.position,
+                       .sample_stride = head.local() ? sampling.stride : 0, .residual = residual});
+    }
+    return stepper_.Measure(items);
+  }
+  // All heads, each token to its rung at the price, by the notes and the curves of measuring.
+  absl::Status SealAt(Sequence& sequence, int32_t price, const std::vector<RateCurve>& curves) {
+    const int32_t entered = static_cast<int32_t>(sequence.entered.size());
+    for (int32_t i = 0; i < sequence.pages.heads(); ++i) {
+      RetierItem item = {.end = entered, .newest = entered - kNewestTokens, .last = true, .priced = true, .noted = entered, .price = price,
+                         .rungs = curves[static_cast<size_t>(i)].CountsAt(price)};
+      if (absl::Status done = Retier(sequence, item, {i}); !done.ok()) return done;
+    }
+    return absl::OkStatus();
+  }
+
  private:
   absl::Status Retier(Sequence& sequence, RetierItem item, const std::vector<int32_t>& heads) {
     std::vector<RetierItem> items;
@@ -108,7 +139,9 @@ class StepperRunner {
     for (const RetierItem& ran : items) {
       HeadPages& head = sequence.pages.head(ran.head);
       RecordRetier(ran, head);
-      for (; head.sealed && !head.exact.empty(); head.exact.pop_back()) free_.push_back(head.exact.back());
+      for (std::vector<PageId>* list : {&head.exact, &head.samples, &head.notes}) {
+        for (; head.sealed && !list->empty(); list->pop_back()) free_.push_back(list->back());
+      }
       for (int32_t t = 0; t < kernels::kTierCount; ++t) {
         HeadPages::Coded& list = head.tiers[static_cast<size_t>(t)];
         const int64_t needed = CeilDiv(list.tokens, kernels::TokensPerPage(static_cast<kernels::Tier>(t), spec_.head_dim));
@@ -124,6 +157,12 @@ class StepperRunner {
       free_coded_.pop_front();
     }
   }
+  void LendExact(std::vector<PageId>& list, int32_t pages) {
+    while (static_cast<int32_t>(list.size()) < pages) {
+      list.push_back(free_.front());
+      free_.pop_front();
+    }
+  }
   void Lend(Sequence& sequence, int32_t tokens) {
     for (int32_t i = 0; i < sequence.pages.heads(); ++i) {
       HeadPages& head = sequence.pages.head(i);
@@ -132,6 +171,9 @@ class StepperRunner {
         LendCoded(head, kernels::Tier::kT8, head.of(kernels::Tier::kT8).tokens + entering);
         continue;
       }
+      const bool sampled = sequence.pages.sampling().stride > 0;
+      LendExact(head.samples, sampled ? SamplePages(kSampledPositions, spec_.heads / spec_.kv_heads) : 0);
+      LendExact(head.notes, sampled ? NotePages(tokens, spec_.head_dim) : 0);
       while (head.exact_begin + static_cast<int32_t>(head.exact.size()) * kernels::kExactTokensPerPage < tokens) {
         head.exact.push_back(free_.front());
         free_.pop_front();
