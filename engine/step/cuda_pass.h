@@ -19,6 +19,7 @@
 #include "kernels/cuda/device_runtime.h"
 #include "kernels/cuda/exact_attention.h"
 #include "kernels/cuda/products.h"
+#include "kernels/spherical/page_layout.h"
 
 namespace spherical::engine {
 
@@ -50,6 +51,7 @@ class CudaPass {
 
   // ResourceExhausted, with the numbers, when the device does not have the memory. Once.
   absl::Status Create(const CudaPassOptions& options);
+  const KvArenas& arenas() const { return arenas_; }  // for benchmarks that bring pages of their own
   int64_t pool_pages() const { return pool_.bytes() / kernels::PageBytes(spec_.head_dim); }
 
   // Seals and demotes; waits for it. Of the coded modes.
