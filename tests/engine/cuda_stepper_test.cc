@@ -369,7 +369,8 @@ TEST_CASE("a pool that is not asked for by size is what is free, but for the hea
     CHECK(runner.Step({{&sequence, {TokenId{5}}}}).ok());
   }
   const auto made = MakeCudaStepper(model.spec, model.weights, pool,
-                                    {.least_pages = PageCount(int64_t{1} << 40), .sequences = 2, .context_max = kContext});
+                                    {.pages = PageCount(0), .least_pages = PageCount(int64_t{1} << 40), .sequences = 2,
+                                     .context_max = kContext});
   REQUIRE_FALSE(made.ok());
   INFO(made.status().ToString());
   CHECK(made.status().code() == absl::StatusCode::kResourceExhausted);

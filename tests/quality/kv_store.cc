@@ -70,7 +70,7 @@ KvStore::~KvStore() {
 }
 
 KvStore::Handle KvStore::Begin(engine::QuerySampling sampling, int32_t group) {
-  Handle result(std::make_unique<Kv>(shape_, sampling).release(), GiveBack{this});
+  Handle result = MakeKv(sampling);
   result->energy.resize(static_cast<size_t>(shape_.layers));
   const int32_t pages = sampling.stride == 0 ? 0 : engine::SamplePages(engine::kSampledPositions, group);
   for (int32_t i = 0; i < result->pages.heads(); ++i) {
@@ -91,23 +91,28 @@ KvStore::Handle KvStore::Share(const Kv& kv) {
   Lend(*result, kv.tokens);  // the open page, if there is one
   for (int32_t i = 0; i < kv.pages.heads() && kv.tokens % kExactTokens > 0; ++i) {
     const size_t open = static_cast<size_t>(full);
-    std::memcpy(ExactPage(result->pages.head(i).exact[open]), ExactPage(kv.pages.head(i).exact[open]),
-                static_cast<size_t>(shape_.page_bytes.value()));
+    CopyPage(kv.pages.head(i).exact[open], result->pages.head(i).exact[open]);
   }
   result->tokens = kv.tokens;
   return result;
 }
 
+void KvStore::CopyPage(PageId from, PageId to) {
+  if (device_ != nullptr) {
+    device_->CopyExactPage(from, to);
+  } else {
+    std::memcpy(ExactPage(to), ExactPage(from), static_cast<size_t>(shape_.page_bytes.value()));
+  }
+}
+
 KvStore::Handle KvStore::Copy(const Kv& kv) {
-  SPH_CHECK(kv.geometry == nullptr);
+  SPH_CHECK(kv.geometry == nullptr && device_ == nullptr);
   Handle result = MakeKv();
   Lend(*result, kv.tokens);
   result->tokens = kv.tokens;
   for (int32_t i = 0; i < kv.pages.heads(); ++i) {
     const std::vector<PageId>&from = kv.pages.head(i).exact, &to = result->pages.head(i).exact;
-    for (size_t page = 0; page < to.size(); ++page) {
-      std::memcpy(ExactPage(to[page]), ExactPage(from[page]), static_cast<size_t>(shape_.page_bytes.value()));
-    }
+    for (size_t page = 0; page < to.size(); ++page) CopyPage(from[page], to[page]);
   }
   return result;
 }
@@ -120,6 +125,7 @@ KvStore::Handle KvStore::Seal(const Kv& kv, const engine::ModelGeometry& geometr
     HeadPages& head = result->pages.head(i);
     Borrow(kv, i, head);  // until the codes are made
     items.push_back({.kind = engine::RetierItem::Kind::kSeal,
+                     .sequence = result->sequence,
                      .pages = &head,
                      .head = i,
                      .tier = tier,
@@ -131,7 +137,7 @@ KvStore::Handle KvStore::Seal(const Kv& kv, const engine::ModelGeometry& geometr
 }
 
 KvStore::Handle KvStore::SealPriced(const Kv& kv, const engine::MeasureContext& context, double rate) {
-  SPH_CHECK(kv.geometry == nullptr && kv.energy_rows > 0);
+  SPH_CHECK(kv.geometry == nullptr && kv.energy_rows > 0 && device_ == nullptr);
   Handle result = MakeKv();
   std::vector<engine::MeasureItem> questions;
   const int32_t notes = engine::NotePages(kv.tokens, shape_.head_dim);
@@ -250,7 +256,11 @@ KvStore::Handle KvStore::SealAs(const Kv& kv, const engine::ModelGeometry& geome
     const engine::TierCounts counts = engine::CountsAfter(item);
     for (size_t t = 0; t < counts.size(); ++t) LendTier(result->pages.head(item.head), static_cast<Tier>(t), counts[t]);
   }
-  engine::RunRetier(geometry, /*attention_scale=*/1, arenas(), items, threads_);
+  if (device_ != nullptr) {
+    device_->Retier(items);
+  } else {
+    engine::RunRetier(geometry, /*attention_scale=*/1, arenas(), items, threads_);
+  }
   for (const engine::RetierItem& item : items) {
     HeadPages& head = result->pages.head(item.head);
     engine::RecordRetier(item, head);

@@ -1,9 +1,9 @@
-// A whole model's decoding at depth on a CUDA device: a Llama of 8 billion random weights, at batches whose contexts together fill the card.
+// A whole model's decoding at depth on a CUDA device: a Llama of 8 billion random weights, batches whose contexts together fill the card.
 //
 //   engine_bench [CASE ...]      CASE: MODE:BATCHxCONTEXT[@LAYERS], MODE exact T8 T4 T3 T2 or T3+T2 (heads in turn), or `capacity`
 //
-// Contexts are not entered one by one, which would take minutes: the first sequence's prompt is (chunks of 512 rows, timed), then sealed, and
-// its pages, in scattered order, are copied for every other sequence. Steps read as many different bytes from as many lists as they would.
+// Contexts are not entered one by one, which would take minutes: the first sequence's prompt is (chunks of 512 rows, timed), then sealed,
+// and its pages, in scattered order, are copied for every other sequence. Steps read as many different bytes from as many lists.
 // One line of CSV per case: tokens/s and TFLOP/s of the prompt (products and attention), seconds of sealing, the median of a decoding step
 // (wall time, greedy tokens on the host), the time that reading weights, keys and values takes at 4.28 TB/s, and bytes of pages held.
 // `capacity` only counts: sequences of 32,768 tokens that the engine admits in 100 GB.
@@ -264,7 +264,8 @@ void Capacity() {
     if (of_exact == 0) of_exact = all / pages;
     std::printf("# capacity: %s: %lld sequences of %lld tokens in 100 GB, %.3f GB each, %.2f times those of exact\n", mode,
                 static_cast<long long>(all / pages), static_cast<long long>(kTokens),
-                static_cast<double>(pages * shape.page_bytes.value()) * 1e-9, static_cast<double>(all / pages) / static_cast<double>(of_exact));
+                static_cast<double>(pages * shape.page_bytes.value()) * 1e-9,
+                static_cast<double>(all / pages) / static_cast<double>(of_exact));
   }
 }
 
