@@ -37,8 +37,14 @@ class CudaCodes {
   CudaCodes(const TransformerSpec& spec, const ModelGeometry& geometry, std::span<const float> value_weights, ThreadPool& pool,
             kernels::cuda::Stream stream);
 
-  // Takes all memory, once. `sequences`: of a step, each with at most context_max positions; `slots` as in DevicePages.
+  // Takes all memory, once. `sequences`: of a step, each with at most context_max positions; `slots` as in DevicePages. The pool is taken
+  // last and not there yet: UsePages says where it is.
   kernels::cuda::CudaStatus Create(int32_t sequences, int32_t context_max, const KvArenas& arenas);
+  void UsePages(const KvArenas& arenas) {
+    arenas_ = arenas;
+    retier_.UsePages(arenas);
+    rates_.UsePages(arenas);
+  }
 
   // A step: lists of all heads. slots [items]; both stay as they are until the last layer is planned.
   kernels::cuda::CudaStatus Begin(const StepPlan& plan, std::span<const int32_t> slots);

@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "engine/step/device_pieces.h"
+#include "engine/step/device_room.h"
 #include "kernels/base/check.h"
 #include "kernels/cuda/dense_rows.h"
 #include "kernels/spherical/page_layout.h"
@@ -88,41 +89,39 @@ absl::Status CudaPass::Create(const CudaPassOptions& options) {
   // No more runs than the tokens that sequences of a step can have, whichever bound is the lower: the context, or (where no window lets
   // tokens go) the pool.
   states_max_ = int64_t{options.sequences} * (options.context_max / kernels::cuda::kRunKeys + 2);
+  const int64_t page_bytes = kernels::PageBytes(spec_.head_dim), exact_bytes = kernels::ExactBytesUsed(spec_.head_dim);
+  int64_t free_bytes = 0, all_bytes = 0;
+  Note(kernels::cuda::FreeMemory(&free_bytes, &all_bytes));
   if (spec_.windows.empty()) {
-    const int64_t exact_pages = options.geometry == nullptr ? options.pages : options.workspace_pages;
+    const int64_t pool_pages = options.pages > 0 ? options.pages : free_bytes / page_bytes;
+    const int64_t exact_pages = options.geometry == nullptr ? pool_pages : options.workspace_pages;
     const int64_t tokens = exact_pages / (spec_.layers * spec_.kv_heads) * kernels::kExactTokensPerPage;
     states_max_ = std::min(states_max_, DeviceStatesMax(tokens));
   }
-  const int64_t page_bytes = kernels::PageBytes(spec_.head_dim), exact_bytes = kernels::ExactBytesUsed(spec_.head_dim);
-  const int64_t pool_bytes = options.pages * page_bytes, prefill_bytes = options.workspace_pages * exact_bytes;
-  const int64_t workspace_bytes = PlaceOnDevice(options, nullptr);
-  int64_t free_bytes = 0, all_bytes = 0;
-  Note(kernels::cuda::FreeMemory(&free_bytes, &all_bytes));
-  const int64_t needed = pool_bytes + prefill_bytes + workspace_bytes + kProductWorkspaceBytes;
+  const int64_t prefill_bytes = options.workspace_pages * exact_bytes, workspace_bytes = PlaceOnDevice(options, nullptr);
   const auto exhausted = [&](const char* why) {
-    const int64_t tables = pages_[0].list_entries() * int64_t{sizeof(int32_t)};
     return absl::ResourceExhaustedError(
-        fmt::format("kv.pool_bytes (--kv-pool-bytes): {} bytes for the pool, {} for the prefill workspace, {} for page tables and {} for "
-                    "steps are {} bytes of device memory; {} of {} are free: {}; ask for less",
-                    pool_bytes, prefill_bytes, tables, needed - pool_bytes - prefill_bytes - tables, needed, free_bytes, all_bytes, why));
+        fmt::format("the prefill workspace of {} bytes, page tables of {} and {} for steps do not fit the device, where {} of {} bytes are "
+                    "free beside the weights: {}; lower limits.running (--limits-running), context.max (--context-max) or "
+                    "kv.prefill_workspace_bytes (--kv-prefill-workspace-bytes)",
+                    prefill_bytes, pages_[0].list_entries() * int64_t{sizeof(int32_t)}, workspace_bytes, free_bytes, all_bytes, why));
   };
-  if (needed > free_bytes) return exhausted("too little");
   const int64_t pinned_bytes = PlacePinned(options, nullptr);
-  for (const CudaStatus taken : {workspace_.Allocate(workspace_bytes), pool_.Allocate(pool_bytes), pinned_.Allocate(pinned_bytes)}) {
+  for (const CudaStatus taken : {workspace_.Allocate(workspace_bytes), pinned_.Allocate(pinned_bytes)}) {
     if (taken != CudaStatus::kOk) return exhausted(kernels::cuda::TextOf(taken));
   }
   if (!products_.Create(kProductWorkspaceBytes)) return exhausted(products_.why().c_str());
   if (const CudaStatus taken = input_.Create(InputBytesMax()); taken != CudaStatus::kOk) return exhausted(kernels::cuda::TextOf(taken));
-  arenas_ = {.exact = pool_.data(), .exact_page_bytes = page_bytes};
   if (options.geometry != nullptr) {
     if (const CudaStatus taken = prefill_.Allocate(std::max<int64_t>(1, prefill_bytes)); taken != CudaStatus::kOk) {
       return exhausted(kernels::cuda::TextOf(taken));
     }
-    arenas_ = {.exact = prefill_.data(), .exact_page_bytes = exact_bytes, .coded = pool_.data(), .coded_page_bytes = page_bytes};
+    arenas_ = {.exact = prefill_.data(), .exact_page_bytes = exact_bytes, .coded_page_bytes = page_bytes};
     codes_ = std::make_unique<CudaCodes>(spec_, *options.geometry, options.value_weights, threads_, stream_);
     const CudaStatus taken = codes_->Create(options.sequences, options.context_max, arenas_);
     if (taken != CudaStatus::kOk) return exhausted(kernels::cuda::TextOf(taken));
   }
+  if (absl::Status taken = TakePool(options, free_bytes); !taken.ok()) return taken;
   PlaceOnDevice(options, workspace_.data());
   PlacePinned(options, pinned_.data());
   Note(kernels::cuda::PrepareExactAttention(spec_.head_dim));
@@ -135,6 +134,27 @@ absl::Status CudaPass::Create(const CudaPassOptions& options) {
   }
   TryProducts(kStepRowsMax);
   return Await();
+}
+
+absl::Status CudaPass::TakePool(const CudaPassOptions& options, int64_t free_at_first) {
+  const int64_t page_bytes = kernels::PageBytes(spec_.head_dim);
+  DeviceRoom room = {.weights = weights_.memory.bytes(), .prefill = prefill_.bytes()};
+  Note(kernels::cuda::FreeMemory(&room.free, &room.all));
+  room.steps = free_at_first - room.free - room.prefill;
+  const auto pages = PoolPagesIn(room, page_bytes, PageCount(options.pages), PageCount(options.least_pages));
+  if (!pages.ok()) return pages.status();
+  if (const CudaStatus taken = pool_.Allocate(pages->value() * page_bytes); taken != CudaStatus::kOk) {
+    return absl::ResourceExhaustedError(
+        fmt::format("kv.pool_bytes (--kv-pool-bytes): {} bytes for the pool could not be had: {}; {}; ask for less",
+                    pages->value() * page_bytes, kernels::cuda::TextOf(taken), TextOf(room)));
+  }
+  if (codes_ == nullptr) {
+    arenas_ = {.exact = pool_.data(), .exact_page_bytes = page_bytes};
+  } else {
+    arenas_.coded = pool_.data();
+    codes_->UsePages(arenas_);
+  }
+  return absl::OkStatus();
 }
 
 void CudaPass::TryProducts(int32_t rows_max) {

@@ -23,11 +23,13 @@
 #include "kernels/cuda/device_runtime.h"
 #include "kernels/cuda/exact_attention.h"
 #include "kernels/cuda/products.h"
+#include "kernels/spherical/page_layout.h"
 
 namespace spherical::engine {
 
 struct CudaPassOptions {
-  int64_t pages = 0;           // of the pool
+  int64_t pages = 0;           // of the pool; 0: all that is free when the rest has been taken, but for some headroom (device_room.h)
+  int64_t least_pages = 0;     // fewer are an error
   int32_t sequences = 0;       // of one step, at most
   int32_t context_max = 0;     // positions of a sequence
   // Coded modes: how keys are coded, and f16 pages for prompts; it outlives the pass. Null: the pool's pages are f16 themselves.
@@ -54,6 +56,8 @@ class CudaPass {
 
   // ResourceExhausted, with the numbers, when the device does not have the memory. Once.
   absl::Status Create(const CudaPassOptions& options);
+  const KvArenas& arenas() const { return arenas_; }  // for benchmarks that bring pages of their own
+  int64_t pool_pages() const { return pool_.bytes() / kernels::PageBytes(spec_.head_dim); }
 
   // Of the coded modes; the second of `rdr`. They wait for it.   curves [items]
   absl::Status Retier(std::span<const RetierItem> items);
@@ -82,6 +86,8 @@ class CudaPass {
   // Everything beside the pool; from null it only counts. Returns bytes.
   int64_t PlaceOnDevice(const CudaPassOptions& options, uint8_t* base);
   int64_t PlacePinned(const CudaPassOptions& options, uint8_t* base);
+  // The pool, after all else.
+  absl::Status TakePool(const CudaPassOptions& options, int64_t free_at_first);
   int64_t InputBytesMax() const;
   // One product of every shape that steps can have, so that none is chosen for while requests wait.
   void TryProducts(int32_t rows_max);

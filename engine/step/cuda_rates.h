@@ -29,6 +29,8 @@ class CudaRates {
   kernels::cuda::CudaStatus Create(int32_t sequences, int32_t context_max, const KvArenas& arenas, std::span<const float> value_weights,
                                    const kernels::cuda::DeviceGeometry* geometries, const kernels::CodedLosses* losses);
 
+  void UsePages(const KvArenas& arenas) { arenas_ = arenas; }  // the pool may be taken after Create
+
   // A step whose queries of sampled positions are kept, layer by layer.   queries: f16 [M, heads, D], after rotary positions
   kernels::cuda::CudaStatus Begin(const StepPlan& plan);
   kernels::cuda::CudaStatus Keep(int32_t layer, const uint16_t* queries);

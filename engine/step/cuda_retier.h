@@ -31,6 +31,8 @@ class CudaRetier {
   kernels::cuda::CudaStatus Create(int32_t context_max, const KvArenas& arenas, const kernels::cuda::DeviceGeometry* geometries,
                                    const kernels::CodedLosses* losses);
 
+  void UsePages(const KvArenas& arenas) { arenas_ = arenas; }  // the pool may be taken after Create
+
   // Runs all of it, and waits.
   kernels::cuda::CudaStatus Run(std::span<const RetierItem> items);
 

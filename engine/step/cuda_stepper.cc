@@ -46,12 +46,14 @@ class CudaStepper final : public Stepper {
     if (pinned != CudaStatus::kOk || greatest != CudaStatus::kOk) {
       return absl::ResourceExhaustedError(fmt::format("{} bytes of pinned memory for logits cannot be had", logits_bytes));
     }
-    return pass_->Create({.pages = options_.pages.value(),
-                          .sequences = options_.sequences,
-                          .context_max = options_.context_max,
-                          .geometry = options_.geometry ? &*options_.geometry : nullptr,
-                          .value_weights = value_weights_,
-                          .workspace_pages = options_.workspace_pages.value()});
+    const absl::Status created = pass_->Create({.pages = options_.pages.value(),
+                                                .least_pages = options_.least_pages.value(),
+                                                .sequences = options_.sequences,
+                                                .context_max = options_.context_max,
+                                                .geometry = options_.geometry ? &*options_.geometry : nullptr,
+                                                .workspace_pages = options_.workspace_pages.value()});
+    if (created.ok() && options_.pool_taken != nullptr) *options_.pool_taken = PageCount(pass_->pool_pages());
+    return created;
   }
 
   absl::StatusOr<StepOutput> Run(const StepPlan& plan) override {

@@ -18,7 +18,9 @@ namespace spherical::engine {
 
 struct CudaStepperOptions {
   int32_t device = 0;          // CUDA's index
-  PageCount pages;             // of the KV pool: its memory is taken here, once
+  PageCount pages;             // of the KV pool: its memory is taken here, once. 0: all that is free in the end, but for some headroom
+  PageCount least_pages = {};  // fewer are an error
+  PageCount* pool_taken = nullptr;  // if given: told how many there are
   // Coded modes: how keys are coded, and f16 pages for prompts, enough that none is sealed early. Without a geometry: mode `exact`.
   std::optional<ModelGeometry> geometry = {};
   PageCount workspace_pages = {};
@@ -33,7 +35,7 @@ struct CudaStepperOptions {
 
 // Runs plans on a CUDA device, in all modes. The weights are copied there as bf16 and not needed afterwards. Takes
 // threads from `pool`, which outlives it, to decode weights and to sample. Belongs to that device; another may run on another one.
-// ResourceExhausted when weights or pool do not fit, with the numbers; Unimplemented in a build without CUDA.
+// ResourceExhausted when weights, steps or pool do not fit, with the numbers; Unimplemented in a build without CUDA.
 absl::StatusOr<std::unique_ptr<Stepper>> MakeCudaStepper(TransformerSpec spec, const Weights& weights, ThreadPool& pool,
                                                          CudaStepperOptions options);
 

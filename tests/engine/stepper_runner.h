@@ -19,18 +19,24 @@
 
 namespace spherical::engine {
 
+// Pages [first, first + count) that a runner lends.
+struct PageRange {
+  PageId first = 0, count = 0;
+};
+
 class StepperRunner {
  public:
   static constexpr PageId kPages = 16'384;  // of each kind, unless more are asked for
 
-  // first_id: of sequences; two runners of one stepper have different ones.
+  // first_id: of sequences; two runners of one stepper have different ones. `pages`: a number without a factor of 5 or 7.
   StepperRunner(const TransformerSpec& spec, Stepper& stepper, SequenceId first_id = 1, PageId pages = kPages)
+      : StepperRunner(spec, stepper, first_id, {.first = 0, .count = pages}, {.first = 0, .count = pages}) {}
+  StepperRunner(const TransformerSpec& spec, Stepper& stepper, SequenceId first_id, PageRange exact, PageRange coded)
       : spec_(spec), stepper_(stepper), next_id_(first_id) {
     greedy_.temperature = 0;
-    for (int64_t page = 0; page < pages; ++page) {  // 7 and 5 have no factor in common with a power of two: every page once
-      free_.push_back(static_cast<PageId>((page * 7 + 3) % pages));
-      free_coded_.push_back(static_cast<PageId>((page * 5 + 1) % pages));
-    }
+    // Every page once, in an order that is none.
+    for (int64_t i = 0; i < exact.count; ++i) free_.push_back(exact.first + static_cast<PageId>((i * 7 + 3) % exact.count));
+    for (int64_t i = 0; i < coded.count; ++i) free_coded_.push_back(coded.first + static_cast<PageId>((i * 5 + 1) % coded.count));
   }
 
   struct Sequence {
