@@ -107,7 +107,8 @@ CudaStatus CudaRates::Begin(const StepPlan& plan) {
   kept_input_.Begin();
   const auto takes = [](const StepItem& item) {
     const QuerySampling& sampling = item.pages->sampling();
-    return sampling.stride > 0 && item.position < sampling.end && item.position + static_cast<int32_t>(item.tokens.size()) >= sampling.stride;
+    const int32_t after = item.position + static_cast<int32_t>(item.tokens.size());
+    return sampling.stride > 0 && item.position < sampling.end && after >= sampling.stride;
   };
   if (std::ranges::none_of(plan.items, takes)) return CudaStatus::kOk;
   const int32_t d = spec_.head_dim;
@@ -285,7 +286,8 @@ void CudaRates::AskExact(const MeasureItem& item, Answer& answer, uint8_t* base)
     asked_count = static_cast<int32_t>(in_turn.size());
   }
   tokens_max_ = std::max(tokens_max_, tokens);
-  errors_.push_back({.head = item.head, .tokens = tokens, .pages = exact, .errors = scratch.errors, .items = encode_items_ + encode_count_});
+  errors_.push_back({.head = item.head, .tokens = tokens, .pages = exact, .errors = scratch.errors,
+                     .items = encode_items_ + encode_count_});
   encode_count_ += static_cast<int32_t>(CeilDiv(tokens, kTokenTile));
   uint8_t* const answers = answers_.data();
   exact_.push_back({.head = item.head,

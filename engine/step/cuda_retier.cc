@@ -235,7 +235,9 @@ void CudaRetier::AddMoves(const RetierItem& item, const RepricePlan& plan) {
     pages += plan.scratch_pages(r, d);
     put_in += (plan.arrived[static_cast<size_t>(r)].end - plan.arrived[static_cast<size_t>(r)].first) / kTokenTile + 2;
   }
-  const auto moves_bytes = [](size_t moves, size_t runs) { return static_cast<int64_t>(moves * sizeof(MoveItem) + runs * sizeof(MoveRun)); };
+  const auto moves_bytes = [](size_t moves, size_t runs) {
+    return static_cast<int64_t>(moves * sizeof(MoveItem) + runs * sizeof(MoveRun));
+  };
   const size_t moves = arrivals_.size() + moves_.size() + put_in_.size() + plan.arrivals.size() + plan.closings.size() +
                        plan.fillings.size() + static_cast<size_t>(put_in);
   if ((scratch_pages_ + pages) * arenas_.coded_page_bytes > scratch_.bytes() ||

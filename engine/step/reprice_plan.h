@@ -24,8 +24,8 @@ struct TileMove {
 // Of a tile's tokens, those that are below rung r at the item's price: bit i of [r] is slot i. Slots that are not asked about: anything.
 using TileBelow = std::array<uint32_t, kernels::kLadderTiers>;
 
-// What comes to a tier is coded apart first, in scratch pages that stand for those of its list: lists grow into pages that others leave, and
-// those must have been read by then. So the order is
+// What comes to a tier is coded apart first, in scratch pages that stand for those of its list: lists grow into pages that others leave,
+// and those must have been read by then. So the order is
 //
 //     arrivals   from the head's pages to scratch: of rung r, slots [arrived[r].first, arrived[r].end) of its list
 //     closings   within T8, in this order: what stays moves to the front

@@ -17,7 +17,8 @@ constexpr int kHeadsTogether = 4;
 constexpr int kRefreshEvery = 16, kRefreshesMax = 32;
 constexpr float kWholeEnergy = 2.1f, kNegligible = 9;
 
-// Of a query head: what its mapped coordinates times all codes' lowest points sum up to, the centre's logit, and the log of the softmax's sum.
+// Of a query head: what its mapped coordinates times the lowest code's point sum up to, the centre's logit, and the log of the softmax's
+// sum.
 enum Term { kStart, kCentre, kTotal, kTerms };
 
 __device__ inline float BlockSum(float x, float* room) {
@@ -81,7 +82,8 @@ __global__ void __launch_bounds__(kThreads) ScoreKernel(const __grid_constant__ 
   const int dims = batch.shape.head_dim, group = batch.shape.group, slot = i % layout.tokens;
   const bool there = i < item.tokens;
   uint8_t* const page = batch.arena + item.pages[(there ? i : 0) / layout.tokens] * batch.shape.page_bytes;
-  const uint32_t* const row = reinterpret_cast<const uint32_t*>(page + (there ? slot / kTokenTile * layout.key_tile : 0)) + slot % kTokenTile;
+  const uint8_t* const tile = page + (there ? slot / kTokenTile * layout.key_tile : 0);
+  const uint32_t* const row = reinterpret_cast<const uint32_t*>(tile) + slot % kTokenTile;
   const auto half_at = [&](int at) { return __half2float(__ushort_as_half(*reinterpret_cast<const uint16_t*>(page + at + 2 * slot))); };
   const float key_radius = there ? half_at(layout.key_radii) : 0;
   float square = 0;

@@ -330,7 +330,8 @@ TEST_CASE("mode rdr on the device measures, seals by price, refreshes and loses 
     const auto step = [&](int32_t from, int32_t to, std::span<const float> refreshed) {
       const std::vector<TokenId> part(tokens.begin() + from, tokens.begin() + to);
       const auto on_cuda = cuda.runner.Step({{&cuda.sequence, part, true, refreshed}}),
-                 on_cpu = cpu.runner.Step({{&cpu.sequence, part, true, refreshed}}), exactly = exact.runner.Step({{&exact.sequence, part, true}});
+                 on_cpu = cpu.runner.Step({{&cpu.sequence, part, true, refreshed}}),
+                 exactly = exact.runner.Step({{&exact.sequence, part, true}});
       INFO(on_cuda.status().ToString());
       REQUIRE(on_cuda.ok());
       REQUIRE(on_cuda->items[0].finite);
@@ -349,10 +350,9 @@ TEST_CASE("mode rdr on the device measures, seals by price, refreshes and loses 
     const auto measured = cuda.runner.Measure(cuda.sequence, MeasureItem::Kind::kExact, 1.5f),
                on_cpu = cpu.runner.Measure(cpu.sequence, MeasureItem::Kind::kExact, 1.5f);
     REQUIRE(measured.ok());
-    int32_t price = 0;  // at which every second token of the first global head has left T8
-    while (price + 1 < kernels::kPriceSteps && on_cpu->curves.back().below[0][static_cast<size_t>(price)] * 2 < on_cpu->curves.back().tokens) {
-      ++price;
-    }
+    const RateCurve& last = on_cpu->curves.back();  // of a global head
+    int32_t price = 0;                              // at which every second token of it has left T8
+    while (price + 1 < kernels::kPriceSteps && last.below[0][static_cast<size_t>(price)] * 2 < last.tokens) ++price;
     double worst = 0;
     for (const int32_t more : {-20, 0, 20}) worst = std::max(worst, StandApart(measured->curves, on_cpu->curves, price + more));
     CHECK(worst < 0.05);
@@ -374,11 +374,13 @@ TEST_CASE("mode rdr on the device measures, seals by price, refreshes and loses 
       held += later->curves[i].tokens;
       held_on_cpu += later_on_cpu->curves[i].tokens;
       for (const int32_t at : {price - 20, price, price + 20}) {
-        const double here = later->curves[i].below[0][static_cast<size_t>(at)], there = later_on_cpu->curves[i].below[0][static_cast<size_t>(at)];
+        const size_t step = static_cast<size_t>(at);
+        const double here = later->curves[i].below[0][step], there = later_on_cpu->curves[i].below[0][step];
         drift = std::max(drift, std::abs(here - there) / std::max(1.0, static_cast<double>(later_on_cpu->curves[i].tokens)));
       }
     }
-    std::printf("%s D %d rdr at %d: lost on the device %.4f nats, on the CPU %.4f; apart %.4f; stand apart %.4f, then %.4f; held %lld %lld\n",
+    std::printf("%s D %d rdr at %d: lost on the device %.4f nats, on the CPU %.4f; apart %.4f; stand apart %.4f, then %.4f; "
+                "held %lld %lld\n",
                 options.family.c_str(), options.head_dim, price, lost.rms(), lost_on_cpu.rms(), apart.rms(), worst, drift,
                 static_cast<long long>(held), static_cast<long long>(held_on_cpu));
     CHECK(drift < 0.1);

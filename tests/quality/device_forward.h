@@ -50,8 +50,8 @@ struct DevicePool {
   int32_t tokens_max = 0;  // of a sequence
 };
 
-// `device`: "cuda:N". Spec, geometry, value weights (engine::ValueWeights) and threads outlive it. FailedPrecondition where there is no such device, Unimplemented in a build
-// without CUDA.
+// `device`: "cuda:N". Spec, geometry, value weights (engine::ValueWeights) and threads outlive it. FailedPrecondition where there is no
+// such device, Unimplemented in a build without CUDA.
 absl::StatusOr<std::unique_ptr<DeviceForward>> MakeDeviceForward(const std::string& device, const engine::TransformerSpec& spec,
                                                                  const engine::Weights& weights, const engine::ModelGeometry& geometry,
                                                                  const DevicePool& pool, std::span<const float> value_weights,

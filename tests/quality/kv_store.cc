@@ -216,8 +216,8 @@ void KvStore::Settle(Kv& kv, const engine::MeasureContext& context) {
   std::vector<engine::RetierItem> items;
   for (size_t i = 0; i < questions.size(); ++i) {
     const engine::RungCounts rungs = engine::SettledRungs(curves[i].CountsAt(kv.price), *questions[i].pages);
-    items.push_back({.kind = engine::RetierItem::Kind::kReprice, .sequence = kv.sequence, .pages = questions[i].pages, .head = questions[i].head, .priced = true,
-                     .price = kv.price, .rungs = rungs, .whole_only = true});
+    items.push_back({.kind = engine::RetierItem::Kind::kReprice, .sequence = kv.sequence, .pages = questions[i].pages,
+                     .head = questions[i].head, .priced = true, .price = kv.price, .rungs = rungs, .whole_only = true});
   }
   RunReprice(kv, context, items);
 }
@@ -236,8 +236,8 @@ void KvStore::Reprice(Kv& kv, const engine::MeasureContext& context, double rate
   std::vector<engine::RetierItem> items;
   for (int32_t i = 0; i < kv.pages.heads(); ++i) {
     const size_t at = static_cast<size_t>(i);
-    items.push_back({.kind = engine::RetierItem::Kind::kReprice, .sequence = kv.sequence, .pages = &kv.pages.head(i), .head = i, .priced = true,
-                     .price = prices[at], .rungs = curves[at].CountsAt(prices[at])});
+    items.push_back({.kind = engine::RetierItem::Kind::kReprice, .sequence = kv.sequence, .pages = &kv.pages.head(i), .head = i,
+                     .priced = true, .price = prices[at], .rungs = curves[at].CountsAt(prices[at])});
   }
   RunReprice(kv, context, items);
 }
