@@ -11,7 +11,8 @@ using kernels::cuda::kRunFlats;
 using kernels::cuda::kRunKeys;
 using kernels::cuda::kTileFlats;
 
-void CutForDevice(const StepPlan& plan, std::span<const int32_t> slots, int32_t group, int32_t window, DeviceWork& work) {
+void CutForDevice(const StepPlan& plan, std::span<const int32_t> slots, int32_t group, int32_t window, std::span<const uint8_t> without,
+                  DeviceWork& work) {
   work.runs.clear();
   work.tiles.clear();
   work.joins.clear();
@@ -24,6 +25,10 @@ void CutForDevice(const StepPlan& plan, std::span<const int32_t> slots, int32_t 
   for (size_t i = 0; i < plan.items.size(); ++i) {
     const StepItem& item = plan.items[i];
     const int32_t rows = static_cast<int32_t>(item.tokens.size()), flats = rows * group;
+    if (!without.empty() && without[i] != 0) {
+      row += rows;
+      continue;
+    }
     ExactWork part = {.slot = slots[i], .row = row, .position = item.position};
     if (flats <= kRunFlats) {
       const int32_t begin = begin_of(item.position), end = item.position + rows;

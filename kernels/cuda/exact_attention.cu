@@ -4,8 +4,10 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cmath>
 
+#include "kernels/cuda/launch_overlap.cuh"
 #include "kernels/spherical/page_layout.h"
 
 namespace spherical::kernels::cuda {
@@ -189,10 +191,8 @@ __device__ __forceinline__ bool IsCoded(const ExactArgs& a, int32_t row, int32_t
 
 // kRuns: all warps have the same 16 flats and take every fourth page each. Otherwise each warp has 16 flats of its own and takes all pages.
 template <int32_t D, bool kRuns>
-__global__ void __launch_bounds__(kThreads) AttendKernel(ExactArgs a, const ExactWork* all_work) {
-  extern __shared__ __align__(128) char shared[];
-  const ExactWork work = all_work[blockIdx.x];
-  const int32_t kv_head = static_cast<int32_t>(blockIdx.y), group = a.heads / a.kv_heads;
+__device__ __forceinline__ void AttendOne(const ExactArgs& a, const ExactWork& work, int32_t kv_head, char* shared) {
+  const int32_t group = a.heads / a.kv_heads;
   const int32_t warp = static_cast<int32_t>(threadIdx.x) / kWarp, lane = static_cast<int32_t>(threadIdx.x) % kWarp;
   if (IsCoded(a, work.row, kv_head)) return;
   const int32_t* const list = a.lists + (int64_t{work.slot} * a.lists_per_slot + a.list + kv_head) * a.list_pages;
@@ -319,12 +319,35 @@ __global__ void __launch_bounds__(kThreads) AttendKernel(ExactArgs a, const Exac
   }
 }
 
-// One thread block a (join, kv head), one thread a coordinate.
-__global__ void JoinKernel(ExactArgs a, const ExactJoin* joins) {
+template <int32_t D>
+__global__ void __launch_bounds__(kThreads) AttendTilesKernel(ExactArgs a, const ExactWork* work) {
+  extern __shared__ __align__(128) char shared[];
+  LetNextBegin();
+  WaitForBefore();
+  AttendOne<D, false>(a, work[blockIdx.x], static_cast<int32_t>(blockIdx.y), shared);
+}
+
+template <int32_t D>
+__global__ void __launch_bounds__(kThreads) AttendRunsKernel(ExactArgs a, const ExactWork* work, int32_t n, const int32_t* count) {
+  extern __shared__ __align__(128) char shared[];
+  LetNextBegin();
+  WaitForBefore();
+  if (count != nullptr) n = *count;
+  for (int32_t i = static_cast<int32_t>(blockIdx.x); i < n * a.kv_heads; i += static_cast<int32_t>(gridDim.x)) {
+    AttendOne<D, true>(a, work[i % n], i / n, shared);
+    __syncthreads();  // before shared memory is used anew
+  }
+}
+
+// One thread block a (join, kv head) and flat, one thread a coordinate.
+__global__ void JoinKernel(ExactArgs a, const ExactJoin* joins, const int32_t* count) {
+  LetNextBegin();
+  WaitForBefore();
+  if (count != nullptr && static_cast<int32_t>(blockIdx.x) >= *count) return;
   const ExactJoin join = joins[blockIdx.x];
   const int32_t kv_head = static_cast<int32_t>(blockIdx.y), group = a.heads / a.kv_heads, d = static_cast<int32_t>(threadIdx.x);
   if (IsCoded(a, join.row, kv_head)) return;
-  for (int32_t flat = 0; flat < join.flats; ++flat) {
+  for (int32_t flat = static_cast<int32_t>(blockIdx.z); flat < join.flats; flat += static_cast<int32_t>(gridDim.z)) {
     const auto state = [&](int32_t run) { return (int64_t{join.state + run} * a.kv_heads + kv_head) * kRunFlats + flat; };
     float top = -INFINITY;
     for (int32_t run = 0; run < join.runs; ++run) top = fmaxf(top, a.max[state(run)]);
@@ -339,60 +362,59 @@ __global__ void JoinKernel(ExactArgs a, const ExactJoin* joins) {
 }
 
 template <int32_t D>
-CudaStatus PrepareFor() {
-  cudaError_t error = cudaFuncSetAttribute(AttendKernel<D, true>, cudaFuncAttributeMaxDynamicSharedMemorySize, SharedBytes<D>());
-  if (error == cudaSuccess) {
-    error = cudaFuncSetAttribute(AttendKernel<D, false>, cudaFuncAttributeMaxDynamicSharedMemorySize, SharedBytes<D>());
+CudaStatus PrepareFor(int32_t* run_blocks) {
+  const auto allow = [](auto* kernel) {
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SharedBytes<D>());
+  };
+  int device = 0, processors = 0, blocks = 0;
+  for (const cudaError_t error : {allow(AttendRunsKernel<D>), allow(AttendTilesKernel<D>), cudaGetDevice(&device),
+                                  cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device),
+                                  cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, AttendRunsKernel<D>, kThreads, SharedBytes<D>())}) {
+    if (error != cudaSuccess) return static_cast<CudaStatus>(error);
   }
-  return static_cast<CudaStatus>(error);
+  *run_blocks = processors * blocks;
+  return CudaStatus::kOk;
 }
 
-template <int32_t D, bool kRuns>
-CudaStatus Launch(Stream stream, const ExactArgs& args, const ExactWork* work, int32_t n) {
-  const dim3 blocks(static_cast<uint32_t>(n), static_cast<uint32_t>(args.kv_heads));
-  AttendKernel<D, kRuns><<<blocks, kThreads, SharedBytes<D>(), stream>>>(args, work);
-  return static_cast<CudaStatus>(cudaGetLastError());
-}
-
-template <bool kRuns>
-CudaStatus Attend(Stream stream, const ExactArgs& args, const ExactWork* work, int32_t n) {
-  if (n == 0) return CudaStatus::kOk;
-  switch (args.head_dim) {
-    case 64: return Launch<64, kRuns>(stream, args, work, n);
-    case 80: return Launch<80, kRuns>(stream, args, work, n);
-    case 96: return Launch<96, kRuns>(stream, args, work, n);
-    case 128: return Launch<128, kRuns>(stream, args, work, n);
-    case 256: return Launch<256, kRuns>(stream, args, work, n);
+// Calls with the head dim as a constant.
+template <class Call>
+CudaStatus ForHeadDim(int32_t head_dim, Call call) {
+  switch (head_dim) {
+    case 64: return call.template operator()<64>();
+    case 80: return call.template operator()<80>();
+    case 96: return call.template operator()<96>();
+    case 128: return call.template operator()<128>();
+    case 256: return call.template operator()<256>();
     default: return static_cast<CudaStatus>(cudaErrorInvalidValue);
   }
 }
 
 }  // namespace
 
-CudaStatus PrepareExactAttention(int32_t head_dim) {
-  switch (head_dim) {
-    case 64: return PrepareFor<64>();
-    case 80: return PrepareFor<80>();
-    case 96: return PrepareFor<96>();
-    case 128: return PrepareFor<128>();
-    case 256: return PrepareFor<256>();
-    default: return static_cast<CudaStatus>(cudaErrorInvalidValue);
-  }
+CudaStatus PrepareExactAttention(int32_t head_dim, int32_t* run_blocks) {
+  return ForHeadDim(head_dim, [&]<int32_t D>() { return PrepareFor<D>(run_blocks); });
 }
 
-CudaStatus AttendRuns(Stream stream, const ExactArgs& args, const ExactWork* work, int32_t n) {
-  return Attend<true>(stream, args, work, n);
+CudaStatus AttendRuns(Stream stream, const ExactArgs& args, const ExactWork* work, int32_t n, const int32_t* count) {
+  if (n == 0) return CudaStatus::kOk;
+  const dim3 blocks(static_cast<uint32_t>(std::min<int64_t>(int64_t{n} * args.kv_heads, args.run_blocks)));
+  return ForHeadDim(args.head_dim, [&]<int32_t D>() {
+    return LaunchOverlapped(stream, args.overlap, AttendRunsKernel<D>, blocks, kThreads, SharedBytes<D>(), args, work, n, count);
+  });
 }
 
 CudaStatus AttendTiles(Stream stream, const ExactArgs& args, const ExactWork* work, int32_t n) {
-  return Attend<false>(stream, args, work, n);
-}
-
-CudaStatus JoinRuns(Stream stream, const ExactArgs& args, const ExactJoin* joins, int32_t n) {
   if (n == 0) return CudaStatus::kOk;
   const dim3 blocks(static_cast<uint32_t>(n), static_cast<uint32_t>(args.kv_heads));
-  JoinKernel<<<blocks, static_cast<uint32_t>(args.head_dim), 0, stream>>>(args, joins);
-  return static_cast<CudaStatus>(cudaGetLastError());
+  return ForHeadDim(args.head_dim, [&]<int32_t D>() {
+    return LaunchOverlapped(stream, args.overlap, AttendTilesKernel<D>, blocks, kThreads, SharedBytes<D>(), args, work);
+  });
+}
+
+CudaStatus JoinRuns(Stream stream, const ExactArgs& args, const ExactJoin* joins, int32_t n, const int32_t* count) {
+  if (n == 0) return CudaStatus::kOk;
+  const dim3 blocks(static_cast<uint32_t>(n), static_cast<uint32_t>(args.kv_heads), static_cast<uint32_t>(args.heads / args.kv_heads));
+  return LaunchOverlapped(stream, args.overlap, JoinKernel, blocks, args.head_dim, 0, args, joins, count);
 }
 
 }  // namespace spherical::kernels::cuda

@@ -31,7 +31,7 @@ void Check(const std::vector<Item>& items, int32_t group, int32_t window) {
     slots.push_back(10 + static_cast<int32_t>(slots.size()));
   }
   DeviceWork work;
-  CutForDevice(plan, slots, group, window, work);
+  CutForDevice(plan, slots, group, window, {}, work);
 
   std::map<std::pair<int32_t, int32_t>, std::map<int32_t, int32_t>> seen;  // by (row, query head): times each position is read
   std::vector<int32_t> states(static_cast<size_t>(work.states));
@@ -83,6 +83,28 @@ TEST_CASE("attention on a device is cut so that every row sees each of its posit
       Check({{1023, 2}, {37, 5}}, group, window);
     }
   }
+}
+
+TEST_CASE("items whose heads are all coded have no exact work; rows of others stay where they are") {
+  const std::vector<TokenId> tokens(3);
+  StepPlan plan;
+  for (int32_t i = 0; i < 3; ++i) {
+    StepItem item;
+    item.tokens = tokens;
+    item.position = 1000;
+    plan.items.push_back(item);
+  }
+  const std::vector<int32_t> slots = {5, 6, 7};
+  const std::vector<uint8_t> without = {1, 0, 1};
+  DeviceWork work;
+  CutForDevice(plan, slots, 4, 0, without, work);
+  REQUIRE(work.runs.size() == 2);
+  for (const ExactWork& run : work.runs) {
+    CHECK(run.slot == 6);
+    CHECK(run.row == 3);
+  }
+  CHECK(work.joins.size() == 1);
+  CHECK(work.states == 2);
 }
 
 }  // namespace
