@@ -85,7 +85,11 @@ absl::Status ScoringModel::UseGeometry(engine::ModelGeometry geometry) {
 }
 
 KvStore::Handle ScoringModel::Keep(const Kv& exact, const Mode& mode) {
-  if (mode.kind == Mode::Kind::kExact) return kv_->Share(exact);
+  if (mode.kind == Mode::Kind::kExact) {
+    KvStore::Handle shared = kv_->Share(exact);
+    shared->chunks = mode.chunks;
+    return shared;
+  }
   if (mode.kind == Mode::Kind::kCoded) {
     return kv_->Seal(exact, mode.plain || calibrated_ == nullptr ? plain_->geometry : calibrated_->geometry, mode.tier);
   }
@@ -122,7 +126,7 @@ void ScoringModel::Enter(Kv& kv, std::span<const engine::TokenId> tokens) {
 }
 
 int32_t ScoringModel::StepRows(const Kv& kv) const {
-  const bool one = kv.live || (device_ != nullptr && kv.geometry != nullptr);
+  const bool one = kv.live || (device_ != nullptr && !kv.chunks);
   return one ? 1 : engine::kStepRowsMax;
 }
 
