@@ -2,7 +2,8 @@
 //
 //   step_bench [--launched] [MODEL [BATCH CONTEXT MODE [LAYERS]]]      MODEL llama8b | smollm2 | gemma3 | all; MODE exact | T4 | T2
 //
-// --launched: kernel by kernel, without recorded steps.
+// --launched: kernel by kernel, without recorded steps. Where a step's time goes, the last one of each case:
+//   ncu --profile-from-start off --clock-control none --metrics gpu__time_duration.sum step_bench --launched llama8b 32 4096 T4 4
 // One line per batch and mode: tokens per second of prompts (chunks of 512 rows), the median of a decoding step (from the plan to greedy
 // tokens on the host), what the host did of it before it waited, and the time that reading weights and keys and values once takes at
 // 4.28 TB/s.
@@ -21,6 +22,7 @@
 #include "engine/step/cuda_pass.h"
 #include "kernels/base/check.h"
 #include "kernels/base/float16.h"
+#include "tests/bench/gpu/device_work.h"
 #include "tests/engine/stepper_runner.h"
 
 namespace spherical::engine {
@@ -210,7 +212,10 @@ void Measure(const TransformerSpec& spec, const CudaWeights& weights, kernels::c
   for (int32_t i = 0; i < 40; ++i) {
     std::vector<StepperRunner::Part> parts;
     for (StepperRunner::Sequence& sequence : sequences) parts.push_back({&sequence, {static_cast<TokenId>(100 + i)}});
+    const bool last = i == 39;
+    if (last) kernels::cuda::BeginProfile();
     SPH_CHECK(runner.Step(parts).ok());
+    if (last) kernels::cuda::EndProfile();
     if (i >= 5) {
       steps.push_back(stepper.step_ms);
       host.push_back(stepper.host_ms);
