@@ -21,6 +21,7 @@ using kernels::cuda::ExactWork;
 
 // What cuBLASLt may use of its own; 32 MiB is what it asks for on Hopper.
 constexpr int64_t kProductWorkspaceBytes = int64_t{32} << 20;
+constexpr int32_t kRunsOfBlock = 2;           // of exact attention: more would even out better, but be joined for longer
 constexpr int32_t kPiecesOfStep = 3;  // of a step's input: tokens, positions, slots
 constexpr int32_t kPiecesOfKind = 4;
 
@@ -87,7 +88,11 @@ absl::Status CudaPass::Create(const CudaPassOptions& options) {
   pages_.emplace_back(options.sequences, spec_.layers * spec_.kv_heads, list_pages);
   // No more runs than the tokens that sequences of a step can have, whichever bound is the lower: the context, or (where no window lets
   // tokens go) the pool.
-  states_max_ = int64_t{options.sequences} * (options.context_max / kernels::cuda::kRunKeys + 2);
+  if (const CudaStatus prepared = kernels::cuda::PrepareExactAttention(spec_.head_dim, &run_blocks_); prepared != CudaStatus::kOk) {
+    return absl::InternalError(fmt::format("attention on the CUDA device: {}", kernels::cuda::TextOf(prepared)));
+  }
+  runs_wanted_ = static_cast<int32_t>(CeilDiv(kRunsOfBlock * run_blocks_, spec_.kv_heads));
+  states_max_ = DeviceStatesMax(int64_t{options.sequences} * options.context_max, runs_wanted_);
   const int64_t page_bytes = kernels::PageBytes(spec_.head_dim), exact_bytes = kernels::ExactBytesUsed(spec_.head_dim);
   int64_t free_bytes = 0, all_bytes = 0;
   Note(kernels::cuda::FreeMemory(&free_bytes, &all_bytes));
@@ -95,7 +100,7 @@ absl::Status CudaPass::Create(const CudaPassOptions& options) {
     const int64_t pool_pages = options.pages > 0 ? options.pages : free_bytes / page_bytes;
     const int64_t exact_pages = options.geometry == nullptr ? pool_pages : options.workspace_pages;
     const int64_t tokens = exact_pages / (spec_.layers * spec_.kv_heads) * kernels::kExactTokensPerPage;
-    states_max_ = std::min(states_max_, DeviceStatesMax(tokens));
+    states_max_ = std::min(states_max_, DeviceStatesMax(tokens, runs_wanted_));
   }
   const int64_t prefill_bytes = options.workspace_pages * exact_bytes, workspace_bytes = PlaceOnDevice(options, nullptr);
   const auto exhausted = [&](const char* why) {
@@ -126,7 +131,6 @@ absl::Status CudaPass::Create(const CudaPassOptions& options) {
   if (absl::Status taken = TakePool(options, free_bytes); !taken.ok()) return taken;
   PlaceOnDevice(options, workspace_.data());
   PlacePinned(pinned_.data());
-  Note(kernels::cuda::PrepareExactAttention(spec_.head_dim, &run_blocks_));
   const int64_t frequency_bytes = spec_.rotary_dim / 2 * int64_t{sizeof(double)};
   // What products read beyond a step's rows must be some number.
   Note(kernels::cuda::FillBytes(stream_, workspace_.data(), 0, workspace_.bytes()));
@@ -137,12 +141,9 @@ absl::Status CudaPass::Create(const CudaPassOptions& options) {
   TryProducts(kStepRowsMax);
   if (absl::Status done = Await(); !done.ok()) return done;
   if (options.recorded) {
-    // What they take is not known before, and they are recorded with the pool's address: the headroom is for them too.
-    int64_t before = 0, after = 0;
-    Note(kernels::cuda::FreeMemory(&before, &all_bytes));
-    if (const CudaStatus recorded = Record(); recorded != CudaStatus::kOk) return exhausted(kernels::cuda::TextOf(recorded));
-    Note(kernels::cuda::FreeMemory(&after, &all_bytes));
-    graph_bytes_ = before - after;
+    // With the pool's address. What they take is not known before: the headroom is for that too.
+    const CudaStatus recorded = Record();
+    if (recorded != CudaStatus::kOk) return exhausted(kernels::cuda::TextOf(recorded));
   }
   return Await();
 }
@@ -169,7 +170,7 @@ absl::Status CudaPass::TakePool(const CudaPassOptions& options, int64_t free_at_
 }
 
 CudaStatus CudaPass::Record() {
-  int32_t most = kernels::cuda::PaddedRows(pages_[0].slots());
+  const int32_t most = kernels::cuda::PaddedRows(pages_[0].slots());
   for (int32_t end = 0, layers = 1; end < spec_.layers; layers *= 2) {
     end = codes_ == nullptr ? spec_.layers : std::min(spec_.layers, end + layers);
     piece_ends_.push_back(end);
@@ -183,6 +184,9 @@ CudaStatus CudaPass::Record() {
       if (!exact && codes_ == nullptr) continue;
       const Shape shape = {.rows = rows, .coded_rows = codes_ == nullptr ? 0 : rows, .exact = exact, .any_step = true};
       QueueLayers(0, spec_.layers, shape);
+      int64_t before = 0, after = 0, all = 0;
+      Note(kernels::cuda::Synchronize(stream_));
+      Note(kernels::cuda::FreeMemory(&before, &all));
       int32_t first = 0;
       for (const int32_t end : piece_ends_) {
         kernels::cuda::Graph& graph = recording.pieces[exact ? 1 : 0].emplace_back();
@@ -191,6 +195,8 @@ CudaStatus CudaPass::Record() {
         if (const CudaStatus ended = graph.EndRecording(stream_); ended != CudaStatus::kOk) return ended;
         first = end;
       }
+      Note(kernels::cuda::FreeMemory(&after, &all));
+      graph_bytes_ += before - after;
     }
   }
   return kernels::cuda::Synchronize(stream_);
@@ -239,7 +245,8 @@ void CudaPass::PutInput(const StepPlan& plan, int32_t padded_rows) {
   place_rows([&](size_t i, size_t) { return item_slots_[i]; }, -1, slots_);
   for (Kind& kind : kinds_) {
     CutForDevice(plan, item_slots_, spec_.heads / spec_.kv_heads, kind.window,
-                 codes_ == nullptr ? std::span<const uint8_t>() : codes_->all_coded(), kind.work);
+                 codes_ == nullptr ? std::span<const uint8_t>() : codes_->all_coded(), runs_wanted_,
+                 kind.work);
     SPH_CHECK(kind.work.states <= states_max_);
     input_.Place(std::span<const ExactWork>(kind.work.runs), kind.runs);
     input_.Place(std::span<const ExactWork>(kind.work.tiles), kind.tiles);

@@ -131,7 +131,7 @@ class CudaPass {
   std::vector<Kind> kinds_;
   std::vector<int32_t> kind_of_layer_;
   int64_t states_max_ = 0, input_bytes_ = 0;
-  int32_t run_blocks_ = 0;
+  int32_t run_blocks_ = 0, runs_wanted_ = 0;
   const bool overlap_ = kernels::cuda::LaunchesOverlap();
   std::vector<int32_t> piece_ends_;     // of recorded layers
   std::vector<Recording> recordings_;   // by rows

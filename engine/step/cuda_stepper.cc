@@ -49,7 +49,8 @@ class CudaStepper final : public Stepper {
                                                 .sequences = options_.sequences,
                                                 .context_max = options_.context_max,
                                                 .geometry = options_.geometry ? &*options_.geometry : nullptr,
-                                                .workspace_pages = options_.workspace_pages.value()});
+                                                .workspace_pages = options_.workspace_pages.value(),
+                                                .recorded = options_.recorded});
     if (created.ok() && options_.pool_taken != nullptr) *options_.pool_taken = PageCount(pass_->pool_pages());
     return created;
   }

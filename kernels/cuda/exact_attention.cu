@@ -21,7 +21,7 @@ constexpr int32_t kStageTokens = kStagePages * kExactTokensPerPage;
 constexpr int32_t kStages = 2;                                         // one is computed with while the next arrives
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr float kLn2 = 0.6931471805599453f;
-static_assert(kTileFlats == kWarps * 16 && kRunFlats == 16 && kRunKeys % kStageTokens == 0);
+static_assert(kTileFlats == kWarps * 16 && kRunFlats == 16 && kRunStep == kStageTokens);
 
 // A stage in shared memory. Keys: [page][D rows of 16 tokens], the two halves of a row (8 tokens, 16 bytes) swapped where bit 2 of the row
 // is set, so that eight rows lie in 32 different banks. Values: [token][D], a row padded by 16 bytes for the same reason.
@@ -94,10 +94,19 @@ __device__ void LoadStage(const ExactArgs& a, const int32_t* list, int32_t token
 // A warp's online softmax over its 16 flats: each lane has two of them, g and g + 8, and of the output's columns 2t, 2t + 1 of every eight.
 template <int32_t D>
 struct WarpState {
-  float max[2] = {-INFINITY, -INFINITY};  // of logits times log2(e)
+  float max[2] = {-INFINITY, -INFINITY};  // of products, or of capped logits
   float sum[2] = {0, 0};                  // this lane's share
   float output[D / 8][4] = {};
 };
+
+// What a WarpState's maxima times this are exponents of two.
+__device__ __forceinline__ float BitsPerProduct(const ExactArgs& a) { return a.softcap > 0 ? kLog2E : a.scale * kLog2E; }
+
+__device__ __forceinline__ float Exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 
 // Positions that a flat sees.
 struct Seen {
@@ -130,36 +139,52 @@ __device__ void TakePages(const ExactArgs& a, const uint32_t (&query)[D / 16][4]
     }
   }
 
-  // A softcap is in the logits' own units; from then on they are powers of two.
+  // Products stay as they are until they become powers of two: what makes a logit of one, and base e of base 2, is one factor. Only a
+  // softcap needs logits themselves.
+  if (a.softcap > 0) {
+#pragma unroll
+    for (int32_t n = 0; n < kPages * 2; ++n) {
+#pragma unroll
+      for (int32_t i = 0; i < 4; ++i) logits[n][i] = a.softcap * tanhf(logits[n][i] * a.scale / a.softcap);
+    }
+  }
+  const float factor = BitsPerProduct(a);
   const bool all_seen = token >= max(seen[0].first, seen[1].first) &&
                         token + kPages * kExactTokensPerPage - 1 <= min(seen[0].last, seen[1].last);
+  if (!all_seen) {
+#pragma unroll
+    for (int32_t n = 0; n < kPages * 2; ++n) {
+#pragma unroll
+      for (int32_t i = 0; i < 4; ++i) {
+        const int32_t position = token + n * 8 + (lane % 4) * 2 + i % 2;
+        if (position < seen[i / 2].first || position > seen[i / 2].last) logits[n][i] = -INFINITY;
+      }
+    }
+  }
   float top[2] = {state.max[0], state.max[1]};
 #pragma unroll
   for (int32_t n = 0; n < kPages * 2; ++n) {
 #pragma unroll
-    for (int32_t i = 0; i < 4; ++i) {
-      float logit = logits[n][i] * a.scale;
-      if (a.softcap > 0) logit = a.softcap * tanhf(logit / a.softcap);
-      logit *= kLog2E;
-      const int32_t position = token + n * 8 + (lane % 4) * 2 + i % 2;
-      if (!all_seen && (position < seen[i / 2].first || position > seen[i / 2].last)) logit = -INFINITY;
-      logits[n][i] = logit;
-      top[i / 2] = fmaxf(top[i / 2], logit);
-    }
+    for (int32_t i = 0; i < 4; ++i) top[i / 2] = fmaxf(top[i / 2], logits[n][i]);
   }
+  float base[2];  // in bits
 #pragma unroll
   for (int32_t r = 0; r < 2; ++r) {
     top[r] = fmaxf(top[r], __shfl_xor_sync(0xffffffffu, top[r], 1));
     top[r] = fmaxf(top[r], __shfl_xor_sync(0xffffffffu, top[r], 2));
-    const float base = top[r] == -INFINITY ? 0 : top[r];  // nothing seen so far: all are 2^-infinity
-    const float shrink = exp2f(state.max[r] - base);
-    state.max[r] = top[r];
-    state.sum[r] *= shrink;
-    top[r] = base;
+    base[r] = top[r] == -INFINITY ? 0 : top[r] * factor;  // nothing seen so far: all are 2^-infinity
+  }
+  if (__any_sync(0xffffffffu, top[0] != state.max[0] || top[1] != state.max[1])) {
 #pragma unroll
-    for (int32_t n = 0; n < D / 8; ++n) {
-      state.output[n][2 * r] *= shrink;
-      state.output[n][2 * r + 1] *= shrink;
+    for (int32_t r = 0; r < 2; ++r) {
+      const float shrink = Exp2(fmaf(state.max[r], factor, -base[r]));
+      state.max[r] = top[r];
+      state.sum[r] *= shrink;
+#pragma unroll
+      for (int32_t n = 0; n < D / 8; ++n) {
+        state.output[n][2 * r] *= shrink;
+        state.output[n][2 * r + 1] *= shrink;
+      }
     }
   }
 #pragma unroll
@@ -169,7 +194,7 @@ __device__ void TakePages(const ExactArgs& a, const uint32_t (&query)[D / 16][4]
     for (int32_t n = 0; n < 2; ++n) {
       float(&x)[4] = logits[2 * page + n];
 #pragma unroll
-      for (int32_t i = 0; i < 4; ++i) x[i] = exp2f(x[i] - top[i / 2]);
+      for (int32_t i = 0; i < 4; ++i) x[i] = Exp2(fmaf(x[i], factor, -base[i / 2]));
       state.sum[0] += x[0] + x[1];
       state.sum[1] += x[2] + x[3];
       p[2 * n] = PackHalves(x[0], x[1]);
@@ -281,7 +306,7 @@ __device__ __forceinline__ void AttendOne(const ExactArgs& a, const ExactWork& w
   for (int32_t r = 0; r < 2; ++r) {
     const int32_t flat = r * 8 + lane / 4;
     if (lane % 4 == 0) {
-      maxima[warp][flat] = state.max[r];
+      maxima[warp][flat] = state.max[r] * BitsPerProduct(a);
       sums[warp][flat] = state.sum[r];
     }
 #pragma unroll
@@ -334,7 +359,7 @@ __global__ void __launch_bounds__(kThreads) AttendRunsKernel(ExactArgs a, const 
   WaitForBefore();
   if (count != nullptr) n = *count;
   for (int32_t i = static_cast<int32_t>(blockIdx.x); i < n * a.kv_heads; i += static_cast<int32_t>(gridDim.x)) {
-    AttendOne<D, true>(a, work[i % n], i / n, shared);
+    AttendOne<D, true>(a, work[i / a.kv_heads], i % a.kv_heads, shared);
     __syncthreads();  // before shared memory is used anew
   }
 }

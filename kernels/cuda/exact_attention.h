@@ -32,7 +32,7 @@ struct ExactArgs {
   float* max = nullptr;               // [states, KV, kRunFlats]
   float* sum = nullptr;               // [states, KV, kRunFlats]
   float* output = nullptr;            // [states, KV, kRunFlats, D]
-  int32_t run_blocks = 0;             // thread blocks of AttendRuns at most; they take (run, kv head) pairs in turn
+  int32_t run_blocks = 0;             // thread blocks of AttendRuns at most; they take (run, kv head) pairs in turn: put long runs first
   bool overlap = false;               // a kernel may begin while the one queued before it ends (LaunchesOverlap)
 };
 

@@ -50,7 +50,6 @@ enum class Result : int32_t { kSums, kSilu, kGeluTanh };
 // A warp makes two outputs of all rows; of a gate, the gate and what it lets through.
 template <int32_t kRows, Result kResult>
 __global__ void __launch_bounds__(kThreads) FewRowsKernel(FewRowsArgs a, void* out) {
-  LetNextBegin();
   const int32_t lane = static_cast<int32_t>(threadIdx.x) % kWarp;
   const int64_t warp = int64_t{blockIdx.x} * (kThreads / kWarp) + threadIdx.x / kWarp;
   const int64_t first = kResult == Result::kSums ? warp * kOutputs : warp;
@@ -80,6 +79,7 @@ __global__ void __launch_bounds__(kThreads) FewRowsKernel(FewRowsArgs a, void* o
       }
     }
   }
+  LetNextBegin();  // not before: thread blocks that wait would take the places of this kernel's own
   if (!mine) return;
 #pragma unroll
   for (int32_t m = 0; m < kRows; ++m) {
@@ -87,7 +87,7 @@ __global__ void __launch_bounds__(kThreads) FewRowsKernel(FewRowsArgs a, void* o
     for (int32_t o = 0; o < kOutputs; ++o) {
       for (int32_t apart = kWarp / 2; apart > 0; apart /= 2) sums[o][m] += __shfl_xor_sync(0xffffffffu, sums[o][m], apart);
     }
-    if (lane != m || m >= a.m) continue;
+    if (lane != m) continue;
     if constexpr (kResult == Result::kSums) {
       float* const to = static_cast<float*>(out) + m * a.n + first;
       to[0] = sums[0][m];
@@ -104,7 +104,7 @@ CudaStatus Launch(Stream stream, const FewRowsArgs& args, void* out) {
   if (args.m < 1 || args.m > kFewRows) return static_cast<CudaStatus>(cudaErrorInvalidValue);
   constexpr int64_t kInBlock = kThreads / kWarp * (kResult == Result::kSums ? kOutputs : 1);
   const dim3 blocks(static_cast<uint32_t>((args.n + kInBlock - 1) / kInBlock));
-  const auto kernel = args.m == 1 ? FewRowsKernel<1, kResult> : args.m == 2 ? FewRowsKernel<2, kResult> : FewRowsKernel<4, kResult>;
+  const auto kernel = args.m == 1 ? FewRowsKernel<1, kResult> : FewRowsKernel<2, kResult>;
   return LaunchOverlapped(stream, args.overlap, kernel, blocks, kThreads, 0, args, out);
 }
 

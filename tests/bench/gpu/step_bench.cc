@@ -1,7 +1,9 @@
 // How long steps take on a CUDA device: shapes of models with random weights, prompts really entered, then decoded.
 //
-//   step_bench [MODEL [BATCH CONTEXT MODE [LAYERS]]]      MODEL llama8b | smollm2 | gemma3 | all; MODE exact | T4 | T2
+//   step_bench [--launched] [MODEL [BATCH CONTEXT MODE [LAYERS]]]      MODEL llama8b | smollm2 | gemma3 | all; MODE exact | T4 | T2
 //
+// --launched: kernel by kernel, without recorded steps. Where a step's time goes, the last one of each case:
+//   ncu --profile-from-start off --clock-control none --metrics gpu__time_duration.sum step_bench --launched llama8b 32 4096 T4 4
 // One line per batch and mode: tokens per second of prompts (chunks of 512 rows), the median of a decoding step (from the plan to greedy
 // tokens on the host), what the host did of it before it waited, and the time that reading weights and keys and values once takes at
 // 4.28 TB/s.
@@ -20,6 +22,7 @@
 #include "engine/step/cuda_pass.h"
 #include "kernels/base/check.h"
 #include "kernels/base/float16.h"
+#include "tests/bench/gpu/device_work.h"
 #include "tests/engine/stepper_runner.h"
 
 namespace spherical::engine {
@@ -161,6 +164,8 @@ class PassStepper final : public Stepper {
   kernels::cuda::PinnedMemory ids_;
 };
 
+bool recorded = true;
+
 void Measure(const TransformerSpec& spec, const CudaWeights& weights, kernels::cuda::Stream stream, int32_t batch, int32_t context,
              std::optional<kernels::Tier> tier) {
   const int32_t heads = spec.layers * spec.kv_heads;
@@ -169,7 +174,8 @@ void Measure(const TransformerSpec& spec, const CudaWeights& weights, kernels::c
   const ModelGeometry geometry = ModelGeometry::Plain({spec.layers, spec.kv_heads, spec.head_dim});
   CudaPass pass(spec, weights, stream);
   const absl::Status created = pass.Create({.pages = pages, .sequences = batch, .context_max = context + 128,
-                                            .geometry = tier ? &geometry : nullptr, .workspace_pages = tier ? pages : 0});
+                                            .geometry = tier ? &geometry : nullptr, .workspace_pages = tier ? pages : 0,
+                                            .recorded = recorded});
   if (!created.ok()) {
     std::printf("%d x %d: %s\n", batch, context, std::string(created.message()).c_str());
     return;
@@ -206,7 +212,10 @@ void Measure(const TransformerSpec& spec, const CudaWeights& weights, kernels::c
   for (int32_t i = 0; i < 40; ++i) {
     std::vector<StepperRunner::Part> parts;
     for (StepperRunner::Sequence& sequence : sequences) parts.push_back({&sequence, {static_cast<TokenId>(100 + i)}});
+    const bool last = i == 39;
+    if (last) kernels::cuda::BeginProfile();
     SPH_CHECK(runner.Step(parts).ok());
+    if (last) kernels::cuda::EndProfile();
     if (i >= 5) {
       steps.push_back(stepper.step_ms);
       host.push_back(stepper.host_ms);
@@ -216,11 +225,11 @@ void Measure(const TransformerSpec& spec, const CudaWeights& weights, kernels::c
   std::ranges::sort(host);
   const int64_t token_bytes = !tier ? kernels::ExactBytesUsed(spec.head_dim) / 16 : kernels::TokenBytes(*tier, spec.head_dim);
   const int64_t bytes = CudaWeightBytes(spec) + int64_t{batch} * context * heads * token_bytes;
-  std::printf("%-7s %4d x %6d: prompts %8.0f tokens/s, seal %7.1f ms, step %7.3f ms (host %6.3f), floor %6.3f ms, %7.0f tokens/s\n",
+  std::printf("%-7s %4d x %6d: prompts %8.0f tokens/s, seal %7.1f ms, step %7.3f ms (host %6.3f), floor %6.3f ms, %7.0f tokens/s; graphs %5.1f MB\n",
               tier ? (*tier == kernels::Tier::kT4 ? "T4" : "T2") : "exact", batch, context,
               static_cast<double>(prompt_tokens) / std::max(prompt_ms, 1e-9) * 1e3, seal_ms, steps[steps.size() / 2],
               host[host.size() / 2], static_cast<double>(bytes) / kBytesPerSecond * 1e3,
-              batch / steps[steps.size() / 2] * 1e3);
+              batch / steps[steps.size() / 2] * 1e3, static_cast<double>(pass.graph_bytes()) * 1e-6);
   std::fflush(stdout);
 }
 
@@ -240,6 +249,10 @@ int Main(int argc, char** argv) {
   Require(kernels::cuda::UseDevice(0));
   kernels::cuda::OwnStream stream;
   Require(stream.Create());
+  if (argc > 1 && std::string_view(argv[1]) == "--launched") {
+    recorded = false;
+    --argc, ++argv;
+  }
   const std::string_view model = argc > 1 ? argv[1] : "all";
   std::vector<Case> only;
   if (argc > 4) {
