@@ -3,6 +3,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -15,7 +16,9 @@
 #include "engine/step/cuda_geometry.h"
 #include "engine/step/cuda_rates.h"
 #include "engine/step/cuda_retier.h"
+#include "engine/step/device_pages.h"
 #include "engine/step/kv_arenas.h"
+#include "engine/step/list_entries.h"
 #include "engine/step/step_input.h"
 #include "engine/step/thread_pool.h"
 #include "kernels/cuda/ada_decode.h"
@@ -46,20 +49,27 @@ class CudaCodes {
     rates_.UsePages(arenas);
   }
 
-  // A step: lists of all heads. slots [items]; both stay as they are until the last layer is planned.
-  kernels::cuda::CudaStatus Begin(const StepPlan& plan, std::span<const int32_t> slots);
-  // Layer after layer, ahead of the layer's own work, so that the device works while the host plans: where new tokens go, who reads what.
-  kernels::cuda::CudaStatus PlanLayer(int32_t layer);
+  // A step. slots [items]; both stay as they are until the last layer is planned.
+  void Begin(const StepPlan& plan, std::span<const int32_t> slots);
   int32_t rows() const { return rows_; }  // the step's first so many rows may have coded heads
+  std::span<const uint8_t> all_coded() const { return all_coded_; }  // [items]  1: no head of the item is exact
+  // Brings to the device what layers [first, end) need: new pages of lists, where new tokens go, who reads what. Ahead of the layers' own
+  // work and some layers at a time, so that the device works while the host plans. `rows`: rows(), or more that hold nothing.
+  kernels::cuda::CudaStatus PlanLayers(int32_t first, int32_t end, int32_t rows);
+
+  // Of a planned layer; all at the same places in every step, so that what reads them can be recorded.
   const uint8_t* coded(int32_t layer) const { return layers_[static_cast<size_t>(layer)].coded; }  // [rows, kv_heads]
+  bool any_coded(int32_t layer) const { return layers_[static_cast<size_t>(layer)].list_count > 0; }
   float* raw_query() const { return raw_query_; }  // [rows, heads, D]     written by the pass before Attend
   float* raw_key() const { return raw_key_; }      // [rows, kv_heads, D]
   float* raw_value() const { return raw_value_; }  // [rows, kv_heads, D]
-  // New tokens of sealed heads are coded, and their queries attend: into `attended`, bf16 [M, heads, D], of the coded heads alone.
-  kernels::cuda::CudaStatus Attend(int32_t layer, uint16_t* attended);
+  // Queues it: new tokens of sealed heads are coded, and their queries attend: into `attended`, bf16 [M, heads, D], of the coded heads
+  // alone.
+  kernels::cuda::CudaStatus Attend(int32_t layer, int32_t rows, uint16_t* attended);
 
-  // Mode `rdr`: queries of sampled positions are kept.   queries: f16 [M, heads, D], after rotary positions
+  // Mode `rdr`: queries of sampled positions are kept; of steps that are not recorded.   queries: f16 [M, heads, D], after rotary positions
   kernels::cuda::CudaStatus KeepQueries(int32_t layer, const uint16_t* queries) {
+    if (kept_status_ != kernels::cuda::CudaStatus::kOk) return kept_status_;
     return priced() ? rates_.Keep(layer, queries) : kernels::cuda::CudaStatus::kOk;
   }
 
@@ -71,26 +81,41 @@ class CudaCodes {
   bool priced() const { return !value_weights_.empty(); }  // mode `rdr`
 
  private:
+  // A layer's part of a step: device memory.
   struct Layer {
-    const uint8_t* coded = nullptr;
-    const kernels::cuda::EncodeItem* entries = nullptr;
-    int32_t entry_count = 0;
-    kernels::cuda::AdaBatch batch;  // list_count 0: nothing is coded
-    const kernels::cuda::RefreshItem* refreshed = nullptr;
-    int32_t refreshed_count = 0, refreshed_tokens = 0;  // the most of one
+    uint8_t* coded = nullptr;                          // [rows, kv_heads]
+    kernels::cuda::CodedSlot* places = nullptr;        // [kv_heads, rows]
+    kernels::cuda::EncodeItem* entries = nullptr;      // [EntryCount(rows)]
+    kernels::cuda::AdaList* lists = nullptr;           // the rest as AdaBatch has it
+    int32_t* head_lists = nullptr;
+    kernels::cuda::AdaPart* parts = nullptr;
+    int32_t* worker_parts = nullptr;
+    kernels::cuda::AdaHeadStates* head_states = nullptr;
+    kernels::cuda::RefreshWork* refresh = nullptr;     // [1]
+    kernels::cuda::RefreshItem* refreshed = nullptr;   // [rows * kv_heads]
+    int32_t list_count = 0;
+  };
+  // A plan that has been put into the input: layers whose heads hold as much share it.
+  struct PutPlan {
+    std::span<kernels::cuda::AdaList> lists;
+    std::span<int32_t> head_lists, worker_parts;
+    std::span<kernels::cuda::AdaPart> parts;
+    std::span<kernels::cuda::AdaHeadStates> head_states;
   };
   struct Slot {
     SequenceId sequence = 0;
+    bool all_sealed = false;
     std::vector<std::array<int32_t, kernels::kTierCount>> heads;  // how many pages of each list are on the device
   };
 
-  kernels::cuda::CudaStatus SendLists();
-  void Follow(const StepItem& item, int32_t slot);
+  void Follow(const StepItem& item, int32_t slot, int32_t first_head, int32_t end_head);
+  void PlanLayer(int32_t layer, int32_t rows);
   void AddLists(const StepItem& item, int32_t row, int32_t slot, int32_t layer, int32_t kv_head);
   void AddRefreshed(const StepItem& item, int32_t row, int32_t slot, int32_t layer, int32_t kv_head);
-  void PutEntries(int32_t layer);
-  void PutPlan(Layer& layer);
+  void PlaceEntries(int32_t layer, int32_t rows);
+  int32_t EntryCount(int32_t rows) const;
   int32_t ListOffset(const HeadPages& pages, kernels::Tier tier) const;
+  kernels::AttentionShape ShapeOfCodes() const;
   uint8_t* PageOf(const HeadPages& pages, kernels::Tier tier, int32_t slot) const;
 
   const TransformerSpec& spec_;
@@ -99,6 +124,7 @@ class CudaCodes {
   const kernels::cuda::Stream stream_;
   CudaRetier retier_;
   CudaRates rates_;
+  kernels::cuda::CudaStatus kept_status_ = kernels::cuda::CudaStatus::kOk;
   KvArenas arenas_;
   kernels::cuda::AdaDecoder decoder_;
   CudaGeometry on_device_;
@@ -108,16 +134,18 @@ class CudaCodes {
   int32_t list_pages_ = 0;
   PageId* lists_ = nullptr;
   std::vector<Slot> slots_;
-  std::vector<int64_t> new_where_;
-  std::vector<int32_t> new_pages_;
+  std::vector<DevicePages::Entry> new_entries_;
+  ListEntries list_entries_;
 
   const StepPlan* step_ = nullptr;
   std::span<const int32_t> step_slots_;
   int32_t rows_ = 0, lists_max_ = 0;
-  StepInput input_, list_input_;
+  std::vector<uint8_t> all_coded_;
+  StepInput input_;
   std::vector<Layer> layers_;
   std::vector<kernels::cuda::AdaList> layer_lists_, last_lists_;
   kernels::cuda::AdaPlan plan_;
+  std::optional<PutPlan> last_plan_;  // of last_lists_
   std::vector<uint8_t> flags_;
   std::vector<kernels::cuda::CodedSlot> places_;
   std::vector<kernels::cuda::EncodeItem> entries_;
@@ -127,6 +155,7 @@ class CudaCodes {
   kernels::AttentionState states_ = {};
   float *refresh_mapped_ = nullptr, *refresh_terms_ = nullptr;
   std::vector<kernels::cuda::RefreshItem> refreshed_;
+  kernels::cuda::RefreshWork refresh_;
 };
 
 }  // namespace spherical::engine

@@ -51,7 +51,8 @@ class CudaStepper final : public Stepper {
                                                 .sequences = options_.sequences,
                                                 .context_max = options_.context_max,
                                                 .geometry = options_.geometry ? &*options_.geometry : nullptr,
-                                                .workspace_pages = options_.workspace_pages.value()});
+                                                .workspace_pages = options_.workspace_pages.value(),
+                                                .recorded = options_.recorded});
     if (created.ok() && options_.pool_taken != nullptr) *options_.pool_taken = PageCount(pass_->pool_pages());
     return created;
   }
@@ -150,7 +151,7 @@ class CudaStepper final : public Stepper {
   void SumEnergies(const StepPlan& plan, StepOutput& output) const {
     const std::span<const float> energies = pass_->energies();
     if (energies.empty()) return;
-    const size_t rows = static_cast<size_t>(pass_->rows()), layers = static_cast<size_t>(spec_.layers);
+    const size_t layers = static_cast<size_t>(spec_.layers);
     size_t row = 0;
     for (size_t i = 0; i < plan.items.size(); ++i) {
       const StepItem& item = plan.items[i];
@@ -160,7 +161,7 @@ class CudaStepper final : public Stepper {
       output.items[i].energy_rows = static_cast<int32_t>(item.tokens.size() - skipped);
       output.items[i].energy.assign(layers, 0);
       for (size_t layer = 0; layer < layers; ++layer) {
-        for (size_t r = first + skipped; r < row; ++r) output.items[i].energy[layer] += static_cast<double>(energies[layer * rows + r]);
+        for (size_t r = first + skipped; r < row; ++r) output.items[i].energy[layer] += static_cast<double>(energies[r * layers + layer]);
       }
     }
   }

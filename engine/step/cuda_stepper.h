@@ -28,6 +28,7 @@ struct CudaStepperOptions {
   int32_t sequences = 0;       // in one step, at most
   int32_t context_max = 0;     // positions of a sequence, at most
   LoadProgress progress = [](int64_t, int64_t) {};  // of the copy to the device
+  bool recorded = true;        // as in CudaPassOptions
   // For tests: at this step (0: the first) a kernel breaks the device, as a fault of ours or of the hardware would.
   int64_t break_at_step = -1;
   const Clock* clock = &SystemClock();

@@ -19,8 +19,8 @@ struct DeviceRoom {
   int64_t steps = 0;     // and by page tables and what steps need
 };
 
-// What a pool that is not asked for by size leaves free: for what CUDA itself takes later, and for neighbours. A fiftieth, at least
-// 512 MiB.
+// What a pool that is not asked for by size leaves free: for recorded steps, what CUDA itself takes later, and neighbours. A fiftieth, at
+// least 512 MiB.
 int64_t DeviceHeadroom(int64_t all_bytes);
 
 // "weights take 16060000000 bytes, the prefill workspace ..., page tables and steps ...; ... of the device's ... bytes are free".

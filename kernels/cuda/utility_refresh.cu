@@ -1,4 +1,4 @@
-// Two launches: queries are mapped, one block a (row, kv head); then tokens are scored, one a thread. T8 has no other width than 8, so that
+// Two launches of as many blocks whatever there is to do: queries are mapped, one at a time; then tokens are scored, one a thread. T8 has no other width than 8, so that
 // a token's codes of a group are four words of its row (page_layout.h).
 #include "kernels/cuda/utility_refresh.h"
 
@@ -11,7 +11,8 @@
 namespace spherical::kernels::cuda {
 namespace {
 
-constexpr int kThreads = 256;
+constexpr int kThreads = kRefreshTokens;
+constexpr int kBlocks = 264;  // two for each multiprocessor of the largest card
 constexpr int kHeadsTogether = 4;
 // RefreshHead's numbers.
 constexpr int kRefreshEvery = 16, kRefreshesMax = 32;
@@ -20,6 +21,7 @@ constexpr float kWholeEnergy = 2.1f, kNegligible = 9;
 // Of a query head: what its mapped coordinates times the lowest code's point sum up to, the centre's logit, and the log of the softmax's
 // sum.
 enum Term { kStart, kCentre, kTotal, kTerms };
+static_assert(kTerms == kRefreshTerms);
 
 __device__ inline float BlockSum(float x, float* room) {
   for (int apart = 16; apart > 0; apart /= 2) x += __shfl_xor_sync(~0u, x, apart);
@@ -31,20 +33,18 @@ __device__ inline float BlockSum(float x, float* room) {
   return sum;
 }
 
-__global__ void __launch_bounds__(kThreads) MapKernel(const AdaHeads heads, const __grid_constant__ RefreshBatch batch,
-                                                      const RefreshItem* items) {
-  __shared__ float query[kHeadDimMax], room[kThreads / 32];
-  const RefreshItem& item = items[blockIdx.x];
-  const int dims = batch.shape.head_dim, group = batch.shape.group, d = static_cast<int>(threadIdx.x), g = static_cast<int>(blockIdx.y);
+__device__ void MapQuery(const AdaHeads& heads, const RefreshBatch& batch, const RefreshItem& item, int64_t at, int g, float* query,
+                         float* room) {
+  const int dims = batch.shape.head_dim, group = batch.shape.group, d = static_cast<int>(threadIdx.x);
   const bool within = d < dims;
   const float* const map = heads.maps + int64_t{item.kv_head} * dims * dims;
   const float* const from = batch.query + ((int64_t{item.row} * batch.kv_heads + item.kv_head) * group + g) * dims;
+  __syncthreads();  // the last query was looked at
   if (within) query[d] = from[d];
   __syncthreads();
   float x = 0;
   for (int i = 0; within && i < dims; ++i) x = fmaf(map[int64_t{i} * dims + d], query[i], x);
   x *= batch.step;
-  const int64_t at = int64_t{blockIdx.x} * group + g;
   if (within) batch.mapped[at * dims + d] = x;
   const float start = BlockSum(within ? x * (0.5f - 128) : 0, room);
   const float centre = BlockSum(within && heads.centres != nullptr ? heads.centres[int64_t{item.kv_head} * dims + d] * query[d] : 0, room);
@@ -62,6 +62,15 @@ __global__ void __launch_bounds__(kThreads) MapKernel(const AdaHeads heads, cons
   terms[kTotal] = max + logf(sum);
 }
 
+__global__ void __launch_bounds__(kThreads) MapKernel(const AdaHeads heads, const __grid_constant__ RefreshBatch batch,
+                                                      const RefreshWork* work, const RefreshItem* items) {
+  __shared__ float query[kHeadDimMax], room[kThreads / 32];
+  const int queries = work->items * batch.shape.group;
+  for (int at = static_cast<int>(blockIdx.x); at < queries; at += static_cast<int>(gridDim.x)) {
+    MapQuery(heads, batch, items[at / batch.shape.group], at, at % batch.shape.group, query, room);
+  }
+}
+
 __device__ inline uint8_t DitheredByte(float utility, uint32_t draw) {
   const float least = __uint_as_float((kSmallestExponent << 2) << 21);
   if (!(utility > least)) return 0;
@@ -73,12 +82,10 @@ __device__ inline float FloatOfByte(uint32_t word, int byte) {
   return __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7440u + static_cast<uint32_t>(byte))) - 8388608.0f;
 }
 
-__global__ void __launch_bounds__(kThreads) ScoreKernel(const __grid_constant__ RefreshBatch batch, const RefreshItem* items,
-                                                        const __grid_constant__ TierLayout layout) {
-  __shared__ float4 query[kHeadDimMax];  // of four heads
-  const RefreshItem item = items[blockIdx.y];
-  const int i = static_cast<int>(blockIdx.x) * kThreads + static_cast<int>(threadIdx.x);
-  if (static_cast<int>(blockIdx.x) * kThreads >= item.tokens) return;
+// A chunk's tokens; item number `number`, its chunk number `chunk`.   query [D]: of four heads
+__device__ void ScoreChunk(const RefreshBatch& batch, const RefreshItem& item, int number, int chunk, const TierLayout& layout,
+                           float4* query) {
+  const int i = chunk * kThreads + static_cast<int>(threadIdx.x);
   const int dims = batch.shape.head_dim, group = batch.shape.group, slot = i % layout.tokens;
   const bool there = i < item.tokens;
   uint8_t* const page = batch.arena + item.pages[(there ? i : 0) / layout.tokens] * batch.shape.page_bytes;
@@ -88,7 +95,7 @@ __global__ void __launch_bounds__(kThreads) ScoreKernel(const __grid_constant__ 
   const float key_radius = there ? half_at(layout.key_radii) : 0;
   float square = 0;
   for (int first = 0; first < group; first += kHeadsTogether) {
-    const int64_t at = int64_t{blockIdx.y} * group + first;
+    const int64_t at = int64_t{number} * group + first;
     __syncthreads();
     for (int n = static_cast<int>(threadIdx.x); n < kHeadsTogether * dims; n += kThreads) {
       const int g = n / dims, d = n % dims;
@@ -132,15 +139,27 @@ __global__ void __launch_bounds__(kThreads) ScoreKernel(const __grid_constant__ 
   utility = DitheredByte(before + by * (seen - before), draw ^ (draw >> 13));
 }
 
+__global__ void __launch_bounds__(kThreads) ScoreKernel(const __grid_constant__ RefreshBatch batch, const RefreshWork* work,
+                                                        const RefreshItem* items, const __grid_constant__ TierLayout layout) {
+  __shared__ float4 query[kHeadDimMax];
+  const RefreshWork all = *work;
+  for (int chunk = static_cast<int>(blockIdx.x); chunk < all.chunks; chunk += static_cast<int>(gridDim.x)) {
+    int number = 0, after = all.items;  // the last item that begins at this chunk or before it
+    while (after - number > 1) {
+      const int middle = (number + after) / 2;
+      (items[middle].first_chunk <= chunk ? number : after) = middle;
+    }
+    const RefreshItem item = items[number];
+    ScoreChunk(batch, item, number, chunk - item.first_chunk, layout, query);
+  }
+}
+
 }  // namespace
 
-CudaStatus RefreshUtilities(Stream stream, const AdaHeads& heads, const RefreshBatch& batch, const RefreshItem* items, int32_t count,
-                            int32_t tokens_max) {
-  if (count == 0) return CudaStatus::kOk;
-  const unsigned all = static_cast<unsigned>(count);
-  MapKernel<<<dim3(all, static_cast<unsigned>(batch.shape.group)), kThreads, 0, stream>>>(heads, batch, items);
-  const unsigned blocks = static_cast<unsigned>((tokens_max + kThreads - 1) / kThreads);
-  ScoreKernel<<<dim3(blocks, all), kThreads, 0, stream>>>(batch, items, LayoutOf(Tier::kT8, batch.shape.head_dim));
+CudaStatus RefreshUtilities(Stream stream, const AdaHeads& heads, const RefreshBatch& batch, const RefreshWork* work,
+                            const RefreshItem* items) {
+  MapKernel<<<kBlocks, kThreads, 0, stream>>>(heads, batch, work, items);
+  ScoreKernel<<<kBlocks, kThreads, 0, stream>>>(batch, work, items, LayoutOf(Tier::kT8, batch.shape.head_dim));
   return static_cast<CudaStatus>(cudaGetLastError());
 }
 

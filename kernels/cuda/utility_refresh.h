@@ -14,8 +14,18 @@
 
 namespace spherical::kernels::cuda {
 
+inline constexpr int32_t kRefreshTokens = 256;  // of a chunk, which a thread block takes at a time
+constexpr int32_t RefreshChunks(int32_t tokens) { return (tokens + kRefreshTokens - 1) / kRefreshTokens; }
+inline constexpr int32_t kRefreshTerms = 3;     // floats of a query head that are kept beside its mapped coordinates
+
+// How much there is to do: read on the device, so that a launch can be recorded before it is known. Zero: nothing.
+struct RefreshWork {
+  int32_t items = 0, chunks = 0;  // chunks of all items
+};
+
 // One (row, kv head).
 struct RefreshItem {
+  int32_t first_chunk;   // chunks of the items before it
   int32_t row, kv_head;
   int32_t position;      // of the row
   const PageId* pages;   // T8's
@@ -32,11 +42,11 @@ struct RefreshBatch {
   AttentionState states = {};
   uint8_t* arena = nullptr;
   float step = 0;                      // what a T8 code's step is read as
-  float* mapped = nullptr;             // [count, G, D] scratch
-  float* terms = nullptr;              // [count, G, 3] scratch
+  float* mapped = nullptr;             // [items, G, D] scratch
+  float* terms = nullptr;              // [items, G, kRefreshTerms] scratch
 };
-CudaStatus RefreshUtilities(Stream stream, const AdaHeads& heads, const RefreshBatch& batch, const RefreshItem* items, int32_t count,
-                            int32_t tokens_max);
+CudaStatus RefreshUtilities(Stream stream, const AdaHeads& heads, const RefreshBatch& batch, const RefreshWork* work,
+                            const RefreshItem* items);
 
 }  // namespace spherical::kernels::cuda
 

@@ -38,7 +38,7 @@ class DeviceForward {
   // Of rows of the plan just run, at most kLogitsRowsMax.   logits [rows, vocabulary]
   virtual void Logits(std::span<const int32_t> rows, float* logits) = 0;
   // Of the rows of the plan just run whose sequence's queries are sampled, before their positions are looked at: what entered each layer
-  // (engine::StepItemOutput::energy).   [layers, rows], or nothing
+  // (engine::StepItemOutput::energy).   [rows, layers], or nothing
   virtual std::span<const float> energies() const = 0;
   virtual void Retier(std::span<const engine::RetierItem> items) = 0;
   virtual std::vector<engine::RateCurve> Measure(std::span<const engine::MeasureItem> items) = 0;

@@ -44,6 +44,7 @@ struct Kv {
   std::vector<float> residuals;   // [layers] once priced: means of them
   int32_t price = 0;              // priced: at which new tokens are settled
   bool live = false;              // priced: they are
+  bool chunks = false;            // scored many tokens at a time, on a device too
   int32_t borrowed = 0;           // f16 pages at the front of every head that belong to another sequence
   const engine::ModelGeometry* geometry = nullptr;  // of coded pages; null: all is f16
 };

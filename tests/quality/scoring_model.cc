@@ -87,7 +87,11 @@ absl::Status ScoringModel::UseGeometry(engine::ModelGeometry geometry) {
 }
 
 KvStore::Handle ScoringModel::Keep(const Kv& exact, const Mode& mode) {
-  if (mode.kind == Mode::Kind::kExact) return kv_->Share(exact);
+  if (mode.kind == Mode::Kind::kExact) {
+    KvStore::Handle shared = kv_->Share(exact);
+    shared->chunks = mode.chunks;
+    return shared;
+  }
   if (mode.kind == Mode::Kind::kCoded) {
     return kv_->Seal(exact, mode.plain || calibrated_ == nullptr ? plain_->geometry : calibrated_->geometry, mode.tier);
   }
@@ -124,7 +128,7 @@ void ScoringModel::Enter(Kv& kv, std::span<const engine::TokenId> tokens) {
 }
 
 int32_t ScoringModel::StepRows(const Kv& kv) const {
-  const bool one = kv.live || (device_ != nullptr && kv.geometry != nullptr);
+  const bool one = kv.live || (device_ != nullptr && !kv.chunks);
   return one ? 1 : engine::kStepRowsMax;
 }
 
@@ -175,8 +179,8 @@ void ScoringModel::Run(Kv& kv, std::span<const engine::TokenId> tokens) {
     const std::span<const float> energies = device_->energies();
     const int32_t skipped = std::max(0, engine::kSinkTokens - kv.tokens);
     for (size_t i = 0; i < energies.size(); ++i) {
-      const int32_t row = static_cast<int32_t>(i) % rows;
-      if (row >= skipped) kv.energy[i / static_cast<size_t>(rows)] += energies[i];
+      const size_t layers = kv.energy.size();
+      if (static_cast<int32_t>(i / layers) >= skipped) kv.energy[i % layers] += static_cast<double>(energies[i]);
     }
     if (!energies.empty()) kv.energy_rows += std::max(0, rows - skipped);
   } else {
