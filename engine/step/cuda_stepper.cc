@@ -51,6 +51,7 @@ class CudaStepper final : public Stepper {
                                                 .sequences = options_.sequences,
                                                 .context_max = options_.context_max,
                                                 .geometry = options_.geometry ? &*options_.geometry : nullptr,
+                                                .value_weights = value_weights_,
                                                 .workspace_pages = options_.workspace_pages.value(),
                                                 .recorded = options_.recorded});
     if (created.ok() && options_.pool_taken != nullptr) *options_.pool_taken = PageCount(pass_->pool_pages());

@@ -26,7 +26,7 @@ absl::StatusOr<PageCount> PoolPagesIn(const DeviceRoom& room, int64_t page_bytes
         fmt::format("kv.pool_bytes (--kv-pool-bytes): {} bytes for the pool do not fit: {}; ask for less", bytes, TextOf(room)));
   }
   const int64_t headroom = DeviceHeadroom(room.all);
-  const PageCount pages(std::max<int64_t>(0, room.free - headroom) / page_bytes);
+  const PageCount pages(std::min<int64_t>(INT32_MAX, std::max<int64_t>(0, room.free - headroom) / page_bytes));  // as ids are
   if (pages > PageCount(0) && pages >= least) return pages;
   return absl::ResourceExhaustedError(
       fmt::format("no room for keys and values on the device: {}, {} of them left alone; the shortest request needs {} bytes; lower "

@@ -1,12 +1,14 @@
 // A whole model's decoding at depth on a CUDA device: a Llama of 8 billion random weights, batches whose contexts together fill the card.
 //
-//   engine_bench [CASE ...]      CASE: MODE:BATCHxCONTEXT[@LAYERS], MODE exact T8 T4 T3 T2 or T3+T2 (heads in turn), or `capacity`
+//   engine_bench [--launched] [CASE ...]      CASE: MODE:BATCHxCONTEXT[@LAYERS], MODE exact T8 T4 T3 T2 or T3+T2 (heads in turn), or `capacity`
 //
 // Contexts are not entered one by one, which would take minutes: the first sequence's prompt is (chunks of 512 rows, timed), then sealed,
 // and its pages, in scattered order, are copied for every other sequence. Steps read as many different bytes from as many lists.
 // One line of CSV per case: tokens/s and TFLOP/s of the prompt (products and attention), seconds of sealing, the median of a decoding step
 // (wall time, greedy tokens on the host), the time that reading weights, keys and values takes at 4.28 TB/s, and bytes of pages held.
-// `capacity` only counts: sequences of 32,768 tokens that the engine admits in 100 GB.
+// `capacity` only counts: sequences of 32,768 tokens that the engine admits in 100 GB. --launched: kernel by kernel, not as recorded; the
+// last step is what a profiler sees that is told to wait:
+//   ncu --profile-from-start off --clock-control none --metrics gpu__time_duration.sum engine_bench --launched T4:64x32768@4
 #include <algorithm>
 #include <chrono>
 #include <cmath>
@@ -23,6 +25,7 @@
 #include "kernels/base/check.h"
 #include "kernels/base/float16.h"
 #include "kernels/cuda/products.h"
+#include "tests/bench/gpu/device_work.h"
 #include "tests/engine/stepper_runner.h"
 
 namespace spherical::engine {
@@ -236,8 +239,11 @@ void Measure(const Case& c, const TransformerSpec& spec, const CudaWeights& weig
   for (int32_t i = 0; i < kWarmSteps + kSteps; ++i) {
     std::vector<StepperRunner::Part> parts;
     for (int32_t s = 0; s < c.batch; ++s) parts.push_back({&sequences[static_cast<size_t>(s)], {static_cast<TokenId>(100 + 31 * i + s)}});
+    const bool last = i + 1 == kWarmSteps + kSteps;
+    if (last) kernels::cuda::BeginProfile();
     start = Clock::now();
     Require(decoding.Step(parts).status(), "a step");
+    if (last) kernels::cuda::EndProfile();
     if (i >= kWarmSteps) steps.push_back(SecondsSince(start));
   }
   std::ranges::sort(steps);
