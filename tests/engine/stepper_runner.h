@@ -9,6 +9,7 @@
 #include <utility>
 #include <vector>
 
+#include "engine/budget/reservation_size.h"
 #include "engine/kv/head_notes.h"
 #include "engine/kv/measure.h"
 #include "engine/kv/rate_curve.h"
@@ -117,27 +118,60 @@ class StepperRunner {
     }
     return stepper_.Measure(items);
   }
-  // All heads, each token to its rung at the price, by the notes and the curves of measuring.
-  absl::Status SealAt(Sequence& sequence, int32_t price, const std::vector<RateCurve>& curves) {
+  // All heads, each token to its rung at the head's price, by the notes and the curves of measuring.
+  absl::Status SealAt(Sequence& sequence, const std::vector<int32_t>& prices, const std::vector<RateCurve>& curves) {
     const int32_t entered = static_cast<int32_t>(sequence.entered.size());
-    for (int32_t i = 0; i < sequence.pages.heads(); ++i) {
-      RetierItem item = {.end = entered, .newest = entered - kNewestTokens, .last = true, .priced = true, .noted = entered, .price = price,
-                         .rungs = curves[static_cast<size_t>(i)].CountsAt(price)};
-      if (absl::Status done = Retier(sequence, item, {i}); !done.ok()) return done;
+    std::vector<RetierItem> items;
+    for (size_t i = 0; i < curves.size(); ++i) {
+      items.push_back({.head = static_cast<int32_t>(i), .end = entered, .newest = entered - kNewestTokens, .last = true, .priced = true,
+                       .noted = entered, .price = prices[i], .rungs = curves[i].CountsAt(prices[i])});
     }
-    return absl::OkStatus();
+    return Retier(sequence, std::move(items));
+  }
+  absl::Status SealAt(Sequence& sequence, int32_t price, const std::vector<RateCurve>& curves) {
+    return SealAt(sequence, std::vector<int32_t>(curves.size(), price), curves);
+  }
+  // kDemoteTokens more T8 tokens of all heads are settled, and leave T8 if the price says so: what serving does once in so many steps.
+  absl::Status Settle(Sequence& sequence, const std::vector<int32_t>& prices) {
+    for (int32_t i = 0; i < sequence.pages.heads(); ++i) {
+      HeadPages& head = sequence.pages.head(i);
+      head.settled = std::min(head.settled + kDemoteTokens, std::max(0, head.of(kernels::Tier::kT8).tokens - head.sinks()));
+    }
+    const auto measured = Measure(sequence, MeasureItem::Kind::kWhole, 1);
+    if (!measured.ok()) return measured.status();
+    std::vector<RetierItem> items;
+    for (size_t i = 0; i < prices.size(); ++i) {
+      const HeadPages& head = sequence.pages.head(static_cast<int32_t>(i));
+      items.push_back({.kind = RetierItem::Kind::kReprice, .head = static_cast<int32_t>(i), .priced = true, .price = prices[i],
+                       .rungs = SettledRungs(measured->curves[i].CountsAt(prices[i]), head), .whole_only = true});
+    }
+    return Retier(sequence, std::move(items));
   }
 
  private:
   absl::Status Retier(Sequence& sequence, RetierItem item, const std::vector<int32_t>& heads) {
     std::vector<RetierItem> items;
     for (const int32_t i : heads) {
-      item.sequence = sequence.id;
       item.head = i;
-      item.pages = &sequence.pages.head(i);
-      const TierCounts after = CountsAfter(item);
-      for (size_t t = 0; t < after.size(); ++t) LendCoded(sequence.pages.head(i), static_cast<kernels::Tier>(t), after[t]);
       items.push_back(item);
+    }
+    return Retier(sequence, std::move(items));
+  }
+  // All but the sequence and the pages is filled in.
+  absl::Status Retier(Sequence& sequence, std::vector<RetierItem> items) {
+    for (RetierItem& item : items) {
+      item.sequence = sequence.id;
+      item.pages = &sequence.pages.head(item.head);
+      if (item.kind == RetierItem::Kind::kReprice) {
+        AssignLists(item, spec_.head_dim, [&] {
+          const PageId page = free_coded_.front();
+          free_coded_.pop_front();
+          return page;
+        });
+        continue;
+      }
+      const TierCounts after = CountsAfter(item);
+      for (size_t t = 0; t < after.size(); ++t) LendCoded(sequence.pages.head(item.head), static_cast<kernels::Tier>(t), after[t]);
     }
     if (items.empty()) return absl::OkStatus();
     const auto done = stepper_.Retier(items);
@@ -145,6 +179,7 @@ class StepperRunner {
     for (const RetierItem& ran : items) {
       HeadPages& head = sequence.pages.head(ran.head);
       RecordRetier(ran, head);
+      for (const PageId page : ran.emptied) free_coded_.push_back(page);
       for (std::vector<PageId>* list : {&head.exact, &head.samples, &head.notes}) {
         for (; head.sealed && !list->empty(); list->pop_back()) free_.push_back(list->back());
       }
