@@ -321,6 +321,7 @@ void CudaPass::QueueLayer(int32_t layer, bool begins, const Shape& shape) {
   const CudaLayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
   const int64_t width = spec_.width, attended = int64_t{spec_.heads} * spec_.head_dim;
   const bool local = spec_.window(layer) > 0 && !spec_.local_rotary_frequency.empty();
+  const bool priced = codes_ != nullptr && codes_->priced();
   const int32_t m = shape.rows;
   Note(kernels::cuda::AddAndNorm(stream_,
                                  {.x = x_,
@@ -364,7 +365,7 @@ void CudaPass::QueueLayer(int32_t layer, bool begins, const Shape& shape) {
   QueueAttention(layer, shape);
   Multiply(w.output, attended_, delta_, m, width, attended);
   Note(kernels::cuda::AddAndNorm(stream_, {.x = x_, .delta = delta_, .post_weight = w.attention_post_norm, .weight = w.ffn_norm,
-                                           .out = normed_, .energy = energy_ == nullptr ? nullptr : energy_ + layer,
+                                           .out = normed_, .energy = priced ? energy_ + layer : nullptr,
                                            .energy_stride = spec_.layers, .epsilon = spec_.norm_epsilon, .m = m, .d = spec_.width,
                                            .overlap = overlap_}));
   const auto gate = spec_.gate == GateActivation::kSilu ? kernels::cuda::Gate::kSilu : kernels::cuda::Gate::kGeluTanh;

@@ -6,9 +6,11 @@
 #include <algorithm>
 #include <cstdint>
 #include <deque>
+#include <random>
 #include <utility>
 #include <vector>
 
+#include "engine/budget/reservation_size.h"
 #include "engine/kv/head_notes.h"
 #include "engine/kv/measure.h"
 #include "engine/kv/rate_curve.h"
@@ -28,15 +30,18 @@ class StepperRunner {
  public:
   static constexpr PageId kPages = 16'384;  // of each kind, unless more are asked for
 
-  // first_id: of sequences; two runners of one stepper have different ones. `pages`: a number without a factor of 5 or 7.
+  // first_id: of sequences; two runners of one stepper have different ones. `pages` of each kind.
   StepperRunner(const TransformerSpec& spec, Stepper& stepper, SequenceId first_id = 1, PageId pages = kPages)
       : StepperRunner(spec, stepper, first_id, {.first = 0, .count = pages}, {.first = 0, .count = pages}) {}
   StepperRunner(const TransformerSpec& spec, Stepper& stepper, SequenceId first_id, PageRange exact, PageRange coded)
       : spec_(spec), stepper_(stepper), next_id_(first_id) {
     greedy_.temperature = 0;
-    // Every page once, in an order that is none.
-    for (int64_t i = 0; i < exact.count; ++i) free_.push_back(exact.first + static_cast<PageId>((i * 7 + 3) % exact.count));
-    for (int64_t i = 0; i < coded.count; ++i) free_coded_.push_back(coded.first + static_cast<PageId>((i * 5 + 1) % coded.count));
+    // In random order, as pages come and go.
+    std::mt19937 random(7);
+    for (const auto& [range, free] : {std::pair(exact, &free_), std::pair(coded, &free_coded_)}) {
+      for (PageId i = 0; i < range.count; ++i) free->push_back(range.first + i);
+      std::ranges::shuffle(*free, random);
+    }
   }
 
   struct Sequence {
@@ -117,27 +122,60 @@ class StepperRunner {
     }
     return stepper_.Measure(items);
   }
-  // All heads, each token to its rung at the price, by the notes and the curves of measuring.
-  absl::Status SealAt(Sequence& sequence, int32_t price, const std::vector<RateCurve>& curves) {
+  // All heads, each token to its rung at the head's price, by the notes and the curves of measuring.
+  absl::Status SealAt(Sequence& sequence, const std::vector<int32_t>& prices, const std::vector<RateCurve>& curves) {
     const int32_t entered = static_cast<int32_t>(sequence.entered.size());
-    for (int32_t i = 0; i < sequence.pages.heads(); ++i) {
-      RetierItem item = {.end = entered, .newest = entered - kNewestTokens, .last = true, .priced = true, .noted = entered, .price = price,
-                         .rungs = curves[static_cast<size_t>(i)].CountsAt(price)};
-      if (absl::Status done = Retier(sequence, item, {i}); !done.ok()) return done;
+    std::vector<RetierItem> items;
+    for (size_t i = 0; i < curves.size(); ++i) {
+      items.push_back({.head = static_cast<int32_t>(i), .end = entered, .newest = entered - kNewestTokens, .last = true, .priced = true,
+                       .noted = entered, .price = prices[i], .rungs = curves[i].CountsAt(prices[i])});
     }
-    return absl::OkStatus();
+    return Retier(sequence, std::move(items));
+  }
+  absl::Status SealAt(Sequence& sequence, int32_t price, const std::vector<RateCurve>& curves) {
+    return SealAt(sequence, std::vector<int32_t>(curves.size(), price), curves);
+  }
+  // kDemoteTokens more T8 tokens of all heads are settled, and leave T8 if the price says so: what serving does once in so many steps.
+  absl::Status Settle(Sequence& sequence, const std::vector<int32_t>& prices) {
+    for (int32_t i = 0; i < sequence.pages.heads(); ++i) {
+      HeadPages& head = sequence.pages.head(i);
+      head.settled = std::min(head.settled + kDemoteTokens, std::max(0, head.of(kernels::Tier::kT8).tokens - head.sinks()));
+    }
+    const auto measured = Measure(sequence, MeasureItem::Kind::kWhole, 1);
+    if (!measured.ok()) return measured.status();
+    std::vector<RetierItem> items;
+    for (size_t i = 0; i < prices.size(); ++i) {
+      const HeadPages& head = sequence.pages.head(static_cast<int32_t>(i));
+      items.push_back({.kind = RetierItem::Kind::kReprice, .head = static_cast<int32_t>(i), .priced = true, .price = prices[i],
+                       .rungs = SettledRungs(measured->curves[i].CountsAt(prices[i]), head), .whole_only = true});
+    }
+    return Retier(sequence, std::move(items));
   }
 
  private:
   absl::Status Retier(Sequence& sequence, RetierItem item, const std::vector<int32_t>& heads) {
     std::vector<RetierItem> items;
     for (const int32_t i : heads) {
-      item.sequence = sequence.id;
       item.head = i;
-      item.pages = &sequence.pages.head(i);
-      const TierCounts after = CountsAfter(item);
-      for (size_t t = 0; t < after.size(); ++t) LendCoded(sequence.pages.head(i), static_cast<kernels::Tier>(t), after[t]);
       items.push_back(item);
+    }
+    return Retier(sequence, std::move(items));
+  }
+  // All but the sequence and the pages is filled in.
+  absl::Status Retier(Sequence& sequence, std::vector<RetierItem> items) {
+    for (RetierItem& item : items) {
+      item.sequence = sequence.id;
+      item.pages = &sequence.pages.head(item.head);
+      if (item.kind == RetierItem::Kind::kReprice) {
+        AssignLists(item, spec_.head_dim, [&] {
+          const PageId page = free_coded_.front();
+          free_coded_.pop_front();
+          return page;
+        });
+        continue;
+      }
+      const TierCounts after = CountsAfter(item);
+      for (size_t t = 0; t < after.size(); ++t) LendCoded(sequence.pages.head(item.head), static_cast<kernels::Tier>(t), after[t]);
     }
     if (items.empty()) return absl::OkStatus();
     const auto done = stepper_.Retier(items);
@@ -145,6 +183,7 @@ class StepperRunner {
     for (const RetierItem& ran : items) {
       HeadPages& head = sequence.pages.head(ran.head);
       RecordRetier(ran, head);
+      for (const PageId page : ran.emptied) free_coded_.push_back(page);
       for (std::vector<PageId>* list : {&head.exact, &head.samples, &head.notes}) {
         for (; head.sealed && !list->empty(); list->pop_back()) free_.push_back(list->back());
       }
