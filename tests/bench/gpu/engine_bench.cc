@@ -6,9 +6,10 @@
 // Contexts are not entered one by one, which would take minutes: the first sequence's prompt is (chunks of 512 rows, timed), then sealed,
 // and its pages, in scattered order, are copied for every other sequence. Steps read as many different bytes from as many lists.
 // One line of CSV per case: tokens/s and TFLOP/s of the prompt (products and attention), seconds of sealing, the median of a decoding step
-// (wall time, greedy tokens on the host), what the host did of it before it waited, the time that reading weights, keys and values takes at 4.28 TB/s, and bytes of pages held.
-// Of rdr: measured and sealed by price; in its steps utilities are refreshed, of each sequence in one step of sixteen. A line more says what
-// measuring took, what a step takes without refreshing, and what it takes to settle a sequence's heads, which comes once in 32 steps.
+// (wall time, greedy tokens on the host), what the host did of it before it waited, the time that reading weights, keys and values takes at
+// 4.28 TB/s, tokens/s, and bytes of pages held.
+// Of rdr: measured and sealed by price; in its steps utilities are refreshed, of each sequence in one step of sixteen. A line more says
+// what measuring took, what a step takes without refreshing, and what it takes to settle a sequence's heads, which comes once in 32 steps.
 // `capacity` only counts: sequences of 32,768 tokens that the engine admits in 100 GB. --launched: kernel by kernel, not as recorded; the
 // last step is what a profiler sees that is told to wait:
 //   ncu --profile-from-start off --clock-control none --metrics gpu__time_duration.sum engine_bench --launched T4:64x32768@4
@@ -292,7 +293,8 @@ void Measure(const Case& c, const TransformerSpec& spec, const CudaWeights& weig
     read += int64_t{c.batch} * c.context * token_bytes;
   }
   std::printf("%s,%d,%d,%d,%.0f,%.1f,%.3f,%.3f,%.3f,%.3f,%.3f,%.0f,%.2f\n", c.name.c_str(), c.batch, c.context, c.layers,
-              (c.context - kChunk) / prompt_seconds, flops / prompt_seconds * 1e-12, seal_seconds, step * 1e3, steps.front() * 1e3, stepper.host_seconds * 1e3,
+              (c.context - kChunk) / prompt_seconds, flops / prompt_seconds * 1e-12, seal_seconds, step * 1e3, steps.front() * 1e3,
+              stepper.host_seconds * 1e3,
               static_cast<double>(read) / kBytesPerSecond * 1e3, c.batch / step,
               static_cast<double>(int64_t{c.batch} * of_sequence * page_bytes) * 1e-9);
   if (priced) {
@@ -368,7 +370,8 @@ int Main(int argc, char** argv) {
   kernels::cuda::OwnStream stream;
   Require(stream.Create());
   MatrixSpeed(stream.get());
-  std::printf("case,batch,context,layers,prompt_tokens_per_s,prompt_tflops,seal_s,step_ms,best_ms,host_ms,floor_ms,tokens_per_s,pages_gb\n");
+  std::printf("case,batch,context,layers,prompt_tokens_per_s,prompt_tflops,seal_s,step_ms,best_ms,host_ms,floor_ms,tokens_per_s,"
+              "pages_gb\n");
   TransformerSpec spec;
   CudaWeights weights;
   for (int32_t layers = 0; const Case& c : cases) {
