@@ -34,7 +34,7 @@ CudaCodes::CudaCodes(const TransformerSpec& spec, const ModelGeometry& geometry,
       value_weights_(value_weights),
       stream_(stream),
       retier_(spec, pool, stream),
-      rates_(spec, stream),
+      rates_(spec, pool, stream),
       layers_(static_cast<size_t>(spec.layers)) {}
 
 CudaStatus CudaCodes::Create(int32_t sequences, int32_t context_max, const KvArenas& arenas) {

@@ -235,13 +235,14 @@ void CudaRates::RunBatch(std::span<const MeasureItem> items, std::span<RateCurve
   Note(kernels::cuda::CopyToHost(stream_, pinned_answers_.data(), answers_.data(), answered));
   Note(kernels::cuda::Synchronize(stream_));
   if (status_ != CudaStatus::kOk) return;
-  for (size_t i = 0; i < items.size(); ++i) {
+  pool_.Run(static_cast<int32_t>(items.size()), [&](Shard shard) {
+    const size_t i = static_cast<size_t>(shard.index);
     if (items[i].kind == MeasureItem::Kind::kExact) {
       ReadExact(items[i], where_[i], curves[i]);
     } else {
       ReadCoded(items[i], where_[i], curves[i]);
     }
-  }
+  });
 }
 
 void CudaRates::AskExact(const MeasureItem& item, Answer& answer, uint8_t* base) {

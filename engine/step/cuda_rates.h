@@ -11,6 +11,7 @@
 #include "engine/model/transformer_spec.h"
 #include "engine/step/kv_arenas.h"
 #include "engine/step/step_input.h"
+#include "engine/step/thread_pool.h"
 #include "kernels/cuda/codec.h"
 #include "kernels/cuda/device_runtime.h"
 #include "kernels/cuda/exact_sample.h"
@@ -23,7 +24,7 @@ namespace spherical::engine {
 // Thread and device as CudaPass's. Pointers are to device memory.
 class CudaRates {
  public:
-  CudaRates(const TransformerSpec& spec, kernels::cuda::Stream stream) : spec_(spec), stream_(stream) {}
+  CudaRates(const TransformerSpec& spec, ThreadPool& pool, kernels::cuda::Stream stream) : spec_(spec), pool_(pool), stream_(stream) {}
 
   // value_weights [layers * kv_heads]: of ValueWeights; geometries, losses the same. They outlive this. sequences: of a step.
   kernels::cuda::CudaStatus Create(int32_t sequences, int32_t context_max, const KvArenas& arenas, std::span<const float> value_weights,
@@ -66,6 +67,7 @@ class CudaRates {
   int32_t group() const { return spec_.heads / spec_.kv_heads; }
 
   const TransformerSpec& spec_;
+  ThreadPool& pool_;
   const kernels::cuda::Stream stream_;
   KvArenas arenas_;
   std::span<const float> value_weights_;

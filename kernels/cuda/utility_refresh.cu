@@ -1,4 +1,5 @@
-// Two launches of as many blocks whatever there is to do: queries are mapped, one at a time; then tokens are scored, one a thread. T8 has no other width than 8, so that
+// Two launches of as many blocks whatever there is to do: queries are mapped, one at a time; then tokens are scored, four a thread: so that its
+// loads wait side by side, and what it reads of the query serves four. T8 has no other width than 8, so that
 // a token's codes of a group are four words of its row (page_layout.h).
 #include "kernels/cuda/utility_refresh.h"
 
@@ -11,8 +12,8 @@
 namespace spherical::kernels::cuda {
 namespace {
 
-constexpr int kThreads = kRefreshTokens;
-constexpr int kBlocks = 264;  // two for each multiprocessor of the largest card
+constexpr int kThreads = 256, kTokensEach = kRefreshTokens / kThreads;
+constexpr int kBlocks = 528;  // four for each multiprocessor of the largest card
 constexpr int kHeadsTogether = 4;
 // RefreshHead's numbers.
 constexpr int kRefreshEvery = 16, kRefreshesMax = 32;
@@ -96,18 +97,61 @@ __device__ inline float FloatOfByte(uint32_t word, int byte) {
   return __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7440u + static_cast<uint32_t>(byte))) - 8388608.0f;
 }
 
+// A T8 token of an item, as the thread that scores it sees it.
+struct Token {
+  uint8_t* page;
+  const uint32_t* row;  // its first word of codes; the next is 16 further
+  int index, slot;
+  bool there, seen;
+};
+__device__ inline Token TokenAt(const RefreshBatch& batch, const RefreshItem& item, int index, const TierLayout& layout) {
+  Token token = {.page = nullptr, .row = nullptr, .index = index, .slot = index % layout.tokens, .there = index < item.tokens,
+                 .seen = index < item.tokens && index >= item.gone};
+  const int page = token.there ? index / layout.tokens : 0, slot = token.there ? token.slot : 0;  // some token's, if it is none
+  token.page = batch.arena + item.pages[page] * batch.shape.page_bytes;
+  token.row = reinterpret_cast<const uint32_t*>(token.page + slot / kTokenTile * layout.key_tile) + slot % kTokenTile;
+  return token;
+}
+__device__ inline float HalfAt(const uint8_t* at) { return __half2float(__ushort_as_half(*reinterpret_cast<const uint16_t*>(at))); }
+
+// Sums of four heads' coordinates times codes, of each token.   query [D]
+__device__ inline void ScoreTokens(const Token (&tokens)[kTokensEach], int dims, const float4* query, float (&sums)[kTokensEach][4]) {
+#pragma unroll
+  for (int k = 0; k < kTokensEach; ++k) sums[k][0] = sums[k][1] = sums[k][2] = sums[k][3] = 0;
+  constexpr int kWords = 4;  // loaded together; four coordinates each
+  for (int first = 0; first < dims / 4; first += kWords) {
+    uint32_t codes[kTokensEach][kWords];
+#pragma unroll
+    for (int k = 0; k < kTokensEach; ++k) {
+#pragma unroll
+      for (int w = 0; w < kWords; ++w) codes[k][w] = tokens[k].row[kTokenTile * (first + w)];
+    }
+#pragma unroll
+    for (int i = 0; i < 4 * kWords; ++i) {
+      const float4 q = query[4 * first + i];
+#pragma unroll
+      for (int k = 0; k < kTokensEach; ++k) {
+        const float code = FloatOfByte(codes[k][i / 4], i % 4);
+        sums[k][0] = fmaf(q.x, code, sums[k][0]);
+        sums[k][1] = fmaf(q.y, code, sums[k][1]);
+        sums[k][2] = fmaf(q.z, code, sums[k][2]);
+        sums[k][3] = fmaf(q.w, code, sums[k][3]);
+      }
+    }
+  }
+}
+
 // A chunk's tokens; item number `number`, its chunk number `chunk`.   query [D]: of four heads
 __device__ void ScoreChunk(const RefreshBatch& batch, const RefreshItem& item, int number, int chunk, const TierLayout& layout,
                            float4* query) {
-  const int i = chunk * kThreads + static_cast<int>(threadIdx.x);
-  const int dims = batch.shape.head_dim, group = batch.shape.group, slot = i % layout.tokens;
-  const bool there = i < item.tokens;
-  uint8_t* const page = batch.arena + item.pages[(there ? i : 0) / layout.tokens] * batch.shape.page_bytes;
-  const uint8_t* const tile = page + (there ? slot / kTokenTile * layout.key_tile : 0);
-  const uint32_t* const row = reinterpret_cast<const uint32_t*>(tile) + slot % kTokenTile;
-  const auto half_at = [&](int at) { return __half2float(__ushort_as_half(*reinterpret_cast<const uint16_t*>(page + at + 2 * slot))); };
-  const float key_radius = there ? half_at(layout.key_radii) : 0;
-  float square = 0;
+  const int dims = batch.shape.head_dim, group = batch.shape.group;
+  Token tokens[kTokensEach];
+  float key_radius[kTokensEach], square[kTokensEach] = {};
+#pragma unroll
+  for (int k = 0; k < kTokensEach; ++k) {
+    tokens[k] = TokenAt(batch, item, chunk * kRefreshTokens + k * kThreads + static_cast<int>(threadIdx.x), layout);
+    key_radius[k] = tokens[k].there ? HalfAt(tokens[k].page + layout.key_radii + 2 * tokens[k].slot) : 0;
+  }
   for (int first = 0; first < group; first += kHeadsTogether) {
     const int64_t at = int64_t{number} * group + first;
     __syncthreads();
@@ -116,41 +160,35 @@ __device__ void ScoreChunk(const RefreshBatch& batch, const RefreshItem& item, i
       reinterpret_cast<float*>(query)[kHeadsTogether * d + g] = first + g < group ? batch.mapped[(at + g) * dims + d] : 0;
     }
     __syncthreads();
-    if (!there || i < item.gone) continue;
-    float4 sum = make_float4(0, 0, 0, 0);
-    for (int word = 0; word < dims / 4; ++word) {  // coordinates 4 word to 4 word + 3
-      const uint32_t codes = row[kTokenTile * word];
-#pragma unroll
-      for (int b = 0; b < 4; ++b) {
-        const float code = FloatOfByte(codes, b);
-        const float4 q = query[4 * word + b];
-        sum.x = fmaf(q.x, code, sum.x);
-        sum.y = fmaf(q.y, code, sum.y);
-        sum.z = fmaf(q.z, code, sum.z);
-        sum.w = fmaf(q.w, code, sum.w);
-      }
-    }
-    const float sums[kHeadsTogether] = {sum.x, sum.y, sum.z, sum.w};
+    float sums[kTokensEach][4];
+    ScoreTokens(tokens, dims, query, sums);
 #pragma unroll
     for (int g = 0; g < kHeadsTogether; ++g) {
       if (first + g >= group) break;
       const float* const terms = batch.terms + (at + g) * kTerms;
-      float logit = batch.shape.scale * key_radius * (sums[g] + terms[kStart]) + terms[kCentre];
-      const float cap = batch.shape.softcap;
-      if (cap > 0) logit = cap * tanhf(logit / cap);
-      const float p = logit > terms[kTotal] - kNegligible ? expf(logit - terms[kTotal]) : 0;
-      square = fmaf(p, p, square);
+      const float start = terms[kStart], centre = terms[kCentre], total = terms[kTotal], cap = batch.shape.softcap;
+#pragma unroll
+      for (int k = 0; k < kTokensEach; ++k) {
+        float logit = batch.shape.scale * key_radius[k] * (sums[k][g] + start) + centre;
+        if (cap > 0) logit = cap * tanhf(logit / cap);
+        const float p = tokens[k].seen && logit > total - kNegligible ? expf(logit - total) : 0;
+        square[k] = fmaf(p, p, square[k]);
+      }
     }
   }
-  if (!there) return;
-  const float radius = half_at(layout.value_radii);
-  const float seen = square * radius * radius * item.unit * kWholeEnergy;
-  uint8_t& utility = page[layout.utilities + slot];
-  const float before = __uint_as_float((utility + (kSmallestExponent << 2)) << 21);
-  const int refreshes = min((item.tokens - i) / kRefreshEvery + 1, kRefreshesMax);
-  const float by = utility == 0 ? 1.0f : 1.0f / static_cast<float>(refreshes);
-  const uint32_t draw = (static_cast<uint32_t>(item.position) * 0x9e3779b9u + static_cast<uint32_t>(i * 31)) * 0x85ebca6bu;
-  utility = DitheredByte(before + by * (seen - before), draw ^ (draw >> 13));
+#pragma unroll
+  for (int k = 0; k < kTokensEach; ++k) {
+    if (!tokens[k].there) continue;
+    const int i = tokens[k].index;
+    const float radius = HalfAt(tokens[k].page + layout.value_radii + 2 * tokens[k].slot);
+    const float seen = square[k] * radius * radius * item.unit * kWholeEnergy;
+    uint8_t& utility = tokens[k].page[layout.utilities + tokens[k].slot];
+    const float before = __uint_as_float((utility + (kSmallestExponent << 2)) << 21);
+    const int refreshes = min((item.tokens - i) / kRefreshEvery + 1, kRefreshesMax);
+    const float by = utility == 0 ? 1.0f : 1.0f / static_cast<float>(refreshes);
+    const uint32_t draw = (static_cast<uint32_t>(item.position) * 0x9e3779b9u + static_cast<uint32_t>(i * 31)) * 0x85ebca6bu;
+    utility = DitheredByte(before + by * (seen - before), draw ^ (draw >> 13));
+  }
 }
 
 __global__ void __launch_bounds__(kThreads) ScoreKernel(const __grid_constant__ RefreshBatch batch, const RefreshWork* work,

@@ -14,7 +14,7 @@
 
 namespace spherical::kernels::cuda {
 
-inline constexpr int32_t kRefreshTokens = 256;  // of a chunk, which a thread block takes at a time
+inline constexpr int32_t kRefreshTokens = 1024;  // of a chunk, which a thread block takes at a time
 constexpr int32_t RefreshChunks(int32_t tokens) { return (tokens + kRefreshTokens - 1) / kRefreshTokens; }
 inline constexpr int32_t kRefreshTerms = 3;     // floats of a query head that are kept beside its mapped coordinates
 

@@ -57,7 +57,7 @@ class Room {
     Require(device_exact.Allocate(static_cast<int64_t>(exact.size())));
     Require(device_coded.Allocate(static_cast<int64_t>(coded.size())));
     Require(on_device.Create(stream.get(), spec, geometry));
-    rates.emplace(spec, stream.get());
+    rates.emplace(spec, threads, stream.get());
     retier.emplace(spec, threads, stream.get());
     Require(rates->Create(2, kContext, device_arenas(), weights, on_device.keys(), on_device.losses()));
     Require(retier->Create(kContext, device_arenas(), on_device.keys(), on_device.losses()));

@@ -219,7 +219,7 @@ void Measure(const Case& c, const TransformerSpec& spec, const CudaWeights& weig
   const std::vector<float> value_weights(priced ? static_cast<size_t>(heads) : 0, 1.0f);
   const PageId fresh = static_cast<PageId>(int64_t{c.batch} * heads * (priced ? 3 : 2));  // for what is decoded
   const ModelGeometry geometry = ModelGeometry::Plain({spec.layers, spec.kv_heads, spec.head_dim});
-  ThreadPool threads(1);
+  ThreadPool threads(8);
   CudaPass pass(spec, weights, threads, stream);
   const absl::Status created = pass.Create({.pages = int64_t{c.batch} * of_sequence + fresh, .sequences = c.batch,
                                             .context_max = c.context + 2 * (kWarmSteps + kSteps), .geometry = exact ? nullptr : &geometry,
