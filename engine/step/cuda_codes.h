@@ -17,6 +17,7 @@
 #include "engine/step/step_input.h"
 #include "kernels/cuda/ada_decode.h"
 #include "kernels/cuda/codec.h"
+#include "kernels/cuda/dense_rows.h"
 #include "kernels/cuda/device_runtime.h"
 
 namespace spherical::engine {
@@ -48,6 +49,8 @@ class CudaCodes {
   float* raw_query() const { return raw_query_; }  // [rows, heads, D]     written by the pass before Attend
   float* raw_key() const { return raw_key_; }      // [rows, kv_heads, D]
   float* raw_value() const { return raw_value_; }  // [rows, kv_heads, D]
+  // The layer's maps of keys and of queries, which Attend reads.
+  kernels::cuda::NeededNext maps(int32_t layer) const { return layer_maps_[static_cast<size_t>(layer)]; }
   // Queues it: new tokens of sealed heads are coded, and their queries attend: into `attended`, bf16 [M, heads, D], of the coded heads
   // alone.
   kernels::cuda::CudaStatus Attend(int32_t layer, int32_t rows, uint16_t* attended);
@@ -97,11 +100,13 @@ class CudaCodes {
   const TransformerSpec& spec_;
   const ModelGeometry& geometry_;
   const kernels::cuda::Stream stream_;
+  const bool overlap_ = kernels::cuda::LaunchesOverlap();
   KvArenas arenas_;
   kernels::cuda::AdaDecoder decoder_;
   kernels::cuda::DeviceMemory geometry_memory_, memory_;
   const kernels::cuda::DeviceGeometry* geometries_ = nullptr;  // [layers * kv_heads]
   std::vector<kernels::cuda::AdaHeads> ada_heads_;             // [layers]
+  std::vector<kernels::cuda::NeededNext> layer_maps_;          // [layers]
 
   // Lists of coded pages: [slots, layers * kv_heads, list_pages_]: T8's first whole_pages_, then those of the other tier.
   int32_t whole_pages_ = 0, list_pages_ = 0;

@@ -276,7 +276,8 @@ TEST_CASE("heads on the device: biases, norms, rotary positions and pages agree 
                           .angles = angles.data(), .epsilon = kEpsilon, .m = m, .heads = c.heads, .kv_heads = c.kv_heads, .head_dim = d,
                           .rotary_dim = c.rotary_dim, .adjacent = c.adjacent, .query = query.data(), .positions = device_positions.data(),
                           .slots = device_slots.data(), .lists = device_lists.data(), .list = kList, .lists_per_slot = lists_per_slot,
-                          .list_pages = kListPages, .arena = arena.data(), .page_bytes = page_bytes}));
+                          .list_pages = kListPages, .arena = arena.data(), .page_bytes = page_bytes,
+                          .needed_next = {.from = {device_bias.data(), nullptr}, .bytes = all * d * 4}}));
     std::vector<float> got_query, got_key, got_value;
     for (const uint16_t half : query.Fetch()) got_query.push_back(F16ToF32(half));
     const std::vector<uint8_t> bytes = arena.Fetch();
