@@ -247,7 +247,8 @@ CudaStatus EmbedRows(Stream stream, const uint16_t* embedding, const int32_t* to
 
 CudaStatus AddAndNorm(Stream stream, const AddAndNormArgs& args) {
   const int32_t quads = (args.d / 4 + kWarp - 1) / kWarp * kWarp;
-  return LaunchOverlapped(stream, args.overlap, AddAndNormKernel, dim3(static_cast<uint32_t>(args.m)), std::min(quads, kNormThreads), 0, args);
+  const dim3 blocks(static_cast<uint32_t>(args.m));
+  return LaunchOverlapped(stream, args.overlap, AddAndNormKernel, blocks, std::min(quads, kNormThreads), 0, args);
 }
 
 CudaStatus RotaryAnglesOf(Stream stream, const double* frequency, int32_t rotary_dim, const int32_t* positions, int32_t m, float* angles) {
@@ -279,7 +280,8 @@ CudaStatus GreatestOf(Stream stream, const float* x, int32_t m, int32_t d, Great
   return Launched();
 }
 
-CudaStatus TakeCoded(Stream stream, const uint8_t* coded, const float* from, int32_t m, int32_t g, int32_t d, uint16_t* out, bool overlap) {
+CudaStatus TakeCoded(Stream stream, const uint8_t* coded, const float* from, int32_t m, int32_t g, int32_t d, uint16_t* out,
+                     bool overlap) {
   const dim3 blocks(static_cast<uint32_t>(m), static_cast<uint32_t>(g));
   return LaunchOverlapped(stream, overlap, TakeCodedKernel, blocks, kRowThreads, 0, coded, from, d, out);
 }

@@ -408,7 +408,8 @@ __global__ void JoinKernel(ExactArgs a, const ExactJoin* joins, const int32_t* c
       }
     }
     if (thread < a.head_dim) {
-      a.out[(int64_t{join.row + flat / group} * a.heads + kv_head * group + flat % group) * a.head_dim + thread] = Bf16Of(output / sum);
+      const int64_t query = int64_t{join.row + flat / group} * a.heads + kv_head * group + flat % group;
+      a.out[query * a.head_dim + thread] = Bf16Of(output / sum);
     }
   }
 }
@@ -421,7 +422,8 @@ CudaStatus PrepareFor(int32_t* run_blocks) {
   int device = 0, processors = 0, blocks = 0;
   for (const cudaError_t error : {allow(AttendRunsKernel<D>), allow(AttendTilesKernel<D>), cudaGetDevice(&device),
                                   cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device),
-                                  cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, AttendRunsKernel<D>, kThreads, SharedBytes<D>())}) {
+                                  cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, AttendRunsKernel<D>, kThreads,
+                                                                                SharedBytes<D>())}) {
     if (error != cudaSuccess) return static_cast<CudaStatus>(error);
   }
   *run_blocks = processors * blocks;

@@ -149,7 +149,9 @@ int Main(int argc, char** argv) {
   Require(UseDevice(0));
   OwnStream stream;
   Require(stream.Create());
-  const auto asked = [&](std::string_view what) { return argc == 1 || std::any_of(argv + 1, argv + argc, [&](char* a) { return what == a; }); };
+  const auto asked = [&](std::string_view what) {
+    return argc == 1 || std::any_of(argv + 1, argv + argc, [&](char* argument) { return what == argument; });
+  };
   if (asked("products")) MeasureProducts(stream.get());
   if (asked("prompt")) {
     for (const int32_t tokens : {2048, 8192}) MeasurePrompt(stream.get(), tokens);

@@ -135,7 +135,10 @@ TEST_CASE("rows on the device: gates, caps and the greatest value agree with the
   Require(GreatestOf(device.stream(), device_rows.data(), 4, 12345, scratch.data(), ids.data()));
   CHECK(ids.Fetch() == std::vector<int32_t>{5000, 12344, -1, -1});
   Require(GreatestOf(device.stream(), device_rows.data(), 2, 20, scratch.data(), ids.data()));  // fewer values than pieces
-  const auto greatest = [&](int64_t first) { return static_cast<int32_t>(std::max_element(&rows[first], &rows[first + 20]) - &rows[first]); };
+  const auto greatest = [&](size_t first) {
+    const float* const row = &rows[first];
+    return static_cast<int32_t>(std::max_element(row, row + 20) - row);
+  };
   std::vector<int32_t> got = ids.Fetch();
   CHECK(got[0] == greatest(0));
   CHECK(got[1] == greatest(20));
