@@ -17,14 +17,10 @@ using kernels::cuda::AdaList;
 using kernels::cuda::CodedSlot;
 using kernels::cuda::CudaStatus;
 using kernels::cuda::EncodeItem;
-using kernels::cuda::MoveItem;
-using kernels::cuda::MoveRun;
+using kernels::cuda::RefreshItem;
+using kernels::cuda::RefreshWork;
 
-constexpr int32_t kTile = kernels::kExactTokensPerPage;
 constexpr int32_t kEntryRows = 4;  // of new tokens that are coded together: the codec is quick with so few, and blocks are many
-constexpr int64_t kRetierInputBytes = int64_t{4} << 20;
-// T8 tokens of a head whose other tokens are of another tier: those that are new, as many as enter while a long prompt is sealed.
-constexpr int32_t kWholeTokensMax = 2048;
 
 bool Both(CudaStatus& status, CudaStatus next) {
   if (status == CudaStatus::kOk) status = next;
@@ -33,70 +29,15 @@ bool Both(CudaStatus& status, CudaStatus next) {
 
 }  // namespace
 
-CudaCodes::CudaCodes(const TransformerSpec& spec, const ModelGeometry& geometry, kernels::cuda::Stream stream)
-    : spec_(spec), geometry_(geometry), stream_(stream), layers_(static_cast<size_t>(spec.layers)) {}
-
-CudaStatus CudaCodes::UploadGeometry() {
-  const int32_t d = spec_.head_dim, heads = geometry_.heads(), groups = d / kernels::kGroup;
-  const int64_t square = int64_t{d} * d, shaping = int64_t{groups} * kernels::kGroup * kernels::kGroup;
-  struct Places {
-    float *centres, *maps, *importances, *shapings, *query_maps;
-    kernels::cuda::DeviceGeometry* geometries;
-    kernels::cuda::AdaPlanes* planes;
-  };
-  const auto place = [&](uint8_t* base, Places& at) {
-    DevicePieces pieces(base);
-    at = {.centres = pieces.Take<float>(heads * int64_t{d}),
-          .maps = pieces.Take<float>(heads * square),
-          .importances = pieces.Take<float>(heads * int64_t{kernels::kGroupsMax}),  // 16 floats a head keep it aligned
-          .shapings = pieces.Take<float>(heads * shaping),
-          .query_maps = pieces.Take<float>(heads * square),
-          .geometries = pieces.Take<kernels::cuda::DeviceGeometry>(heads),
-          .planes = pieces.Take<kernels::cuda::AdaPlanes>(int64_t{heads} * kernels::kTierCount)};
-    return pieces.used();
-  };
-  Places device;
-  const int64_t bytes = place(nullptr, device);
-  CudaStatus status = geometry_memory_.Allocate(bytes);
-  if (status != CudaStatus::kOk) return status;
-  place(geometry_memory_.data(), device);
-  std::vector<uint8_t> image(static_cast<size_t>(bytes) + 256);
-  uint8_t* const base = reinterpret_cast<uint8_t*>(RoundUp(reinterpret_cast<int64_t>(image.data()), 256));
-  Places host;
-  place(base, host);
-  for (int32_t head = 0; head < heads; ++head) {
-    const kernels::KeyGeometry& key = geometry_.key(head);
-    const kernels::QueryGeometry& query = geometry_.query(head);
-    std::copy_n(key.centre, d, host.centres + int64_t{head} * d);
-    kernels::cuda::PackMap(d, key.map, host.maps + head * square);
-    std::copy_n(key.importance, groups, host.importances + int64_t{head} * kernels::kGroupsMax);
-    if (key.shaping != nullptr) std::copy_n(key.shaping, shaping, host.shapings + head * shaping);
-    for (int32_t i = 0; i < d; ++i) {
-      for (int32_t j = 0; j < d; ++j) host.query_maps[head * square + int64_t{j} * d + i] = query.map[int64_t{i} * d + j];
-    }
-    host.geometries[head] = {.centre = device.centres + int64_t{head} * d,
-                             .map = device.maps + head * square,
-                             .importance = device.importances + int64_t{head} * kernels::kGroupsMax,
-                             .shaping = key.shaping == nullptr ? nullptr : device.shapings + head * shaping,
-                             .widths = {}};
-    std::memcpy(host.geometries[head].widths, key.widths, sizeof(key.widths));
-    for (int32_t t = 0; t < kernels::kTierCount; ++t) {
-      host.planes[head * kernels::kTierCount + t] = kernels::cuda::AdaPlanesOf(query.widths[t], query.steps(), d);
-    }
-  }
-  Both(status, kernels::cuda::CopyToDevice(stream_, geometry_memory_.data(), base, bytes));
-  Both(status, kernels::cuda::Synchronize(stream_));
-  geometries_ = device.geometries;
-  for (int32_t layer = 0; layer < spec_.layers; ++layer) {
-    const int64_t first = int64_t{layer} * spec_.kv_heads;
-    ada_heads_.push_back({.maps = device.query_maps + first * square,
-                          .centres = device.centres + first * d,
-                          .planes = device.planes + first * kernels::kTierCount});
-    layer_maps_.push_back({.from = {device.maps + first * square, device.query_maps + first * square},
-                           .bytes = spec_.kv_heads * square * int64_t{sizeof(float)}});
-  }
-  return status;
-}
+CudaCodes::CudaCodes(const TransformerSpec& spec, const ModelGeometry& geometry, std::span<const float> value_weights, ThreadPool& pool,
+                     kernels::cuda::Stream stream)
+    : spec_(spec),
+      geometry_(geometry),
+      value_weights_(value_weights),
+      stream_(stream),
+      retier_(spec, pool, stream),
+      rates_(spec, stream),
+      layers_(static_cast<size_t>(spec.layers)) {}
 
 CudaStatus CudaCodes::Create(int32_t sequences, int32_t context_max, const KvArenas& arenas) {
   arenas_ = arenas;
@@ -104,17 +45,15 @@ CudaStatus CudaCodes::Create(int32_t sequences, int32_t context_max, const KvAre
   const auto pages_for = [&](Tier tier, int32_t tokens) {
     return static_cast<int32_t>(CeilDiv(tokens, kernels::TokensPerPage(tier, d))) + 2;
   };
-  whole_pages_ = pages_for(Tier::kT8, context_max);
-  int32_t others = 0;
-  for (int32_t t = 1; t < kernels::kTierCount; ++t) others = std::max(others, pages_for(static_cast<Tier>(t), context_max));
-  list_pages_ = whole_pages_ + others;
+  // Most pages are needed where all tokens are T8; besides, each tier's last one need not be full.
+  list_pages_ = pages_for(Tier::kT8, context_max) + kernels::kTierCount;
   slots_.resize(static_cast<size_t>(sequences));
   for (Slot& slot : slots_) slot.heads.resize(static_cast<size_t>(heads));
 
   CudaStatus status = decoder_.Create(d, group);
   if (status != CudaStatus::kOk) return status;
   const int64_t rows = kernels::cuda::PaddedRows(sequences), row_heads = rows * spec_.kv_heads;
-  lists_max_ = static_cast<int32_t>(row_heads * 2);
+  lists_max_ = static_cast<int32_t>(row_heads * (priced() ? kernels::kLadderTiers : 2));
   const int64_t parts = lists_max_ + decoder_.workers(), states = parts * kernels::cuda::kAdaPartStates;
   int64_t plan_bytes = 0;
   const auto place = [&](uint8_t* base) {
@@ -125,6 +64,8 @@ CudaStatus CudaCodes::Create(int32_t sequences, int32_t context_max, const KvAre
     raw_value_ = pieces.Take<float>(row_heads * d);
     output_ = pieces.Take<float>(rows * spec_.heads * d);
     digits_ = pieces.Take<uint8_t>(lists_max_ * decoder_.DigitBytes());
+    refresh_mapped_ = pieces.Take<float>(priced() ? rows * spec_.heads * d : 0);
+    refresh_terms_ = pieces.Take<float>(priced() ? rows * spec_.heads * kernels::cuda::kRefreshTerms : 0);
     states_ = {.max = pieces.Take<float>(states * group), .sum = pieces.Take<float>(states * group),
                .output = pieces.Take<float>(states * group * d)};
     const int64_t before = pieces.used();
@@ -145,17 +86,26 @@ CudaStatus CudaCodes::Create(int32_t sequences, int32_t context_max, const KvAre
   place(memory_.data());
   // Nothing is planned: a step recorded before the first one does nothing here.
   Both(status, kernels::cuda::FillBytes(stream_, memory_.data(), 0, memory_.bytes()));
-  constexpr int32_t kPiecesOfLayer = 8, kRounding = 11;  // a table of pieces is rounded up to 256 bytes
+  constexpr int32_t kPiecesOfLayer = 10, kRounding = 11;  // a table of pieces is rounded up to 256 bytes
   Both(status, input_.Create(plan_bytes, spec_.layers * (kPiecesOfLayer + kRounding)));
   Both(status, list_entries_.Create());
-  Both(status, retier_input_.Create(kRetierInputBytes));
-  Both(status, UploadGeometry());
+  if (!Both(status, on_device_.Create(stream_, spec_, geometry_))) return status;
+  Both(status, retier_.Create(context_max, arenas, on_device_.keys(), on_device_.losses()));
+  if (priced()) Both(status, rates_.Create(sequences, context_max, arenas, value_weights_, on_device_.keys(), on_device_.losses()));
   return status;
 }
 
 uint8_t* CudaCodes::PageOf(const HeadPages& pages, Tier tier, int32_t slot) const {
   const PageId page = pages.of(tier).pages[static_cast<size_t>(slot / kernels::TokensPerPage(tier, spec_.head_dim))];
   return arenas_.coded + page * arenas_.coded_page_bytes;
+}
+
+// T8's list, which grows as tokens come, is behind those of the other tiers.
+int32_t CudaCodes::ListOffset(const HeadPages& pages, Tier tier) const {
+  int32_t offset = 0;
+  const size_t end = tier == Tier::kT8 ? kernels::kTierCount : static_cast<size_t>(tier);
+  for (size_t t = 1; t < end; ++t) offset += static_cast<int32_t>(pages.tiers[t].pages.size());
+  return offset;
 }
 
 // Lists grow at their end, but for those that Retier changed and those of local heads, which lose pages in front: they are listed anew.
@@ -172,8 +122,9 @@ void CudaCodes::Follow(const StepItem& item, int32_t slot, int32_t first_head, i
       if (count == 0) continue;
       int32_t& listed = on_device.heads[static_cast<size_t>(head)][static_cast<size_t>(t)];
       if (pages.local()) listed = 0;
-      SPH_CHECK(ListOffset(tier) + count <= (tier == Tier::kT8 ? whole_pages_ : list_pages_));
-      const int64_t at = (int64_t{slot} * heads + head) * list_pages_ + ListOffset(tier);
+      const int32_t offset = ListOffset(pages, tier);
+      SPH_CHECK(offset + count <= list_pages_);
+      const int64_t at = (int64_t{slot} * heads + head) * list_pages_ + offset;
       for (int32_t i = listed; i < count; ++i) new_entries_.push_back({.where = at + i, .page = list[static_cast<size_t>(i)]});
       listed = count;
     }
@@ -183,6 +134,7 @@ void CudaCodes::Follow(const StepItem& item, int32_t slot, int32_t first_head, i
 void CudaCodes::Begin(const StepPlan& plan, std::span<const int32_t> slots) {
   rows_ = 0;
   all_coded_.assign(plan.items.size(), 0);
+  if (priced()) kept_status_ = rates_.Begin(plan);
   int32_t row = 0;
   for (size_t i = 0; i < plan.items.size(); ++i) {
     const StepItem& item = plan.items[i];
@@ -238,16 +190,36 @@ void CudaCodes::AddLists(const StepItem& item, int32_t row, int32_t slot, int32_
     // Relative to the layer's first head, so that layers whose heads hold as much have the same lists.
     layer_lists_.push_back({.head = row * spec_.kv_heads + kv_head,
                             .tier = t,
-                            .first_page = (slot * heads + kv_head) * list_pages_ + ListOffset(tier) + gone,
+                            .first_page = (slot * heads + kv_head) * list_pages_ + ListOffset(pages, tier) + gone,
                             .tokens = tokens - gone * page_tokens,
                             .skip = left - gone * page_tokens});
   }
+}
+
+void CudaCodes::AddRefreshed(const StepItem& item, int32_t row, int32_t slot, int32_t layer, int32_t kv_head) {
+  const HeadPages& pages = item.pages->at(layer, kv_head);
+  const int32_t head = layer * spec_.kv_heads + kv_head, tokens = pages.of(Tier::kT8).tokens + 1;
+  const int64_t list = int64_t{slot} * spec_.layers * spec_.kv_heads + head;
+  const int32_t first_held = pages.local() ? pages.first_held(Tier::kT8, item.position) : 0;
+  const float share = static_cast<float>(spec_.head_dim) * kernels::kDropPremium / static_cast<float>(spec_.heads / spec_.kv_heads);
+  refreshed_.push_back({.first_chunk = refresh_.chunks,
+                        .row = row,
+                        .kv_head = kv_head,
+                        .position = item.position,
+                        .pages = lists_ + list * list_pages_ + ListOffset(pages, Tier::kT8),
+                        .tokens = tokens,
+                        .gone = std::clamp(pages.oldest_seen(item.position) - first_held, 0, tokens),
+                        .unit = value_weights_[static_cast<size_t>(head)] / item.refresh[static_cast<size_t>(layer)] * share});
+  refresh_.chunks += kernels::cuda::RefreshChunks(tokens);
+  ++refresh_.items;
 }
 
 void CudaCodes::PlanLayer(int32_t layer, int32_t rows) {
   const StepPlan& plan = *step_;
   Layer& planned = layers_[static_cast<size_t>(layer)];
   layer_lists_.clear();
+  refreshed_.clear();
+  refresh_ = {};
   flags_.assign(static_cast<size_t>(rows * spec_.kv_heads), 0);
   int32_t row = 0;
   for (size_t i = 0; i < plan.items.size() && row < rows_; ++i) {
@@ -256,6 +228,7 @@ void CudaCodes::PlanLayer(int32_t layer, int32_t rows) {
       if (!item.pages->at(layer, kv_head).sealed) continue;
       flags_[static_cast<size_t>(row * spec_.kv_heads + kv_head)] = 1;
       AddLists(item, row, step_slots_[i], layer, kv_head);
+      if (!item.refresh.empty()) AddRefreshed(item, row, step_slots_[i], layer, kv_head);
     }
     row += static_cast<int32_t>(item.tokens.size());
   }
@@ -263,6 +236,10 @@ void CudaCodes::PlanLayer(int32_t layer, int32_t rows) {
   planned.list_count = static_cast<int32_t>(layer_lists_.size());
   input_.Place(std::span<const uint8_t>(flags_), planned.coded);
   PlaceEntries(layer, rows);
+  if (priced()) {
+    input_.Place(std::span<const RefreshWork>(&refresh_, 1), planned.refresh);
+    input_.Place(std::span<const RefreshItem>(refreshed_), planned.refreshed);
+  }
   const bool same = last_plan_.has_value() && layer_lists_.size() == last_lists_.size() &&
                     std::memcmp(layer_lists_.data(), last_lists_.data(), layer_lists_.size() * sizeof(AdaList)) == 0;
   if (same) {
@@ -323,18 +300,22 @@ void CudaCodes::PlaceEntries(int32_t layer, int32_t rows) {
   input_.Place(std::span<const EncodeItem>(entries_), planned.entries);
 }
 
+kernels::AttentionShape CudaCodes::ShapeOfCodes() const {
+  return {.head_dim = spec_.head_dim,
+          .group = spec_.heads / spec_.kv_heads,
+          .scale = spec_.attention_scale,
+          .softcap = spec_.attention_softcap,
+          .window = 0,
+          .page_bytes = arenas_.coded_page_bytes};
+}
+
 CudaStatus CudaCodes::Attend(int32_t layer, int32_t rows, uint16_t* attended) {
   const Layer& planned = layers_[static_cast<size_t>(layer)];
   const int32_t group = spec_.heads / spec_.kv_heads;
-  CudaStatus status = kernels::cuda::Encode(stream_, spec_.head_dim, geometries_, planned.entries, EntryCount(rows),
+  CudaStatus status = kernels::cuda::Encode(stream_, spec_.head_dim, on_device_.keys(), planned.entries, EntryCount(rows),
                                              overlap_);
-  Both(status, decoder_.Attend(stream_, ada_heads_[static_cast<size_t>(layer)],
-                               {.shape = {.head_dim = spec_.head_dim,
-                                          .group = group,
-                                          .scale = spec_.attention_scale,
-                                          .softcap = spec_.attention_softcap,
-                                          .window = 0,
-                                          .page_bytes = arenas_.coded_page_bytes},
+  Both(status, decoder_.Attend(stream_, on_device_.heads(layer),
+                               {.shape = ShapeOfCodes(),
                                 .rows = rows,
                                 .kv_heads = spec_.kv_heads,
                                 .query = raw_query_,
@@ -351,120 +332,29 @@ CudaStatus CudaCodes::Attend(int32_t layer, int32_t rows, uint16_t* attended) {
                                 .output = output_}));
   Both(status, kernels::cuda::TakeCoded(stream_, planned.coded, output_, rows, spec_.kv_heads, group * spec_.head_dim, attended,
                                         overlap_));
+  if (priced()) {
+    Both(status, kernels::cuda::RefreshUtilities(stream_, on_device_.heads(layer),
+                                                 {.shape = ShapeOfCodes(),
+                                                  .kv_heads = spec_.kv_heads,
+                                                  .query = raw_query_,
+                                                  .head_states = planned.head_states,
+                                                  .states = states_,
+                                                  .arena = arenas_.coded,
+                                                  .step = geometry_.query(0).steps()[8],
+                                                  .mapped = refresh_mapped_,
+                                                  .terms = refresh_terms_},
+                                                 planned.refresh, planned.refreshed));
+  }
   return status;
 }
 
 CudaStatus CudaCodes::Retier(std::span<const RetierItem> items) {
-  retier_status_ = CudaStatus::kOk;
   for (const RetierItem& item : items) {
-    switch (item.kind) {
-      case RetierItem::Kind::kSeal:
-        SPH_CHECK(!item.priced);
-        Seal(item);
-        break;
-      case RetierItem::Kind::kDemote:
-        Demote(item);
-        break;
-      case RetierItem::Kind::kReprice:
-        SPH_CHECK(false);  // of mode `rdr`, which is refused at start
-    }
     for (Slot& slot : slots_) {
       if (slot.sequence == item.sequence) slot.heads[static_cast<size_t>(item.head)] = {};
     }
   }
-  Both(retier_status_, FlushRetier());
-  return retier_status_;
-}
-
-void CudaCodes::Seal(const RetierItem& item) {
-  const HeadPages& pages = *item.pages;
-  std::array<int32_t, kernels::kTierCount> filled;
-  for (size_t t = 0; t < filled.size(); ++t) filled[t] = pages.tiers[t].tokens;
-  for (int32_t first = pages.exact_begin; first < item.end; first += kTile) {
-    const int32_t rows = std::min(kTile, item.end - first);
-    if (static_cast<int64_t>(seals_.size() + 1) * int64_t{sizeof(EncodeItem) + kTile * sizeof(CodedSlot)} > kRetierInputBytes / 2) {
-      Both(retier_status_, FlushRetier());
-    }
-    const PageId page = pages.exact[static_cast<size_t>((first - pages.exact_begin) / kTile)];
-    seals_.push_back({.head = item.head,
-                      .rows = rows,
-                      .codings = 1,
-                      .source = kernels::cuda::TokenSource::kExactPage,
-                      .first = 0,
-                      .keys = arenas_.exact + page * arenas_.exact_page_bytes,
-                      .values = nullptr,
-                      .key_stride = 0,
-                      .value_stride = 0,
-                      .slots = nullptr,  // at FlushRetier
-                      .errors = nullptr});
-    for (int32_t position = first; position < first + rows; ++position) {
-      const Tier tier = position < pages.sinks() || position >= item.newest ? Tier::kT8 : item.tier;
-      const int32_t slot = filled[static_cast<size_t>(tier)]++;
-      seal_slots_.push_back({.page = PageOf(pages, tier, slot),
-                             .slot = static_cast<int16_t>(slot % kernels::TokensPerPage(tier, spec_.head_dim)),
-                             .tier = tier,
-                             .utility = 0,
-                             .noted = true});
-    }
-  }
-}
-
-// The oldest T8 tokens but the sinks go to the tier; those after them move up.
-void CudaCodes::Demote(const RetierItem& item) {
-  if (static_cast<int64_t>(moves_.size() + kWholeTokensMax) * int64_t{sizeof(MoveItem)} > kRetierInputBytes / 2) {
-    Both(retier_status_, FlushRetier());
-  }
-  const HeadPages& pages = *item.pages;
-  const int32_t first = static_cast<int32_t>(moves_.size()), sinks = pages.sinks(), whole = pages.of(Tier::kT8).tokens;
-  Move(item, sinks, item.count, item.tier, pages.of(item.tier).tokens);
-  Move(item, sinks + item.count, whole - sinks - item.count, Tier::kT8, sinks);
-  runs_.push_back({.first = first, .count = static_cast<int32_t>(moves_.size()) - first});
-}
-
-void CudaCodes::Move(const RetierItem& item, int32_t from, int32_t tokens, Tier tier, int32_t to) {
-  const int32_t from_page = kernels::TokensPerPage(Tier::kT8, spec_.head_dim), to_page = kernels::TokensPerPage(tier, spec_.head_dim);
-  while (tokens > 0) {
-    const int32_t in_tile = from % kTokenTile, rows = std::min({tokens, kTokenTile - in_tile, to_page - to % to_page});
-    moves_.push_back({.head = item.head,
-                      .from = Tier::kT8,
-                      .to = tier,
-                      .which = static_cast<uint16_t>(((1u << rows) - 1) << in_tile),
-                      .from_tile = from % from_page / kTokenTile,
-                      .to_slot = to % to_page,
-                      .from_page = PageOf(*item.pages, Tier::kT8, from),
-                      .to_page = PageOf(*item.pages, tier, to)});
-    from += rows;
-    to += rows;
-    tokens -= rows;
-  }
-}
-
-CudaStatus CudaCodes::FlushRetier() {
-  CudaStatus status = CudaStatus::kOk;
-  retier_input_.Begin();
-  if (!seals_.empty()) {
-    const CodedSlot* slots = retier_input_.Put(std::span<const CodedSlot>(seal_slots_));
-    for (EncodeItem& seal : seals_) {
-      seal.slots = slots;
-      slots += seal.rows;
-    }
-  }
-  const EncodeItem* const seals = retier_input_.Put(std::span<const EncodeItem>(seals_));
-  const MoveItem* const moves = retier_input_.Put(std::span<const MoveItem>(moves_));
-  const MoveRun* const runs = retier_input_.Put(std::span<const MoveRun>(runs_));
-  Both(status, retier_input_.Send(stream_));
-  if (!seals_.empty()) {
-    Both(status, kernels::cuda::Encode(stream_, spec_.head_dim, geometries_, seals, static_cast<int32_t>(seals_.size())));
-  }
-  if (!runs_.empty()) {
-    Both(status, kernels::cuda::Demote(stream_, spec_.head_dim, geometries_, moves, runs, static_cast<int32_t>(runs_.size())));
-  }
-  Both(status, kernels::cuda::Synchronize(stream_));
-  seals_.clear();
-  seal_slots_.clear();
-  moves_.clear();
-  runs_.clear();
-  return status;
+  return retier_.Run(items);
 }
 
 }  // namespace spherical::engine

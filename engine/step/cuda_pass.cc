@@ -6,6 +6,7 @@
 #include <fmt/format.h>
 
 #include "engine/step/device_pieces.h"
+#include "engine/step/device_room.h"
 #include "kernels/base/check.h"
 #include "kernels/cuda/dense_rows.h"
 #include "kernels/cuda/few_rows.h"
@@ -26,8 +27,8 @@ constexpr int32_t kPiecesOfKind = 4;
 
 }  // namespace
 
-CudaPass::CudaPass(const TransformerSpec& spec, const CudaWeights& weights, kernels::cuda::Stream stream)
-    : spec_(spec), weights_(weights), stream_(stream) {
+CudaPass::CudaPass(const TransformerSpec& spec, const CudaWeights& weights, ThreadPool& pool, kernels::cuda::Stream stream)
+    : spec_(spec), weights_(weights), threads_(pool), stream_(stream) {
   for (int32_t layer = 0; layer < spec.layers; ++layer) {
     const int32_t window = spec.window(layer);
     const auto kind = std::ranges::find(kinds_, window, &Kind::window);
@@ -61,6 +62,7 @@ int64_t CudaPass::PlaceOnDevice(const CudaPassOptions& options, uint8_t* base) {
   query_ = pieces.Take<uint16_t>(m * spec_.heads * d);
   attended_ = pieces.Take<uint16_t>(m * spec_.heads * d);
   delta_ = pieces.Take<float>(m * spec_.width);
+  energy_ = pieces.Take<float>(options.value_weights.empty() ? 0 : spec_.layers * m);
   gate_up_ = pieces.Take<float>(m * 2 * spec_.ffn_width);
   gated_ = pieces.Take<uint16_t>(m * spec_.ffn_width);
   const int64_t states = states_max_ * spec_.kv_heads * kernels::cuda::kRunFlats;
@@ -75,9 +77,10 @@ int64_t CudaPass::PlaceOnDevice(const CudaPassOptions& options, uint8_t* base) {
   return pieces.used();
 }
 
-int64_t CudaPass::PlacePinned(uint8_t* base) {
+int64_t CudaPass::PlacePinned(const CudaPassOptions& options, uint8_t* base) {
   DevicePieces pieces(base);
   pinned_rows_ = pieces.Take<int32_t>(kLogitsRowsMax);
+  pinned_energy_ = pieces.Take<float>(options.value_weights.empty() ? 0 : int64_t{spec_.layers} * kStepRowsMax);
   return pieces.used();
 }
 
@@ -92,27 +95,25 @@ absl::Status CudaPass::Create(const CudaPassOptions& options) {
   }
   runs_wanted_ = static_cast<int32_t>(CeilDiv(kRunsOfBlock * run_blocks_, spec_.kv_heads));
   states_max_ = DeviceStatesMax(int64_t{options.sequences} * options.context_max, runs_wanted_);
+  const int64_t page_bytes = kernels::PageBytes(spec_.head_dim), exact_bytes = kernels::ExactBytesUsed(spec_.head_dim);
+  int64_t free_bytes = 0, all_bytes = 0;
+  Note(kernels::cuda::FreeMemory(&free_bytes, &all_bytes));
   if (spec_.windows.empty()) {
-    const int64_t exact_pages = options.geometry == nullptr ? options.pages : options.workspace_pages;
+    const int64_t pool_pages = options.pages > 0 ? options.pages : free_bytes / page_bytes;
+    const int64_t exact_pages = options.geometry == nullptr ? pool_pages : options.workspace_pages;
     const int64_t tokens = exact_pages / (spec_.layers * spec_.kv_heads) * kernels::kExactTokensPerPage;
     states_max_ = std::min(states_max_, DeviceStatesMax(tokens, runs_wanted_));
   }
-  const int64_t page_bytes = kernels::PageBytes(spec_.head_dim), exact_bytes = kernels::ExactBytesUsed(spec_.head_dim);
-  const int64_t pool_bytes = options.pages * page_bytes, prefill_bytes = options.workspace_pages * exact_bytes;
-  const int64_t workspace_bytes = PlaceOnDevice(options, nullptr);
-  int64_t free_bytes = 0, all_bytes = 0;
-  Note(kernels::cuda::FreeMemory(&free_bytes, &all_bytes));
-  const int64_t needed = pool_bytes + prefill_bytes + workspace_bytes + kProductWorkspaceBytes;
+  const int64_t prefill_bytes = options.workspace_pages * exact_bytes, workspace_bytes = PlaceOnDevice(options, nullptr);
   const auto exhausted = [&](const char* why) {
-    const int64_t tables = pages_[0].list_entries() * int64_t{sizeof(int32_t)};
     return absl::ResourceExhaustedError(
-        fmt::format("kv.pool_bytes (--kv-pool-bytes): {} bytes for the pool, {} for the prefill workspace, {} for page tables and {} for "
-                    "steps are {} bytes of device memory; {} of {} are free: {}; ask for less",
-                    pool_bytes, prefill_bytes, tables, needed - pool_bytes - prefill_bytes - tables, needed, free_bytes, all_bytes, why));
+        fmt::format("the prefill workspace of {} bytes, page tables of {} and {} for steps do not fit the device, where {} of {} bytes are "
+                    "free beside the weights: {}; lower limits.running (--limits-running), context.max (--context-max) or "
+                    "kv.prefill_workspace_bytes (--kv-prefill-workspace-bytes)",
+                    prefill_bytes, pages_[0].list_entries() * int64_t{sizeof(int32_t)}, workspace_bytes, free_bytes, all_bytes, why));
   };
-  if (needed > free_bytes) return exhausted("too little");
-  const int64_t pinned_bytes = PlacePinned(nullptr);
-  for (const CudaStatus taken : {workspace_.Allocate(workspace_bytes), pool_.Allocate(pool_bytes), pinned_.Allocate(pinned_bytes)}) {
+  const int64_t pinned_bytes = PlacePinned(options, nullptr);
+  for (const CudaStatus taken : {workspace_.Allocate(workspace_bytes), pinned_.Allocate(pinned_bytes)}) {
     if (taken != CudaStatus::kOk) return exhausted(kernels::cuda::TextOf(taken));
   }
   if (!products_.Create(kProductWorkspaceBytes)) return exhausted(products_.why().c_str());
@@ -120,18 +121,18 @@ absl::Status CudaPass::Create(const CudaPassOptions& options) {
   for (const CudaStatus taken : {input_.Create(input_bytes_, input_pieces), list_entries_.Create()}) {
     if (taken != CudaStatus::kOk) return exhausted(kernels::cuda::TextOf(taken));
   }
-  arenas_ = {.exact = pool_.data(), .exact_page_bytes = page_bytes};
   if (options.geometry != nullptr) {
     if (const CudaStatus taken = prefill_.Allocate(std::max<int64_t>(1, prefill_bytes)); taken != CudaStatus::kOk) {
       return exhausted(kernels::cuda::TextOf(taken));
     }
-    arenas_ = {.exact = prefill_.data(), .exact_page_bytes = exact_bytes, .coded = pool_.data(), .coded_page_bytes = page_bytes};
-    codes_ = std::make_unique<CudaCodes>(spec_, *options.geometry, stream_);
+    arenas_ = {.exact = prefill_.data(), .exact_page_bytes = exact_bytes, .coded_page_bytes = page_bytes};
+    codes_ = std::make_unique<CudaCodes>(spec_, *options.geometry, options.value_weights, threads_, stream_);
     const CudaStatus taken = codes_->Create(options.sequences, options.context_max, arenas_);
     if (taken != CudaStatus::kOk) return exhausted(kernels::cuda::TextOf(taken));
   }
+  if (absl::Status taken = TakePool(options, free_bytes); !taken.ok()) return taken;
   PlaceOnDevice(options, workspace_.data());
-  PlacePinned(pinned_.data());
+  PlacePinned(options, pinned_.data());
   const int64_t frequency_bytes = spec_.rotary_dim / 2 * int64_t{sizeof(double)};
   // What products read beyond a step's rows must be some number.
   Note(kernels::cuda::FillBytes(stream_, workspace_.data(), 0, workspace_.bytes()));
@@ -142,10 +143,32 @@ absl::Status CudaPass::Create(const CudaPassOptions& options) {
   TryProducts(kStepRowsMax);
   if (absl::Status done = Await(); !done.ok()) return done;
   if (options.recorded) {
+    // With the pool's address. What they take is not known before: the headroom is for that too.
     const CudaStatus recorded = Record();
     if (recorded != CudaStatus::kOk) return exhausted(kernels::cuda::TextOf(recorded));
   }
   return Await();
+}
+
+absl::Status CudaPass::TakePool(const CudaPassOptions& options, int64_t free_at_first) {
+  const int64_t page_bytes = kernels::PageBytes(spec_.head_dim);
+  DeviceRoom room = {.weights = weights_.memory.bytes(), .prefill = prefill_.bytes()};
+  Note(kernels::cuda::FreeMemory(&room.free, &room.all));
+  room.steps = free_at_first - room.free - room.prefill;
+  const auto pages = PoolPagesIn(room, page_bytes, PageCount(options.pages), PageCount(options.least_pages));
+  if (!pages.ok()) return pages.status();
+  if (const CudaStatus taken = pool_.Allocate(pages->value() * page_bytes); taken != CudaStatus::kOk) {
+    return absl::ResourceExhaustedError(
+        fmt::format("kv.pool_bytes (--kv-pool-bytes): {} bytes for the pool could not be had: {}; {}; ask for less",
+                    pages->value() * page_bytes, kernels::cuda::TextOf(taken), TextOf(room)));
+  }
+  if (codes_ == nullptr) {
+    arenas_ = {.exact = pool_.data(), .exact_page_bytes = page_bytes};
+  } else {
+    arenas_.coded = pool_.data();
+    codes_->UsePages(arenas_);
+  }
+  return absl::OkStatus();
 }
 
 CudaStatus CudaPass::Record() {
@@ -258,6 +281,8 @@ void CudaPass::RunLayers(const StepPlan& plan) {
     shape.rows += static_cast<int32_t>(item.tokens.size());
   }
   SPH_CHECK(shape.rows > 0 && shape.rows <= kStepRowsMax);
+  const bool sampled = std::ranges::any_of(plan.items, [](const StepItem& item) { return item.pages->sampling().stride > 0; });
+  energy_rows_ = sampled && codes_ != nullptr && codes_->priced() ? shape.rows : 0;
   if (codes_ != nullptr) {
     codes_->Begin(plan, item_slots_);
     shape.coded_rows = codes_->rows();
@@ -272,7 +297,7 @@ void CudaPass::RunLayers(const StepPlan& plan) {
       if (codes_ != nullptr) Note(codes_->PlanLayers(layer, layer + 1, shape.coded_rows));
       QueueLayers(layer, layer + 1, shape);
     }
-    return;
+    return FetchEnergies();
   }
   int32_t first = 0;
   for (size_t piece = 0; piece < piece_ends_.size(); ++piece) {
@@ -280,6 +305,12 @@ void CudaPass::RunLayers(const StepPlan& plan) {
     Note(recording->pieces[shape.exact ? 1 : 0][piece].Launch(stream_));
     first = piece_ends_[piece];
   }
+  FetchEnergies();
+}
+
+void CudaPass::FetchEnergies() {
+  if (energy_rows_ == 0) return;
+  Note(kernels::cuda::CopyToHost(stream_, pinned_energy_, energy_, int64_t{spec_.layers} * energy_rows_ * int64_t{sizeof(float)}));
 }
 
 void CudaPass::QueueLayers(int32_t first, int32_t end, const Shape& shape) {
@@ -302,6 +333,7 @@ void CudaPass::QueueLayer(int32_t layer, bool begins, const Shape& shape) {
   const CudaLayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
   const int64_t width = spec_.width, attended = int64_t{spec_.heads} * spec_.head_dim;
   const bool local = spec_.window(layer) > 0 && !spec_.local_rotary_frequency.empty();
+  const bool priced = codes_ != nullptr && codes_->priced();
   const int32_t m = shape.rows;
   Note(kernels::cuda::AddAndNorm(stream_,
                                  {.x = x_,
@@ -342,10 +374,12 @@ void CudaPass::QueueLayer(int32_t layer, bool begins, const Shape& shape) {
                                              .raw_value = codes_ == nullptr ? nullptr : codes_->raw_value(),
                                              .needed_next = codes_ == nullptr ? kernels::cuda::NeededNext() : codes_->maps(layer),
                                              .overlap = overlap_}));
+  if (codes_ != nullptr && !shape.any_step) Note(codes_->KeepQueries(layer, query_));
   QueueAttention(layer, shape);
   Multiply(w.output, attended_, delta_, m, width, attended);
   Note(kernels::cuda::AddAndNorm(stream_, {.x = x_, .delta = delta_, .post_weight = w.attention_post_norm, .weight = w.ffn_norm,
-                                           .out = normed_, .epsilon = spec_.norm_epsilon, .m = m, .d = spec_.width,
+                                           .out = normed_, .energy = priced ? energy_ + layer : nullptr,
+                                           .energy_stride = spec_.layers, .epsilon = spec_.norm_epsilon, .m = m, .d = spec_.width,
                                            .overlap = overlap_}));
   const auto gate = spec_.gate == GateActivation::kSilu ? kernels::cuda::Gate::kSilu : kernels::cuda::Gate::kGeluTanh;
   if (m <= kernels::cuda::kFewRows) {
@@ -401,6 +435,11 @@ const uint8_t* CudaPass::CodedHeads(int32_t layer, const Shape& shape) const {
 
 absl::Status CudaPass::Retier(std::span<const RetierItem> items) {
   Note(codes_->Retier(items));
+  return Await();
+}
+
+absl::Status CudaPass::Measure(std::span<const MeasureItem> items, std::span<RateCurve> curves) {
+  Note(codes_->Measure(items, curves));
   return Await();
 }
 

@@ -9,6 +9,9 @@
 
 #include "absl/status/status.h"
 #include "engine/batch/step_plan.h"
+#include "engine/kv/measure.h"
+#include "engine/kv/rate_curve.h"
+#include "engine/kv/retier.h"
 #include "engine/model/transformer_spec.h"
 #include "engine/step/cuda_codes.h"
 #include "engine/step/cuda_weights.h"
@@ -17,24 +20,28 @@
 #include "engine/step/kv_arenas.h"
 #include "engine/step/list_entries.h"
 #include "engine/step/step_input.h"
+#include "engine/step/thread_pool.h"
 #include "kernels/cuda/dense_rows.h"
 #include "kernels/cuda/device_runtime.h"
 #include "kernels/cuda/exact_attention.h"
 #include "kernels/cuda/products.h"
+#include "kernels/spherical/page_layout.h"
 
 namespace spherical::engine {
 
 struct CudaPassOptions {
-  int64_t pages = 0;           // of the pool
+  int64_t pages = 0;           // of the pool; 0: all that is free when the rest has been taken, but for some headroom (device_room.h)
+  int64_t least_pages = 0;     // fewer are an error
   int32_t sequences = 0;       // of one step, at most
   int32_t context_max = 0;     // positions of a sequence
   // Coded modes: how keys are coded, and f16 pages for prompts; it outlives the pass. Null: the pool's pages are f16 themselves.
   const ModelGeometry* geometry = nullptr;
+  std::span<const float> value_weights = {};  // mode `rdr`: of ValueWeights (measure_run.h); they outlive the pass
   int64_t workspace_pages = 0;
   bool recorded = true;        // decoding steps are replayed; false: launched kernel by kernel, to measure against or to look into
 };
 
-// The forward pass on a CUDA device, over exact keys and values or those of `uniform:T`; what Forward (forward.h) is on the CPU. All memory
+// The forward pass on a CUDA device, over exact keys and values or codes; what Forward (forward.h) is on the CPU. All memory
 // is taken by Create: the pool's pages, page tables, and room for the largest step.
 //
 //   pass.RunLayers(plan);       // queues all rows of the plan; their K and V are in the sequences' pages afterwards
@@ -54,18 +61,24 @@ class CudaPass {
  public:
   static constexpr int32_t kLogitsRowsMax = 128;
 
-  CudaPass(const TransformerSpec& spec, const CudaWeights& weights, kernels::cuda::Stream stream);
+  CudaPass(const TransformerSpec& spec, const CudaWeights& weights, ThreadPool& pool, kernels::cuda::Stream stream);
 
   // ResourceExhausted, with the numbers, when the device does not have the memory. Once.
   absl::Status Create(const CudaPassOptions& options);
+  const KvArenas& arenas() const { return arenas_; }  // for benchmarks that bring pages of their own
+  int64_t pool_pages() const { return pool_.bytes() / kernels::PageBytes(spec_.head_dim); }
 
-  // Seals and demotes; waits for it. Of the coded modes.
+  // Of the coded modes; the second of `rdr`. They wait for it.   curves [items]
   absl::Status Retier(std::span<const RetierItem> items);
+  absl::Status Measure(std::span<const MeasureItem> items, std::span<RateCurve> curves);
 
   void RunLayers(const StepPlan& plan);
   void Logits(std::span<const int32_t> rows);  // at most kLogitsRowsMax
   const float* logits() const { return logits_; }        // device [kLogitsRowsMax, vocabulary]
   const int32_t* greatest() const { return greatest_; }  // device [kLogitsRowsMax]: ids; -1: the row is not finite
+  // After Await: what entered each layer of the step's rows, as errors in attention's output are measured [M, layers]; empty where nobody
+  // asks (no sequence's queries are sampled).
+  std::span<const float> energies() const { return {pinned_energy_, static_cast<size_t>(energy_rows_ * spec_.layers)}; }
   // Remembers the first failure of what was queued, and waits for the rest.
   void Note(kernels::cuda::CudaStatus status);
   absl::Status Await();
@@ -94,7 +107,9 @@ class CudaPass {
   };
   // Everything beside the pool; from null it only counts. Returns bytes.
   int64_t PlaceOnDevice(const CudaPassOptions& options, uint8_t* base);
-  int64_t PlacePinned(uint8_t* base);
+  int64_t PlacePinned(const CudaPassOptions& options, uint8_t* base);
+  // The pool, after all else.
+  absl::Status TakePool(const CudaPassOptions& options, int64_t free_at_first);
   // One product of every shape that steps can have, so that none is chosen for while requests wait.
   void TryProducts(int32_t rows_max);
   kernels::cuda::CudaStatus Record();
@@ -105,12 +120,14 @@ class CudaPass {
   void QueueLayers(int32_t first, int32_t end, const Shape& shape);
   void QueueLayer(int32_t layer, bool begins, const Shape& shape);
   void QueueAttention(int32_t layer, const Shape& shape);
+  void FetchEnergies();
   const uint8_t* CodedHeads(int32_t layer, const Shape& shape) const;
   void Multiply(const uint16_t* weights, const uint16_t* rows, float* out, int32_t m, int64_t n, int64_t k);
   int64_t JoinedOutputs() const { return int64_t{spec_.heads + 2 * spec_.kv_heads} * spec_.head_dim; }
 
   const TransformerSpec& spec_;
   const CudaWeights& weights_;
+  ThreadPool& threads_;
   const kernels::cuda::Stream stream_;
   std::string why_;  // the first failure
 
@@ -131,6 +148,7 @@ class CudaPass {
   std::vector<Recording> recordings_;   // by rows
   int64_t graph_bytes_ = 0;
 
+  int32_t energy_rows_ = 0;  // M where energies are asked for, else 0
   std::vector<int32_t> item_slots_;
   std::vector<DevicePages::Entry> entries_;
   std::vector<int32_t> gathered_;     // scratch
@@ -146,6 +164,7 @@ class CudaPass {
   uint16_t* query_ = nullptr;     // [M, H, D]
   uint16_t* attended_ = nullptr;  // [M, H, D]
   float* delta_ = nullptr;        // [M, width]
+  float* energy_ = nullptr;       // [M, layers], mode `rdr`
   float* gate_up_ = nullptr;      // [M, 2 F]
   uint16_t* gated_ = nullptr;     // [M, F]
   float *state_max_ = nullptr, *state_sum_ = nullptr, *state_output_ = nullptr;
@@ -153,7 +172,9 @@ class CudaPass {
   float* logits_ = nullptr;
   kernels::cuda::Greatest* greatest_scratch_ = nullptr;
   int32_t* greatest_ = nullptr;
-  int32_t* pinned_rows_ = nullptr;  // pinned memory
+  // Pinned memory.
+  int32_t* pinned_rows_ = nullptr;
+  float* pinned_energy_ = nullptr;
 };
 
 }  // namespace spherical::engine

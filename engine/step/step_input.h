@@ -29,6 +29,7 @@ class StepInput {
     return taken == kernels::cuda::CudaStatus::kOk ? pinned_.Allocate(bytes) : taken;
   }
   void Begin() { used_ = sent_ = 0; }
+  int64_t bytes() const { return pinned_.bytes(); }
 
   static int64_t BytesFor(int64_t bytes) { return RoundUp(bytes, kAlignment); }
   template <class T>

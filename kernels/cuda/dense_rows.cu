@@ -42,6 +42,8 @@ __global__ void EmbedKernel(const uint16_t* embedding, const int32_t* tokens, in
 
 __device__ __forceinline__ float SumOfSquares(float4 v) { return v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w; }
 
+__device__ __forceinline__ float4 Times(float4 a, float4 b) { return {a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w}; }
+
 // One thread block a row, four values a thread and turn.
 __global__ void AddAndNormKernel(AddAndNormArgs a) {
   LetNextBegin();
@@ -57,6 +59,21 @@ __global__ void AddAndNormKernel(AddAndNormArgs a) {
     float squares = 0;
     for (int32_t i = first; i < quads; i += step) squares += SumOfSquares(delta[i]);
     factor = rsqrtf(SumOfBlock(squares, room) / static_cast<float>(a.d) + a.epsilon);
+  }
+  if (a.energy != nullptr) {
+    float entered = 0, weights = 0, attended = 0;
+    for (int32_t i = first; i < quads; i += step) {
+      if (post == nullptr) {
+        entered += SumOfSquares(x[i]);
+      } else {
+        entered += SumOfSquares(Times(x[i], weight[i]));
+        weights += SumOfSquares(Times(post[i], weight[i]));
+        attended += SumOfSquares(delta[i]);
+      }
+    }
+    entered = SumOfBlock(entered, room);
+    if (post != nullptr) entered *= SumOfBlock(attended, room) / SumOfBlock(weights, room);
+    if (first == 0) a.energy[row * a.energy_stride] = entered;
   }
   float squares = 0;
   for (int32_t i = first; i < quads; i += step) {

@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "engine/step/cuda_pass.h"
+#include "engine/step/thread_pool.h"
 #include "kernels/base/check.h"
 #include "kernels/base/float16.h"
 #include "tests/bench/gpu/device_work.h"
@@ -172,7 +173,8 @@ void Measure(const TransformerSpec& spec, const CudaWeights& weights, kernels::c
   PageId pages = 1;  // a power of two
   while (pages < int64_t{batch} * heads * (CeilDiv(context + 64, 16) + 1)) pages *= 2;
   const ModelGeometry geometry = ModelGeometry::Plain({spec.layers, spec.kv_heads, spec.head_dim});
-  CudaPass pass(spec, weights, stream);
+  ThreadPool threads(1);
+  CudaPass pass(spec, weights, threads, stream);
   const absl::Status created = pass.Create({.pages = pages, .sequences = batch, .context_max = context + 128,
                                             .geometry = tier ? &geometry : nullptr, .workspace_pages = tier ? pages : 0,
                                             .recorded = recorded});

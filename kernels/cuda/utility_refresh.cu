@@ -1,0 +1,166 @@
+// Two launches of as many blocks whatever there is to do: queries are mapped, one at a time; then tokens are scored, one a thread. T8 has no other width than 8, so that
+// a token's codes of a group are four words of its row (page_layout.h).
+#include "kernels/cuda/utility_refresh.h"
+
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include "kernels/spherical/ladder.h"
+#include "kernels/spherical/page_layout.h"
+
+namespace spherical::kernels::cuda {
+namespace {
+
+constexpr int kThreads = kRefreshTokens;
+constexpr int kBlocks = 264;  // two for each multiprocessor of the largest card
+constexpr int kHeadsTogether = 4;
+// RefreshHead's numbers.
+constexpr int kRefreshEvery = 16, kRefreshesMax = 32;
+constexpr float kWholeEnergy = 2.1f, kNegligible = 9;
+
+// Of a query head: what its mapped coordinates times the lowest code's point sum up to, the centre's logit, and the log of the softmax's
+// sum.
+enum Term { kStart, kCentre, kTotal, kTerms };
+static_assert(kTerms == kRefreshTerms);
+
+__device__ inline float BlockSum(float x, float* room) {
+  for (int apart = 16; apart > 0; apart /= 2) x += __shfl_xor_sync(~0u, x, apart);
+  __syncthreads();
+  if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = x;
+  __syncthreads();
+  float sum = 0;
+  for (int w = 0; w < kThreads / 32; ++w) sum += room[w];
+  return sum;
+}
+
+__device__ void MapQuery(const AdaHeads& heads, const RefreshBatch& batch, const RefreshItem& item, int64_t at, int g, float* query,
+                         float* room) {
+  const int dims = batch.shape.head_dim, group = batch.shape.group, d = static_cast<int>(threadIdx.x);
+  const bool within = d < dims;
+  const float* const map = heads.maps + int64_t{item.kv_head} * dims * dims;
+  const float* const from = batch.query + ((int64_t{item.row} * batch.kv_heads + item.kv_head) * group + g) * dims;
+  __syncthreads();  // the last query was looked at
+  if (within) query[d] = from[d];
+  __syncthreads();
+  float x = 0;
+  for (int i = 0; within && i < dims; ++i) x = fmaf(map[int64_t{i} * dims + d], query[i], x);
+  x *= batch.step;
+  if (within) batch.mapped[at * dims + d] = x;
+  const float start = BlockSum(within ? x * (0.5f - 128) : 0, room);
+  const float centre = BlockSum(within && heads.centres != nullptr ? heads.centres[int64_t{item.kv_head} * dims + d] * query[d] : 0, room);
+  if (threadIdx.x != 0) return;
+  const AdaHeadStates states = batch.head_states[item.row * batch.kv_heads + item.kv_head];
+  float max = -__int_as_float(0x7f800000), sum = 0;
+  for (int s = 0; s < states.count; ++s) max = fmaxf(max, batch.states.max[int64_t{states.first + s} * group + g]);
+  for (int s = 0; s < states.count; ++s) {
+    const int64_t state = int64_t{states.first + s} * group + g;
+    if (batch.states.sum[state] != 0) sum += batch.states.sum[state] * expf(batch.states.max[state] - max);
+  }
+  float* const terms = batch.terms + at * kTerms;
+  terms[kStart] = start;
+  terms[kCentre] = batch.shape.scale * centre;
+  terms[kTotal] = max + logf(sum);
+}
+
+__global__ void __launch_bounds__(kThreads) MapKernel(const AdaHeads heads, const __grid_constant__ RefreshBatch batch,
+                                                      const RefreshWork* work, const RefreshItem* items) {
+  __shared__ float query[kHeadDimMax], room[kThreads / 32];
+  const int queries = work->items * batch.shape.group;
+  for (int at = static_cast<int>(blockIdx.x); at < queries; at += static_cast<int>(gridDim.x)) {
+    MapQuery(heads, batch, items[at / batch.shape.group], at, at % batch.shape.group, query, room);
+  }
+}
+
+__device__ inline uint8_t DitheredByte(float utility, uint32_t draw) {
+  const float least = __uint_as_float((kSmallestExponent << 2) << 21);
+  if (!(utility > least)) return 0;
+  const uint32_t step = ((__float_as_uint(utility) + (draw >> 11)) >> 21) - (kSmallestExponent << 2);
+  return static_cast<uint8_t>(step < 256 ? step : 255);
+}
+// A byte of a word as a float: it becomes the last bits of 2^23 + byte.
+__device__ inline float FloatOfByte(uint32_t word, int byte) {
+  return __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7440u + static_cast<uint32_t>(byte))) - 8388608.0f;
+}
+
+// A chunk's tokens; item number `number`, its chunk number `chunk`.   query [D]: of four heads
+__device__ void ScoreChunk(const RefreshBatch& batch, const RefreshItem& item, int number, int chunk, const TierLayout& layout,
+                           float4* query) {
+  const int i = chunk * kThreads + static_cast<int>(threadIdx.x);
+  const int dims = batch.shape.head_dim, group = batch.shape.group, slot = i % layout.tokens;
+  const bool there = i < item.tokens;
+  uint8_t* const page = batch.arena + item.pages[(there ? i : 0) / layout.tokens] * batch.shape.page_bytes;
+  const uint8_t* const tile = page + (there ? slot / kTokenTile * layout.key_tile : 0);
+  const uint32_t* const row = reinterpret_cast<const uint32_t*>(tile) + slot % kTokenTile;
+  const auto half_at = [&](int at) { return __half2float(__ushort_as_half(*reinterpret_cast<const uint16_t*>(page + at + 2 * slot))); };
+  const float key_radius = there ? half_at(layout.key_radii) : 0;
+  float square = 0;
+  for (int first = 0; first < group; first += kHeadsTogether) {
+    const int64_t at = int64_t{number} * group + first;
+    __syncthreads();
+    for (int n = static_cast<int>(threadIdx.x); n < kHeadsTogether * dims; n += kThreads) {
+      const int g = n / dims, d = n % dims;
+      reinterpret_cast<float*>(query)[kHeadsTogether * d + g] = first + g < group ? batch.mapped[(at + g) * dims + d] : 0;
+    }
+    __syncthreads();
+    if (!there || i < item.gone) continue;
+    float4 sum = make_float4(0, 0, 0, 0);
+    for (int word = 0; word < dims / 4; ++word) {  // coordinates 4 word to 4 word + 3
+      const uint32_t codes = row[kTokenTile * word];
+#pragma unroll
+      for (int b = 0; b < 4; ++b) {
+        const float code = FloatOfByte(codes, b);
+        const float4 q = query[4 * word + b];
+        sum.x = fmaf(q.x, code, sum.x);
+        sum.y = fmaf(q.y, code, sum.y);
+        sum.z = fmaf(q.z, code, sum.z);
+        sum.w = fmaf(q.w, code, sum.w);
+      }
+    }
+    const float sums[kHeadsTogether] = {sum.x, sum.y, sum.z, sum.w};
+#pragma unroll
+    for (int g = 0; g < kHeadsTogether; ++g) {
+      if (first + g >= group) break;
+      const float* const terms = batch.terms + (at + g) * kTerms;
+      float logit = batch.shape.scale * key_radius * (sums[g] + terms[kStart]) + terms[kCentre];
+      const float cap = batch.shape.softcap;
+      if (cap > 0) logit = cap * tanhf(logit / cap);
+      const float p = logit > terms[kTotal] - kNegligible ? expf(logit - terms[kTotal]) : 0;
+      square = fmaf(p, p, square);
+    }
+  }
+  if (!there) return;
+  const float radius = half_at(layout.value_radii);
+  const float seen = square * radius * radius * item.unit * kWholeEnergy;
+  uint8_t& utility = page[layout.utilities + slot];
+  const float before = __uint_as_float((utility + (kSmallestExponent << 2)) << 21);
+  const int refreshes = min((item.tokens - i) / kRefreshEvery + 1, kRefreshesMax);
+  const float by = utility == 0 ? 1.0f : 1.0f / static_cast<float>(refreshes);
+  const uint32_t draw = (static_cast<uint32_t>(item.position) * 0x9e3779b9u + static_cast<uint32_t>(i * 31)) * 0x85ebca6bu;
+  utility = DitheredByte(before + by * (seen - before), draw ^ (draw >> 13));
+}
+
+__global__ void __launch_bounds__(kThreads) ScoreKernel(const __grid_constant__ RefreshBatch batch, const RefreshWork* work,
+                                                        const RefreshItem* items, const __grid_constant__ TierLayout layout) {
+  __shared__ float4 query[kHeadDimMax];
+  const RefreshWork all = *work;
+  for (int chunk = static_cast<int>(blockIdx.x); chunk < all.chunks; chunk += static_cast<int>(gridDim.x)) {
+    int number = 0, after = all.items;  // the last item that begins at this chunk or before it
+    while (after - number > 1) {
+      const int middle = (number + after) / 2;
+      (items[middle].first_chunk <= chunk ? number : after) = middle;
+    }
+    const RefreshItem item = items[number];
+    ScoreChunk(batch, item, number, chunk - item.first_chunk, layout, query);
+  }
+}
+
+}  // namespace
+
+CudaStatus RefreshUtilities(Stream stream, const AdaHeads& heads, const RefreshBatch& batch, const RefreshWork* work,
+                            const RefreshItem* items) {
+  MapKernel<<<kBlocks, kThreads, 0, stream>>>(heads, batch, work, items);
+  ScoreKernel<<<kBlocks, kThreads, 0, stream>>>(batch, work, items, LayoutOf(Tier::kT8, batch.shape.head_dim));
+  return static_cast<CudaStatus>(cudaGetLastError());
+}
+
+}  // namespace spherical::kernels::cuda
