@@ -77,7 +77,9 @@ CudaStatus CudaCodes::Create(int32_t sequences, int32_t context_max, const KvAre
                .head_lists = pieces.Take<int32_t>(row_heads + 1),
                .parts = pieces.Take<kernels::cuda::AdaPart>(parts),
                .worker_parts = pieces.Take<int32_t>(decoder_.workers() + 1),
-               .head_states = pieces.Take<kernels::cuda::AdaHeadStates>(row_heads)};
+               .head_states = pieces.Take<kernels::cuda::AdaHeadStates>(row_heads),
+               .refresh = pieces.Take<RefreshWork>(1),
+               .refreshed = pieces.Take<RefreshItem>(priced() ? row_heads : 0)};
     }
     plan_bytes = pieces.used() - before;
     return pieces.used();

@@ -62,7 +62,7 @@ int64_t CudaPass::PlaceOnDevice(const CudaPassOptions& options, uint8_t* base) {
   query_ = pieces.Take<uint16_t>(m * spec_.heads * d);
   attended_ = pieces.Take<uint16_t>(m * spec_.heads * d);
   delta_ = pieces.Take<float>(m * spec_.width);
-  energy_ = pieces.Take<float>(options.value_weights.empty() ? 0 : spec_.layers * m);
+  if (!options.value_weights.empty()) energy_ = pieces.Take<float>(spec_.layers * m);
   gate_up_ = pieces.Take<float>(m * 2 * spec_.ffn_width);
   gated_ = pieces.Take<uint16_t>(m * spec_.ffn_width);
   const int64_t states = states_max_ * spec_.kv_heads * kernels::cuda::kRunFlats;

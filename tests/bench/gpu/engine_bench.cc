@@ -1,16 +1,16 @@
 // A whole model's decoding at depth on a CUDA device: a Llama of 8 billion random weights, batches whose contexts together fill the card.
 //
-//   engine_bench [--launched] [CASE ...]      CASE: MODE:BATCHxCONTEXT[@LAYERS], MODE exact T8 T4 T3 T2, T3+T2 (heads in turn) or rdr3.0 (any
-//                                rate), or `capacity`
+//   engine_bench [--launched] [CASE ...]      CASE: MODE:BATCHxCONTEXT[@LAYERS], MODE exact T8 T4 T3 T2, T3+T2 (heads in turn) or
+//                                             rdr (at 3.0 bits, by the controller's own measuring of those weights), or `capacity`
 //
 // Contexts are not entered one by one, which would take minutes: the first sequence's prompt is (chunks of 512 rows, timed), then sealed,
 // and its pages, in scattered order, are copied for every other sequence. Steps read as many different bytes from as many lists.
 // One line of CSV per case: tokens/s and TFLOP/s of the prompt (products and attention), seconds of sealing, the median of a decoding step
-// (wall time, greedy tokens on the host), the time that reading weights, keys and values takes at 4.28 TB/s, and bytes of pages held.
-// Of rdr: measured and sealed by price; in its steps utilities are refreshed, of each sequence in one step of sixteen. A line more says what
-// measuring took, what a step takes without refreshing, and what it takes to settle a sequence's heads, which comes once in 32 steps.
-// `capacity` only counts: sequences of 32,768 tokens that the engine admits in 100 GB. --launched: kernel by kernel, not as recorded; the
-// last step is what a profiler sees that is told to wait:
+// (wall time, greedy tokens on the host), what the host did of it before it waited, the time that reading weights, keys and values takes at
+// 4.28 TB/s, and bytes of pages held. In rdr each sequence's utilities are refreshed every 16th step, as when serving; not all in the same.
+// A line more says what measuring took of sealing, what a step takes without refreshing, and what it takes to settle a sequence's heads,
+// which comes once in 32 steps. `capacity` only counts: sequences of 32,768 tokens that the engine admits in 100 GB. --launched: kernel by
+// kernel, not as recorded; the last step is what a profiler sees that is told to wait:
 //   ncu --profile-from-start off --clock-control none --metrics gpu__time_duration.sum engine_bench --launched T4:64x32768@4
 #include <algorithm>
 #include <chrono>
@@ -39,6 +39,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using kernels::Tier;
 constexpr double kBytesPerSecond = 4.28e12;
+constexpr double kRate = 3.0;  // of rdr, bits per element
 constexpr int32_t kWarmSteps = 5, kSteps = 25, kChunk = 512;
 constexpr const char* kUsual[] = {"capacity", "exact:8x32768", "exact:24x32768", "T4:24x32768", "T4:64x32768", "exact:64x32768@12",
                                   "T4:64x32768@12"};
@@ -101,6 +102,7 @@ class PassStepper final : public Stepper {
     Require(ids_.Allocate(CudaPass::kLogitsRowsMax * int64_t{sizeof(int32_t)}));
   }
   absl::StatusOr<StepOutput> Run(const StepPlan& plan) override {
+    const Clock::time_point start = Clock::now();
     pass_.RunLayers(plan);
     std::vector<int32_t> rows;
     int32_t row = 0;
@@ -114,6 +116,7 @@ class PassStepper final : public Stepper {
       const size_t count = std::min<size_t>(CudaPass::kLogitsRowsMax, rows.size() - first);
       pass_.Logits(std::span<const int32_t>(rows).subspan(first, count));
       Require(kernels::cuda::CopyToHost(stream_, ids_.data(), pass_.greatest(), static_cast<int64_t>(count * sizeof(int32_t))));
+      host_seconds = SecondsSince(start);
       if (absl::Status done = pass_.Await(); !done.ok()) return done;
       for (size_t i = 0; i < count; ++i) output.items[first + i].sampled = SampledToken{.id = ids_.data<int32_t>()[i], .top = {}};
     }
@@ -129,6 +132,7 @@ class PassStepper final : public Stepper {
     if (absl::Status done = pass_.Retier(items); !done.ok()) return done;
     return absl::ZeroDuration();
   }
+  double host_seconds = 0;  // of the last step, before it was waited for
 
  private:
   CudaPass& pass_;
@@ -140,7 +144,8 @@ struct Case {
   std::string name;
   std::vector<Tier> tiers;  // of heads, in turn; none: exact
   int32_t batch = 0, context = 0, layers = 32;
-  double rate = 0;  // of rdr, bits
+  bool priced = false;
+  bool exact() const { return tiers.empty() && !priced; }
 };
 
 Case ParseCase(const char* text) {
@@ -148,8 +153,8 @@ Case ParseCase(const char* text) {
   const std::string name = text;
   const std::string mode = name.substr(0, name.find(':'));
   const int read = std::sscanf(text + std::min(name.size(), mode.size() + 1), "%dx%d@%d", &parsed.batch, &parsed.context, &parsed.layers);
-  if (mode.starts_with("rdr")) parsed.rate = std::atof(mode.c_str() + 3);
-  for (size_t at = 0; mode != "exact" && parsed.rate == 0 && at < mode.size(); at += 3) {
+  parsed.priced = mode == "rdr";
+  for (size_t at = 0; mode != "exact" && mode != "rdr" && at < mode.size(); at += 3) {
     const int32_t bits = at + 1 < mode.size() ? mode[at + 1] - '0' : 0;
     parsed.tiers.push_back(bits == 8 ? Tier::kT8 : bits == 4 ? Tier::kT4 : bits == 3 ? Tier::kT3 : Tier::kT2);
   }
@@ -166,15 +171,22 @@ PageId Scattered(int64_t pages) {
   return static_cast<PageId>(pages);
 }
 
-// Pages of one sequence of the case, of the pool.
+// What codes of one sequence at the rate take, T8's protected tokens apart.
+int64_t PricedBytes(const Case& c, const TransformerSpec& spec) {
+  const double of_head = kRate / 8 * 2 * spec.head_dim * c.context;
+  const int64_t whole = int64_t{kSinkTokens + kNewestTokens} * kernels::TokenBytes(Tier::kT8, spec.head_dim);
+  return spec.layers * spec.kv_heads * (static_cast<int64_t>(of_head) - whole);
+}
+
+// Pages of one sequence of the case, of the pool, at most.
 int64_t PoolPagesOf(const Case& c, const TransformerSpec& spec) {
-  if (c.rate > 0) {  // and what the last pages of lists leave empty
-    const double bytes = c.rate / 8 * 2 * spec.head_dim * c.context / static_cast<double>(kernels::PageBytes(spec.head_dim));
-    return int64_t{spec.layers} * spec.kv_heads * (static_cast<int64_t>(bytes) + kernels::kLadderTiers + 2) * 11 / 10;
-  }
   int64_t pages = 0;
+  if (c.priced) {  // a tenth is unused space in pages; an open page of each tier
+    pages = PricedBytes(c, spec) / kernels::PageBytes(spec.head_dim) * 11 / 10;
+    return pages + int64_t{spec.layers} * spec.kv_heads * (kernels::kTierCount + 3);
+  }
   for (int32_t head = 0; head < spec.layers * spec.kv_heads; ++head) {
-    if (c.tiers.empty()) {
+    if (c.exact()) {
       pages += CeilDiv(c.context, kernels::kExactTokensPerPage);
     } else {
       const Tier tier = c.tiers[static_cast<size_t>(head) % c.tiers.size()];
@@ -206,21 +218,21 @@ double PromptFlops(const TransformerSpec& spec, double tokens) {
   return spec.layers * (2 * of_layer * tokens + 4 * attended * tokens * tokens / 2);
 }
 
-void Measure(const Case& c, const TransformerSpec& spec, const CudaWeights& weights, kernels::cuda::Stream stream) {
+void Measure(const Case& c, const TransformerSpec& spec, const CudaWeights& weights, bool recorded, kernels::cuda::Stream stream) {
   const int32_t heads = spec.layers * spec.kv_heads;
-  const bool priced = c.rate > 0, exact = c.tiers.empty() && !priced;
+  const bool exact = c.exact();
   const int64_t page_bytes = kernels::PageBytes(spec.head_dim);
   const PageId of_sequence = Scattered(PoolPagesOf(c, spec));
-  const int64_t notes = priced ? SamplePages(kSampledPositions, spec.heads / spec.kv_heads) + NotePages(c.context, spec.head_dim) : 0;
+  const int32_t notes = c.priced ? NotePages(c.context, spec.head_dim) + SamplePages(kSampledPositions, spec.heads / spec.kv_heads) : 0;
   const PageId prompt = exact ? 0 : Scattered(int64_t{heads} * (CeilDiv(c.context, kernels::kExactTokensPerPage) + notes));
-  const std::vector<float> value_weights(priced ? static_cast<size_t>(heads) : 0, 1.0f);
-  const PageId fresh = Scattered(int64_t{c.batch} * heads * (priced ? 3 : 2));  // for what is decoded
+  const std::vector<float> value_weights(c.priced ? static_cast<size_t>(heads) : 0, 1.0f);
+  const PageId fresh = Scattered(int64_t{c.batch} * heads * (c.priced ? 3 : 2));  // for what is decoded
   const ModelGeometry geometry = ModelGeometry::Plain({spec.layers, spec.kv_heads, spec.head_dim});
   ThreadPool threads(1);
   CudaPass pass(spec, weights, threads, stream);
   const absl::Status created = pass.Create({.pages = int64_t{c.batch} * of_sequence + fresh, .sequences = c.batch,
                                             .context_max = c.context + 2 * (kWarmSteps + kSteps), .geometry = exact ? nullptr : &geometry,
-                                            .value_weights = value_weights, .workspace_pages = prompt});
+                                            .value_weights = value_weights, .workspace_pages = prompt, .recorded = recorded});
   if (!created.ok()) {
     std::printf("%s: %s\n", c.name.c_str(), std::string(created.message()).c_str());
     return;
@@ -228,7 +240,7 @@ void Measure(const Case& c, const TransformerSpec& spec, const CudaWeights& weig
   PassStepper stepper(pass, stream);
   const PageRange first = {.first = 0, .count = of_sequence};
   StepperRunner prompts(spec, stepper, 1, exact ? first : PageRange{.first = 0, .count = prompt}, first);
-  std::vector<StepperRunner::Sequence> sequences = {prompts.Start(priced ? QuerySampling::For(c.context) : QuerySampling{})};
+  std::vector<StepperRunner::Sequence> sequences = {prompts.Start(c.priced ? QuerySampling::For(c.context) : QuerySampling{})};
   Clock::time_point start = Clock::now();
   for (int32_t at = 0; at < c.context; at += kChunk) {
     if (at == kChunk) start = Clock::now();  // the first chunk warms up
@@ -239,21 +251,19 @@ void Measure(const Case& c, const TransformerSpec& spec, const CudaWeights& weig
   const double flops = PromptFlops(spec, c.context) - PromptFlops(spec, kChunk);
 
   start = Clock::now();
+  std::vector<int32_t> prices;
+  double measure_seconds = 0;
+  if (c.priced) {
+    const auto measured = prompts.Measure(sequences[0], MeasureItem::Kind::kExact, /*residual=*/1);
+    Require(measured.status(), "measuring");
+    measure_seconds = SecondsSince(start);
+    prices = PricesFor(measured->curves, spec.head_dim, /*keeps_all=*/false, PricedBytes(c, spec));
+    Require(prompts.SealAt(sequences[0], prices, measured->curves), "sealing");
+  }
   for (size_t t = 0; t < c.tiers.size(); ++t) {
     std::vector<int32_t> of_tier;
     for (int32_t i = static_cast<int32_t>(t); i < heads; i += static_cast<int32_t>(c.tiers.size())) of_tier.push_back(i);
     Require(prompts.Seal(sequences[0], c.tiers[t], of_tier), "sealing");
-  }
-  std::vector<int32_t> prices;
-  double measure_seconds = 0;
-  if (priced) {
-    const auto measured = prompts.Measure(sequences[0], MeasureItem::Kind::kExact, 1);
-    Require(measured.status(), "measuring");
-    measure_seconds = SecondsSince(start);
-    const int64_t of_head = static_cast<int64_t>(c.rate / 8 * 2 * spec.head_dim * c.context) -
-                            (kSinkTokens + kNewestTokens) * kernels::TokenBytes(Tier::kT8, spec.head_dim);
-    prices = PricesFor(measured->curves, spec.head_dim, /*keeps_all=*/false, heads * of_head);
-    Require(prompts.SealAt(sequences[0], prices, measured->curves), "sealing by price");
   }
   const double seal_seconds = SecondsSince(start);
 
@@ -264,41 +274,50 @@ void Measure(const Case& c, const TransformerSpec& spec, const CudaWeights& weig
   }
   const PageRange rest = {.first = c.batch * of_sequence, .count = fresh};
   StepperRunner decoding(spec, stepper, c.batch + 1, exact ? rest : PageRange{}, rest);
-  const std::vector<float> refresh(static_cast<size_t>(spec.layers), 1.0f);
-  int32_t entered = 0;
+  std::vector<double> host;
+  const std::vector<float> residuals(static_cast<size_t>(spec.layers), 1.0f);
   const auto decode = [&](bool refreshed) {
     std::vector<double> steps;
-    for (int32_t i = 0; i < kWarmSteps + kSteps; ++i, ++entered) {
+    for (int32_t i = 0; i < kWarmSteps + kSteps; ++i) {
       std::vector<StepperRunner::Part> parts;
-      for (int32_t n = 0; n < c.batch; ++n) {
-        parts.push_back({.sequence = &sequences[static_cast<size_t>(n)], .tokens = {static_cast<TokenId>(100 + 31 * entered + n)}});
-        if (refreshed && (i + n) % kRefreshSteps == 0) parts.back().refresh = refresh;
+      for (int32_t s = 0; s < c.batch; ++s) {
+        parts.push_back({&sequences[static_cast<size_t>(s)], {static_cast<TokenId>(100 + 31 * i + s)}});
+        if (refreshed && (i + s) % kRefreshSteps == 0) parts.back().refresh = residuals;
       }
       const bool last = i + 1 == kWarmSteps + kSteps;
       if (last) kernels::cuda::BeginProfile();
       start = Clock::now();
       Require(decoding.Step(parts).status(), "a step");
       if (last) kernels::cuda::EndProfile();
-      if (i >= kWarmSteps) steps.push_back(SecondsSince(start));
+      if (i < kWarmSteps) continue;
+      steps.push_back(SecondsSince(start));
+      host.push_back(stepper.host_seconds);
     }
     std::ranges::sort(steps);
     return steps;
   };
-  const double without = priced ? decode(false)[kSteps / 2] : 0;
-  const std::vector<double> steps = decode(priced);
+  const double without = c.priced ? decode(false)[kSteps / 2] : 0;
+  const std::vector<double> steps = decode(c.priced);
+  std::ranges::sort(host);
   const double step = steps[steps.size() / 2];
   int64_t read = CudaWeightBytes(spec);
-  for (int32_t head = 0; head < heads; ++head) {
-    const int64_t token_bytes = priced ? static_cast<int64_t>(c.rate / 8 * 2 * spec.head_dim)
-                                : exact ? kernels::ExactBytesUsed(spec.head_dim) / kernels::kExactTokensPerPage
-                                        : kernels::TokenBytes(c.tiers[static_cast<size_t>(head) % c.tiers.size()], spec.head_dim);
+  for (int32_t head = 0; head < heads && c.priced; ++head) {
+    for (int32_t t = 0; t < kernels::kTierCount; ++t) {
+      const Tier tier = static_cast<Tier>(t);
+      const int64_t tokens = sequences[0].pages.head(head).of(tier).tokens;
+      read += c.batch * tokens * kernels::TokenBytes(tier, spec.head_dim);
+    }
+  }
+  for (int32_t head = 0; head < heads && !c.priced; ++head) {
+    const int64_t token_bytes = exact ? kernels::ExactBytesUsed(spec.head_dim) / kernels::kExactTokensPerPage
+                                      : kernels::TokenBytes(c.tiers[static_cast<size_t>(head) % c.tiers.size()], spec.head_dim);
     read += int64_t{c.batch} * c.context * token_bytes;
   }
-  std::printf("%s,%d,%d,%d,%.0f,%.1f,%.3f,%.3f,%.3f,%.3f,%.0f,%.2f\n", c.name.c_str(), c.batch, c.context, c.layers,
+  std::printf("%s,%d,%d,%d,%.0f,%.1f,%.3f,%.3f,%.3f,%.3f,%.3f,%.0f,%.2f\n", c.name.c_str(), c.batch, c.context, c.layers,
               (c.context - kChunk) / prompt_seconds, flops / prompt_seconds * 1e-12, seal_seconds, step * 1e3, steps.front() * 1e3,
-              static_cast<double>(read) / kBytesPerSecond * 1e3, c.batch / step,
+              host[host.size() / 2] * 1e3, static_cast<double>(read) / kBytesPerSecond * 1e3, c.batch / step,
               static_cast<double>(int64_t{c.batch} * of_sequence * page_bytes) * 1e-9);
-  if (priced) {
+  if (c.priced) {
     start = Clock::now();
     Require(decoding.Settle(sequences[0], prices), "settling");
     std::printf("# %s: measuring %.3f s; a step without refreshing %.3f ms; settling a sequence %.3f ms\n", c.name.c_str(), measure_seconds,
@@ -354,10 +373,13 @@ void MatrixSpeed(kernels::cuda::Stream stream) {
 
 int Main(int argc, char** argv) {
   std::vector<const char*> names(argv + 1, argv + argc);
-  if (names.empty()) names.assign(std::begin(kUsual), std::end(kUsual));
+  if (names.empty() || (names.size() == 1 && std::strcmp(names[0], "--launched") == 0)) names.assign(std::begin(kUsual), std::end(kUsual));
   std::vector<Case> cases;
+  bool recorded = true;
   for (const char* name : names) {
-    if (std::strcmp(name, "capacity") == 0) {
+    if (std::strcmp(name, "--launched") == 0) {
+      recorded = false;
+    } else if (std::strcmp(name, "capacity") == 0) {
       Capacity();
     } else {
       cases.push_back(ParseCase(name));
@@ -368,7 +390,7 @@ int Main(int argc, char** argv) {
   kernels::cuda::OwnStream stream;
   Require(stream.Create());
   MatrixSpeed(stream.get());
-  std::printf("case,batch,context,layers,prompt_tokens_per_s,prompt_tflops,seal_s,step_ms,best_ms,floor_ms,tokens_per_s,pages_gb\n");
+  std::printf("case,batch,context,layers,prompt_tokens_per_s,prompt_tflops,seal_s,step_ms,best_ms,host_ms,floor_ms,tokens_per_s,pages_gb\n");
   TransformerSpec spec;
   CudaWeights weights;
   for (int32_t layers = 0; const Case& c : cases) {
@@ -378,7 +400,7 @@ int Main(int argc, char** argv) {
       spec = Llama8B(layers);
       weights = RandomWeights(spec, stream.get());
     }
-    Measure(c, spec, weights, stream.get());
+    Measure(c, spec, weights, recorded, stream.get());
   }
   return 0;
 }
