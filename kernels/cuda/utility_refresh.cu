@@ -43,19 +43,33 @@ __device__ void MapQuery(const AdaHeads& heads, const RefreshBatch& batch, const
   if (within) query[d] = from[d];
   __syncthreads();
   float x = 0;
-  for (int i = 0; within && i < dims; ++i) x = fmaf(map[int64_t{i} * dims + d], query[i], x);
+  if (within) {
+#pragma unroll 16
+    for (int i = 0; i < dims; ++i) x = fmaf(__ldg(map + int64_t{i} * dims + d), query[i], x);
+  }
   x *= batch.step;
   if (within) batch.mapped[at * dims + d] = x;
   const float start = BlockSum(within ? x * (0.5f - 128) : 0, room);
   const float centre = BlockSum(within && heads.centres != nullptr ? heads.centres[int64_t{item.kv_head} * dims + d] * query[d] : 0, room);
-  if (threadIdx.x != 0) return;
+  if (threadIdx.x >= 32) return;
+  // All of a warp's states at once: they are few, and far away.
   const AdaHeadStates states = batch.head_states[item.row * batch.kv_heads + item.kv_head];
+  const int64_t first = int64_t{states.first} * group + g;
   float max = -__int_as_float(0x7f800000), sum = 0;
-  for (int s = 0; s < states.count; ++s) max = fmaxf(max, batch.states.max[int64_t{states.first + s} * group + g]);
-  for (int s = 0; s < states.count; ++s) {
-    const int64_t state = int64_t{states.first + s} * group + g;
-    if (batch.states.sum[state] != 0) sum += batch.states.sum[state] * expf(batch.states.max[state] - max);
+  for (int s = static_cast<int>(threadIdx.x); s < states.count; s += 32) {
+    const float top = batch.states.max[first + int64_t{s} * group], total = batch.states.sum[first + int64_t{s} * group];
+    if (total == 0) continue;
+    const float both = fmaxf(max, top);
+    sum = sum * expf(max - both) + total * expf(top - both);
+    max = both;
   }
+  for (int apart = 16; apart > 0; apart /= 2) {
+    const float other_max = __shfl_xor_sync(~0u, max, apart), other_sum = __shfl_xor_sync(~0u, sum, apart);
+    const float both = fmaxf(max, other_max);
+    sum = both == -__int_as_float(0x7f800000) ? 0 : sum * expf(max - both) + other_sum * expf(other_max - both);
+    max = both;
+  }
+  if (threadIdx.x != 0) return;
   float* const terms = batch.terms + at * kTerms;
   terms[kStart] = start;
   terms[kCentre] = batch.shape.scale * centre;

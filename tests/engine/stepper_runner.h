@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <deque>
+#include <random>
 #include <utility>
 #include <vector>
 
@@ -29,15 +30,18 @@ class StepperRunner {
  public:
   static constexpr PageId kPages = 16'384;  // of each kind, unless more are asked for
 
-  // first_id: of sequences; two runners of one stepper have different ones. `pages`: a number without a factor of 5 or 7.
+  // first_id: of sequences; two runners of one stepper have different ones. `pages` of each kind.
   StepperRunner(const TransformerSpec& spec, Stepper& stepper, SequenceId first_id = 1, PageId pages = kPages)
       : StepperRunner(spec, stepper, first_id, {.first = 0, .count = pages}, {.first = 0, .count = pages}) {}
   StepperRunner(const TransformerSpec& spec, Stepper& stepper, SequenceId first_id, PageRange exact, PageRange coded)
       : spec_(spec), stepper_(stepper), next_id_(first_id) {
     greedy_.temperature = 0;
-    // Every page once, in an order that is none.
-    for (int64_t i = 0; i < exact.count; ++i) free_.push_back(exact.first + static_cast<PageId>((i * 7 + 3) % exact.count));
-    for (int64_t i = 0; i < coded.count; ++i) free_coded_.push_back(coded.first + static_cast<PageId>((i * 5 + 1) % coded.count));
+    // In random order, as pages come and go.
+    std::mt19937 random(7);
+    for (const auto& [range, free] : {std::pair(exact, &free_), std::pair(coded, &free_coded_)}) {
+      for (PageId i = 0; i < range.count; ++i) free->push_back(range.first + i);
+      std::ranges::shuffle(*free, random);
+    }
   }
 
   struct Sequence {

@@ -1,16 +1,17 @@
 // A whole model's decoding at depth on a CUDA device: a Llama of 8 billion random weights, batches whose contexts together fill the card.
 //
-//   engine_bench [--launched] [CASE ...]      CASE: MODE:BATCHxCONTEXT[@LAYERS], MODE exact T8 T4 T3 T2, T3+T2 (heads in turn) or
-//                                             rdr (at 3.0 bits, by the controller's own measuring of those weights), or `capacity`
+//   engine_bench [--launched] [CASE ...]      CASE: MODE:BATCHxCONTEXT[@LAYERS], MODE exact T8 T4 T3 T2, T3+T2 (heads in turn) or rdr3.0
+//                                             (any rate), or `capacity`
 //
 // Contexts are not entered one by one, which would take minutes: the first sequence's prompt is (chunks of 512 rows, timed), then sealed,
 // and its pages, in scattered order, are copied for every other sequence. Steps read as many different bytes from as many lists.
 // One line of CSV per case: tokens/s and TFLOP/s of the prompt (products and attention), seconds of sealing, the median of a decoding step
 // (wall time, greedy tokens on the host), what the host did of it before it waited, the time that reading weights, keys and values takes at
-// 4.28 TB/s, and bytes of pages held. In rdr each sequence's utilities are refreshed every 16th step, as when serving; not all in the same.
-// A line more says what measuring took of sealing, what a step takes without refreshing, and what it takes to settle a sequence's heads,
-// which comes once in 32 steps. `capacity` only counts: sequences of 32,768 tokens that the engine admits in 100 GB. --launched: kernel by
-// kernel, not as recorded; the last step is what a profiler sees that is told to wait:
+// 4.28 TB/s, tokens/s, and bytes of pages held.
+// Of rdr: measured and sealed by price; in its steps utilities are refreshed, of each sequence in one step of sixteen. A line more says
+// what measuring took, what a step takes without refreshing, and what it takes to settle a sequence's heads, which comes once in 32 steps.
+// `capacity` only counts: sequences of 32,768 tokens that the engine admits in 100 GB. --launched: kernel by kernel, not as recorded; the
+// last step is what a profiler sees that is told to wait:
 //   ncu --profile-from-start off --clock-control none --metrics gpu__time_duration.sum engine_bench --launched T4:64x32768@4
 #include <algorithm>
 #include <chrono>
@@ -39,7 +40,6 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using kernels::Tier;
 constexpr double kBytesPerSecond = 4.28e12;
-constexpr double kRate = 3.0;  // of rdr, bits per element
 constexpr int32_t kWarmSteps = 5, kSteps = 25, kChunk = 512;
 constexpr const char* kUsual[] = {"capacity", "exact:8x32768", "exact:24x32768", "T4:24x32768", "T4:64x32768", "exact:64x32768@12",
                                   "T4:64x32768@12"};
@@ -125,14 +125,19 @@ class PassStepper final : public Stepper {
   absl::StatusOr<MeasureOutput> Measure(std::span<const MeasureItem> items) override {
     MeasureOutput output;
     output.curves.resize(items.size());
+    const Clock::time_point start = Clock::now();
     if (absl::Status done = pass_.Measure(items, output.curves); !done.ok()) return done;
+    measure_seconds = SecondsSince(start);
     return output;
   }
   absl::StatusOr<absl::Duration> Retier(std::span<const RetierItem> items) override {
+    const Clock::time_point start = Clock::now();
     if (absl::Status done = pass_.Retier(items); !done.ok()) return done;
+    retier_seconds = SecondsSince(start);
     return absl::ZeroDuration();
   }
   double host_seconds = 0;  // of the last step, before it was waited for
+  double measure_seconds = 0, retier_seconds = 0;  // of the last ones
 
  private:
   CudaPass& pass_;
@@ -144,8 +149,7 @@ struct Case {
   std::string name;
   std::vector<Tier> tiers;  // of heads, in turn; none: exact
   int32_t batch = 0, context = 0, layers = 32;
-  bool priced = false;
-  bool exact() const { return tiers.empty() && !priced; }
+  double rate = 0;  // of rdr, bits
 };
 
 Case ParseCase(const char* text) {
@@ -153,8 +157,8 @@ Case ParseCase(const char* text) {
   const std::string name = text;
   const std::string mode = name.substr(0, name.find(':'));
   const int read = std::sscanf(text + std::min(name.size(), mode.size() + 1), "%dx%d@%d", &parsed.batch, &parsed.context, &parsed.layers);
-  parsed.priced = mode == "rdr";
-  for (size_t at = 0; mode != "exact" && mode != "rdr" && at < mode.size(); at += 3) {
+  if (mode.starts_with("rdr")) parsed.rate = std::atof(mode.c_str() + 3);
+  for (size_t at = 0; mode != "exact" && parsed.rate == 0 && at < mode.size(); at += 3) {
     const int32_t bits = at + 1 < mode.size() ? mode[at + 1] - '0' : 0;
     parsed.tiers.push_back(bits == 8 ? Tier::kT8 : bits == 4 ? Tier::kT4 : bits == 3 ? Tier::kT3 : Tier::kT2);
   }
@@ -165,28 +169,15 @@ Case ParseCase(const char* text) {
   return parsed;
 }
 
-// So many pages, or a few more: StepperRunner scatters what has neither 5 nor 7 as a factor.
-PageId Scattered(int64_t pages) {
-  while (pages % 5 == 0 || pages % 7 == 0) ++pages;
-  return static_cast<PageId>(pages);
-}
-
-// What codes of one sequence at the rate take, T8's protected tokens apart.
-int64_t PricedBytes(const Case& c, const TransformerSpec& spec) {
-  const double of_head = kRate / 8 * 2 * spec.head_dim * c.context;
-  const int64_t whole = int64_t{kSinkTokens + kNewestTokens} * kernels::TokenBytes(Tier::kT8, spec.head_dim);
-  return spec.layers * spec.kv_heads * (static_cast<int64_t>(of_head) - whole);
-}
-
-// Pages of one sequence of the case, of the pool, at most.
+// Pages of one sequence of the case, of the pool.
 int64_t PoolPagesOf(const Case& c, const TransformerSpec& spec) {
-  int64_t pages = 0;
-  if (c.priced) {  // a tenth is unused space in pages; an open page of each tier
-    pages = PricedBytes(c, spec) / kernels::PageBytes(spec.head_dim) * 11 / 10;
-    return pages + int64_t{spec.layers} * spec.kv_heads * (kernels::kTierCount + 3);
+  if (c.rate > 0) {  // and what the last pages of lists leave empty
+    const double bytes = c.rate / 8 * 2 * spec.head_dim * c.context / static_cast<double>(kernels::PageBytes(spec.head_dim));
+    return int64_t{spec.layers} * spec.kv_heads * (static_cast<int64_t>(bytes) + kernels::kLadderTiers + 2) * 11 / 10;
   }
+  int64_t pages = 0;
   for (int32_t head = 0; head < spec.layers * spec.kv_heads; ++head) {
-    if (c.exact()) {
+    if (c.tiers.empty()) {
       pages += CeilDiv(c.context, kernels::kExactTokensPerPage);
     } else {
       const Tier tier = c.tiers[static_cast<size_t>(head) % c.tiers.size()];
@@ -220,13 +211,13 @@ double PromptFlops(const TransformerSpec& spec, double tokens) {
 
 void Measure(const Case& c, const TransformerSpec& spec, const CudaWeights& weights, bool recorded, kernels::cuda::Stream stream) {
   const int32_t heads = spec.layers * spec.kv_heads;
-  const bool exact = c.exact();
+  const bool priced = c.rate > 0, exact = c.tiers.empty() && !priced;
   const int64_t page_bytes = kernels::PageBytes(spec.head_dim);
-  const PageId of_sequence = Scattered(PoolPagesOf(c, spec));
-  const int32_t notes = c.priced ? NotePages(c.context, spec.head_dim) + SamplePages(kSampledPositions, spec.heads / spec.kv_heads) : 0;
-  const PageId prompt = exact ? 0 : Scattered(int64_t{heads} * (CeilDiv(c.context, kernels::kExactTokensPerPage) + notes));
-  const std::vector<float> value_weights(c.priced ? static_cast<size_t>(heads) : 0, 1.0f);
-  const PageId fresh = Scattered(int64_t{c.batch} * heads * (c.priced ? 3 : 2));  // for what is decoded
+  const PageId of_sequence = static_cast<PageId>(PoolPagesOf(c, spec));
+  const int64_t notes = priced ? SamplePages(kSampledPositions, spec.heads / spec.kv_heads) + NotePages(c.context, spec.head_dim) : 0;
+  const PageId prompt = exact ? 0 : static_cast<PageId>(int64_t{heads} * (CeilDiv(c.context, kernels::kExactTokensPerPage) + notes));
+  const std::vector<float> value_weights(priced ? static_cast<size_t>(heads) : 0, 1.0f);
+  const PageId fresh = static_cast<PageId>(int64_t{c.batch} * heads * (priced ? 3 : 2));  // for what is decoded
   const ModelGeometry geometry = ModelGeometry::Plain({spec.layers, spec.kv_heads, spec.head_dim});
   ThreadPool threads(1);
   CudaPass pass(spec, weights, threads, stream);
@@ -240,7 +231,7 @@ void Measure(const Case& c, const TransformerSpec& spec, const CudaWeights& weig
   PassStepper stepper(pass, stream);
   const PageRange first = {.first = 0, .count = of_sequence};
   StepperRunner prompts(spec, stepper, 1, exact ? first : PageRange{.first = 0, .count = prompt}, first);
-  std::vector<StepperRunner::Sequence> sequences = {prompts.Start(c.priced ? QuerySampling::For(c.context) : QuerySampling{})};
+  std::vector<StepperRunner::Sequence> sequences = {prompts.Start(priced ? QuerySampling::For(c.context) : QuerySampling{})};
   Clock::time_point start = Clock::now();
   for (int32_t at = 0; at < c.context; at += kChunk) {
     if (at == kChunk) start = Clock::now();  // the first chunk warms up
@@ -251,19 +242,21 @@ void Measure(const Case& c, const TransformerSpec& spec, const CudaWeights& weig
   const double flops = PromptFlops(spec, c.context) - PromptFlops(spec, kChunk);
 
   start = Clock::now();
-  std::vector<int32_t> prices;
-  double measure_seconds = 0;
-  if (c.priced) {
-    const auto measured = prompts.Measure(sequences[0], MeasureItem::Kind::kExact, /*residual=*/1);
-    Require(measured.status(), "measuring");
-    measure_seconds = SecondsSince(start);
-    prices = PricesFor(measured->curves, spec.head_dim, /*keeps_all=*/false, PricedBytes(c, spec));
-    Require(prompts.SealAt(sequences[0], prices, measured->curves), "sealing");
-  }
   for (size_t t = 0; t < c.tiers.size(); ++t) {
     std::vector<int32_t> of_tier;
     for (int32_t i = static_cast<int32_t>(t); i < heads; i += static_cast<int32_t>(c.tiers.size())) of_tier.push_back(i);
     Require(prompts.Seal(sequences[0], c.tiers[t], of_tier), "sealing");
+  }
+  std::vector<int32_t> prices;
+  double measure_seconds = 0;
+  if (priced) {
+    const auto measured = prompts.Measure(sequences[0], MeasureItem::Kind::kExact, 1);
+    Require(measured.status(), "measuring");
+    measure_seconds = SecondsSince(start);
+    const int64_t of_head = static_cast<int64_t>(c.rate / 8 * 2 * spec.head_dim * c.context) -
+                            (kSinkTokens + kNewestTokens) * kernels::TokenBytes(Tier::kT8, spec.head_dim);
+    prices = PricesFor(measured->curves, spec.head_dim, /*keeps_all=*/false, heads * of_head);
+    Require(prompts.SealAt(sequences[0], prices, measured->curves), "sealing by price");
   }
   const double seal_seconds = SecondsSince(start);
 
@@ -274,54 +267,48 @@ void Measure(const Case& c, const TransformerSpec& spec, const CudaWeights& weig
   }
   const PageRange rest = {.first = c.batch * of_sequence, .count = fresh};
   StepperRunner decoding(spec, stepper, c.batch + 1, exact ? rest : PageRange{}, rest);
-  std::vector<double> host;
-  const std::vector<float> residuals(static_cast<size_t>(spec.layers), 1.0f);
+  const std::vector<float> refresh(static_cast<size_t>(spec.layers), 1.0f);
+  int32_t entered = 0;
   const auto decode = [&](bool refreshed) {
     std::vector<double> steps;
-    for (int32_t i = 0; i < kWarmSteps + kSteps; ++i) {
+    for (int32_t i = 0; i < kWarmSteps + kSteps; ++i, ++entered) {
       std::vector<StepperRunner::Part> parts;
-      for (int32_t s = 0; s < c.batch; ++s) {
-        parts.push_back({&sequences[static_cast<size_t>(s)], {static_cast<TokenId>(100 + 31 * i + s)}});
-        if (refreshed && (i + s) % kRefreshSteps == 0) parts.back().refresh = residuals;
+      for (int32_t n = 0; n < c.batch; ++n) {
+        parts.push_back({.sequence = &sequences[static_cast<size_t>(n)], .tokens = {static_cast<TokenId>(100 + 31 * entered + n)}});
+        if (refreshed && (i + n) % kRefreshSteps == 0) parts.back().refresh = refresh;
       }
       const bool last = i + 1 == kWarmSteps + kSteps;
       if (last) kernels::cuda::BeginProfile();
       start = Clock::now();
       Require(decoding.Step(parts).status(), "a step");
       if (last) kernels::cuda::EndProfile();
-      if (i < kWarmSteps) continue;
-      steps.push_back(SecondsSince(start));
-      host.push_back(stepper.host_seconds);
+      if (i >= kWarmSteps) steps.push_back(SecondsSince(start));
     }
     std::ranges::sort(steps);
     return steps;
   };
-  const double without = c.priced ? decode(false)[kSteps / 2] : 0;
-  const std::vector<double> steps = decode(c.priced);
-  std::ranges::sort(host);
+  const double without = priced ? decode(false)[kSteps / 2] : 0;
+  const std::vector<double> steps = decode(priced);
   const double step = steps[steps.size() / 2];
   int64_t read = CudaWeightBytes(spec);
-  for (int32_t head = 0; head < heads && c.priced; ++head) {
-    for (int32_t t = 0; t < kernels::kTierCount; ++t) {
-      const Tier tier = static_cast<Tier>(t);
-      const int64_t tokens = sequences[0].pages.head(head).of(tier).tokens;
-      read += c.batch * tokens * kernels::TokenBytes(tier, spec.head_dim);
-    }
-  }
-  for (int32_t head = 0; head < heads && !c.priced; ++head) {
-    const int64_t token_bytes = exact ? kernels::ExactBytesUsed(spec.head_dim) / kernels::kExactTokensPerPage
-                                      : kernels::TokenBytes(c.tiers[static_cast<size_t>(head) % c.tiers.size()], spec.head_dim);
+  for (int32_t head = 0; head < heads; ++head) {
+    const int64_t token_bytes = priced ? static_cast<int64_t>(c.rate / 8 * 2 * spec.head_dim)
+                                : exact ? kernels::ExactBytesUsed(spec.head_dim) / kernels::kExactTokensPerPage
+                                        : kernels::TokenBytes(c.tiers[static_cast<size_t>(head) % c.tiers.size()], spec.head_dim);
     read += int64_t{c.batch} * c.context * token_bytes;
   }
   std::printf("%s,%d,%d,%d,%.0f,%.1f,%.3f,%.3f,%.3f,%.3f,%.3f,%.0f,%.2f\n", c.name.c_str(), c.batch, c.context, c.layers,
               (c.context - kChunk) / prompt_seconds, flops / prompt_seconds * 1e-12, seal_seconds, step * 1e3, steps.front() * 1e3,
-              host[host.size() / 2] * 1e3, static_cast<double>(read) / kBytesPerSecond * 1e3, c.batch / step,
+              stepper.host_seconds * 1e3,
+              static_cast<double>(read) / kBytesPerSecond * 1e3, c.batch / step,
               static_cast<double>(int64_t{c.batch} * of_sequence * page_bytes) * 1e-9);
-  if (c.priced) {
-    start = Clock::now();
+  if (priced) {
     Require(decoding.Settle(sequences[0], prices), "settling");
-    std::printf("# %s: measuring %.3f s; a step without refreshing %.3f ms; settling a sequence %.3f ms\n", c.name.c_str(), measure_seconds,
-                without * 1e3, SecondsSince(start) * 1e3);
+    const double first_measure = stepper.measure_seconds, first_retier = stepper.retier_seconds;
+    Require(decoding.Settle(sequences[c.batch > 1 ? 1 : 0], prices), "settling");
+    std::printf("# %s: measuring %.3f s; a step without refreshing %.3f ms; settling a sequence %.3f ms of measuring and %.3f of moving (the "
+                "first time %.3f and %.3f)\n", c.name.c_str(), measure_seconds, without * 1e3, stepper.measure_seconds * 1e3,
+                stepper.retier_seconds * 1e3, first_measure * 1e3, first_retier * 1e3);
   }
   std::fflush(stdout);
 }
@@ -390,7 +377,8 @@ int Main(int argc, char** argv) {
   kernels::cuda::OwnStream stream;
   Require(stream.Create());
   MatrixSpeed(stream.get());
-  std::printf("case,batch,context,layers,prompt_tokens_per_s,prompt_tflops,seal_s,step_ms,best_ms,host_ms,floor_ms,tokens_per_s,pages_gb\n");
+  std::printf("case,batch,context,layers,prompt_tokens_per_s,prompt_tflops,seal_s,step_ms,best_ms,host_ms,floor_ms,tokens_per_s,"
+              "pages_gb\n");
   TransformerSpec spec;
   CudaWeights weights;
   for (int32_t layers = 0; const Case& c : cases) {
