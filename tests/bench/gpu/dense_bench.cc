@@ -1,6 +1,5 @@
 // Kernels of the dense part on a CUDA device, each beside what it could be: products of few rows beside the library's and the memory's
-// speed, exact attention of a long prompt beside the matrix units' speed (say what that is: by another program, PyTorch's in
-// prompt_attention.py).
+// speed, exact attention of a long prompt beside PyTorch's (prompt_attention.py).
 //
 //   dense_bench [products] [prompt]     default both
 #include <algorithm>
