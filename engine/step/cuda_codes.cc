@@ -20,6 +20,8 @@ using kernels::cuda::EncodeItem;
 using kernels::cuda::RefreshItem;
 using kernels::cuda::RefreshWork;
 
+constexpr int32_t kEntryRows = 4;  // of new tokens that are coded together: the codec is quick with so few, and blocks are many
+
 bool Both(CudaStatus& status, CudaStatus next) {
   if (status == CudaStatus::kOk) status = next;
   return status == CudaStatus::kOk;
@@ -259,9 +261,9 @@ void CudaCodes::PlanLayer(int32_t layer, int32_t rows) {
   std::swap(last_lists_, layer_lists_);
 }
 
-int32_t CudaCodes::EntryCount(int32_t rows) const { return spec_.kv_heads * static_cast<int32_t>(CeilDiv(rows, kTokenTile)); }
+int32_t CudaCodes::EntryCount(int32_t rows) const { return spec_.kv_heads * static_cast<int32_t>(CeilDiv(rows, kEntryRows)); }
 
-// Where the rows' new tokens go, sixteen rows of a head together; a row whose head is not sealed goes nowhere.
+// Where the rows' new tokens go, some rows of a head together; a row whose head is not sealed goes nowhere.
 void CudaCodes::PlaceEntries(int32_t layer, int32_t rows) {
   const Layer& planned = layers_[static_cast<size_t>(layer)];
   const int32_t d = spec_.head_dim, page_tokens = kernels::TokensPerPage(Tier::kT8, d);
@@ -282,10 +284,10 @@ void CudaCodes::PlaceEntries(int32_t layer, int32_t rows) {
   input_.Place(std::span<const CodedSlot>(places_), planned.places);
   entries_.clear();
   for (int32_t kv_head = 0; kv_head < spec_.kv_heads; ++kv_head) {
-    for (int32_t first = 0; first < rows; first += kTokenTile) {
+    for (int32_t first = 0; first < rows; first += kEntryRows) {
       const int64_t at = (int64_t{first} * spec_.kv_heads + kv_head) * d;
       entries_.push_back({.head = layer * spec_.kv_heads + kv_head,
-                          .rows = std::min(kTokenTile, rows - first),
+                          .rows = std::min(kEntryRows, rows - first),
                           .codings = 1,
                           .source = kernels::cuda::TokenSource::kRaw,
                           .first = 0,
@@ -312,7 +314,8 @@ kernels::AttentionShape CudaCodes::ShapeOfCodes() const {
 CudaStatus CudaCodes::Attend(int32_t layer, int32_t rows, uint16_t* attended) {
   const Layer& planned = layers_[static_cast<size_t>(layer)];
   const int32_t group = spec_.heads / spec_.kv_heads;
-  CudaStatus status = kernels::cuda::Encode(stream_, spec_.head_dim, on_device_.keys(), planned.entries, EntryCount(rows));
+  CudaStatus status = kernels::cuda::Encode(stream_, spec_.head_dim, on_device_.keys(), planned.entries, EntryCount(rows),
+                                             overlap_);
   Both(status, decoder_.Attend(stream_, on_device_.heads(layer),
                                {.shape = ShapeOfCodes(),
                                 .rows = rows,
@@ -329,7 +332,8 @@ CudaStatus CudaCodes::Attend(int32_t layer, int32_t rows, uint16_t* attended) {
                                 .digits = digits_,
                                 .states = states_,
                                 .output = output_}));
-  Both(status, kernels::cuda::TakeCoded(stream_, planned.coded, output_, rows, spec_.kv_heads, group * spec_.head_dim, attended));
+  Both(status, kernels::cuda::TakeCoded(stream_, planned.coded, output_, rows, spec_.kv_heads, group * spec_.head_dim, attended,
+                                        overlap_));
   if (priced()) {
     Both(status, kernels::cuda::RefreshUtilities(stream_, on_device_.heads(layer),
                                                  {.shape = ShapeOfCodes(),

@@ -23,6 +23,7 @@
 #include "engine/step/thread_pool.h"
 #include "kernels/cuda/ada_decode.h"
 #include "kernels/cuda/codec.h"
+#include "kernels/cuda/dense_rows.h"
 #include "kernels/cuda/device_runtime.h"
 #include "kernels/cuda/utility_refresh.h"
 
@@ -63,6 +64,8 @@ class CudaCodes {
   float* raw_query() const { return raw_query_; }  // [rows, heads, D]     written by the pass before Attend
   float* raw_key() const { return raw_key_; }      // [rows, kv_heads, D]
   float* raw_value() const { return raw_value_; }  // [rows, kv_heads, D]
+  // The layer's maps of keys and of queries, which Attend reads.
+  kernels::cuda::NeededNext maps(int32_t layer) const { return on_device_.maps(layer); }
   // Queues it: new tokens of sealed heads are coded, and their queries attend: into `attended`, bf16 [M, heads, D], of the coded heads
   // alone.
   kernels::cuda::CudaStatus Attend(int32_t layer, int32_t rows, uint16_t* attended);
@@ -122,6 +125,7 @@ class CudaCodes {
   const ModelGeometry& geometry_;
   const std::span<const float> value_weights_;
   const kernels::cuda::Stream stream_;
+  const bool overlap_ = kernels::cuda::LaunchesOverlap();
   CudaRetier retier_;
   CudaRates rates_;
   kernels::cuda::CudaStatus kept_status_ = kernels::cuda::CudaStatus::kOk;

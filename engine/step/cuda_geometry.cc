@@ -72,8 +72,10 @@ CudaStatus CudaGeometry::Create(Stream stream, const TransformerSpec& spec, cons
   for (int32_t layer = 0; layer < spec.layers; ++layer) {
     const int64_t first = int64_t{layer} * spec.kv_heads;
     heads_.push_back({.maps = device.query_maps + first * square,
-                          .centres = device.centres + first * d,
-                          .planes = device.planes + first * kernels::kTierCount});
+                      .centres = device.centres + first * d,
+                      .planes = device.planes + first * kernels::kTierCount});
+    maps_.push_back({.from = {device.maps + first * square, device.query_maps + first * square},
+                     .bytes = spec.kv_heads * square * int64_t{sizeof(float)}});
   }
   return status;
 }

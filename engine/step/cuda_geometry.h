@@ -8,6 +8,7 @@
 #include "engine/model/transformer_spec.h"
 #include "kernels/cuda/ada_decode.h"
 #include "kernels/cuda/codec.h"
+#include "kernels/cuda/dense_rows.h"
 #include "kernels/cuda/device_runtime.h"
 
 namespace spherical::engine {
@@ -21,12 +22,15 @@ class CudaGeometry {
   const kernels::cuda::DeviceGeometry* keys() const { return keys_; }   // [layers * kv_heads]
   const kernels::CodedLosses* losses() const { return losses_; }        // [layers * kv_heads]
   const kernels::cuda::AdaHeads& heads(int32_t layer) const { return heads_[static_cast<size_t>(layer)]; }
+  // A layer's maps of keys and of queries: what coding and attending read first.
+  kernels::cuda::NeededNext maps(int32_t layer) const { return maps_[static_cast<size_t>(layer)]; }
 
  private:
   kernels::cuda::DeviceMemory memory_;
   const kernels::cuda::DeviceGeometry* keys_ = nullptr;
   const kernels::CodedLosses* losses_ = nullptr;
-  std::vector<kernels::cuda::AdaHeads> heads_;  // [layers]
+  std::vector<kernels::cuda::AdaHeads> heads_;   // [layers]
+  std::vector<kernels::cuda::NeededNext> maps_;  // [layers]
 };
 
 }  // namespace spherical::engine

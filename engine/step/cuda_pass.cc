@@ -21,7 +21,7 @@ using kernels::cuda::ExactWork;
 
 // What cuBLASLt may use of its own; 32 MiB is what it asks for on Hopper.
 constexpr int64_t kProductWorkspaceBytes = int64_t{32} << 20;
-constexpr int32_t kRunsOfBlock = 2;           // of exact attention: more would even out better, but be joined for longer
+constexpr int32_t kRunsOfBlock = 2;           // of exact attention; 10 were slower at 32 x 1,024 by 5 %, quicker at 128 x 1,024 by 2
 constexpr int32_t kPiecesOfStep = 3;  // of a step's input: tokens, positions, slots
 constexpr int32_t kPiecesOfKind = 4;
 
@@ -213,13 +213,25 @@ const CudaPass::Recording* CudaPass::RecordingOf(const StepPlan& plan) const {
 
 void CudaPass::TryProducts(int32_t rows_max) {
   const int64_t width = spec_.width, attended = int64_t{spec_.heads} * spec_.head_dim;
-  const CudaLayerWeights& w = weights_.layers[0];
-  for (int32_t m = 1; m <= rows_max; m = kernels::cuda::PaddedRows(m) + 1) {
-    Multiply(w.joined, normed_, joined_, m, JoinedOutputs(), width);
-    Multiply(w.output, attended_, delta_, m, width, attended);
-    Multiply(w.gate_up, normed_, gate_up_, m, 2 * int64_t{spec_.ffn_width}, width);
-    Multiply(w.down, gated_, delta_, m, width, spec_.ffn_width);
-    if (m <= kLogitsRowsMax) Multiply(weights_.output, normed_, logits_, m, spec_.vocabulary, width);
+  // All layers' weights of a kind: trials take turns among them.
+  const auto of_layers = [&](uint16_t* CudaLayerWeights::*which) {
+    std::vector<const uint16_t*> all;
+    for (const CudaLayerWeights& layer : weights_.layers) all.push_back(layer.*which);
+    return all;
+  };
+  const auto attempt = [&](const std::vector<const uint16_t*>& weights, const uint16_t* rows, float* out, int32_t m, int64_t n, int64_t k) {
+    if (!products_.Choose(stream_, {.weights = weights[0], .rows = rows, .out = out, .m = m, .n = n, .k = k}, weights) && why_.empty()) {
+      why_ = products_.why();
+    }
+  };
+  const auto joined = of_layers(&CudaLayerWeights::joined), output = of_layers(&CudaLayerWeights::output),
+             gate_up = of_layers(&CudaLayerWeights::gate_up), down = of_layers(&CudaLayerWeights::down);
+  for (int32_t m = kernels::cuda::kFewRows + 1; m <= rows_max; m = kernels::cuda::PaddedRows(m) + 1) {
+    attempt(joined, normed_, joined_, m, JoinedOutputs(), width);
+    attempt(output, attended_, delta_, m, width, attended);
+    attempt(gate_up, normed_, gate_up_, m, 2 * int64_t{spec_.ffn_width}, width);
+    attempt(down, gated_, delta_, m, width, spec_.ffn_width);
+    if (m <= kLogitsRowsMax) attempt({weights_.output}, normed_, logits_, m, spec_.vocabulary, width);
   }
 }
 
@@ -360,6 +372,7 @@ void CudaPass::QueueLayer(int32_t layer, bool begins, const Shape& shape) {
                                              .raw_query = codes_ == nullptr ? nullptr : codes_->raw_query(),
                                              .raw_key = codes_ == nullptr ? nullptr : codes_->raw_key(),
                                              .raw_value = codes_ == nullptr ? nullptr : codes_->raw_value(),
+                                             .needed_next = codes_ == nullptr ? kernels::cuda::NeededNext() : codes_->maps(layer),
                                              .overlap = overlap_}));
   if (codes_ != nullptr && !shape.any_step) Note(codes_->KeepQueries(layer, query_));
   QueueAttention(layer, shape);

@@ -108,9 +108,24 @@ __global__ void AnglesKernel(const double* frequency, int32_t pairs, const int32
   row[pairs + i] = static_cast<float>(sine);
 }
 
+// By all threads of the grid, a line each.
+__device__ __forceinline__ void BringNearer(const NeededNext& needed) {
+  constexpr int64_t kLine = 128;
+  const int64_t threads = int64_t{gridDim.x} * gridDim.y * blockDim.x;
+  const int64_t thread = (int64_t{blockIdx.y} * gridDim.x + blockIdx.x) * blockDim.x + threadIdx.x;
+#pragma unroll
+  for (int32_t i = 0; i < 2; ++i) {
+    if (needed.from[i] == nullptr) continue;
+    for (int64_t at = thread * kLine; at < needed.bytes; at += threads * kLine) {
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const uint8_t*>(needed.from[i]) + at));
+    }
+  }
+}
+
 // One thread block a (row, head), one thread a coordinate. Heads: queries, then keys, then values.
 __global__ void HeadsKernel(HeadsArgs a) {
   LetNextBegin();
+  BringNearer(a.needed_next);
   WaitForBefore();
   __shared__ float room[kWarp];
   __shared__ float turned[kHeadDimMax];
@@ -215,6 +230,8 @@ __global__ void GreatestOfRow(const Greatest* pieces, int32_t* ids) {
 
 // One thread block a (row, head).
 __global__ void TakeCodedKernel(const uint8_t* coded, const float* from, int32_t d, uint16_t* out) {
+  LetNextBegin();
+  WaitForBefore();
   const int64_t at = int64_t{blockIdx.x} * gridDim.y + blockIdx.y;
   if (coded[at] == 0) return;
   for (int32_t i = static_cast<int32_t>(threadIdx.x); i < d; i += static_cast<int32_t>(blockDim.x)) {
@@ -247,7 +264,8 @@ CudaStatus EmbedRows(Stream stream, const uint16_t* embedding, const int32_t* to
 
 CudaStatus AddAndNorm(Stream stream, const AddAndNormArgs& args) {
   const int32_t quads = (args.d / 4 + kWarp - 1) / kWarp * kWarp;
-  return LaunchOverlapped(stream, args.overlap, AddAndNormKernel, dim3(static_cast<uint32_t>(args.m)), std::min(quads, kNormThreads), 0, args);
+  const dim3 blocks(static_cast<uint32_t>(args.m));
+  return LaunchOverlapped(stream, args.overlap, AddAndNormKernel, blocks, std::min(quads, kNormThreads), 0, args);
 }
 
 CudaStatus RotaryAnglesOf(Stream stream, const double* frequency, int32_t rotary_dim, const int32_t* positions, int32_t m, float* angles) {
@@ -279,9 +297,10 @@ CudaStatus GreatestOf(Stream stream, const float* x, int32_t m, int32_t d, Great
   return Launched();
 }
 
-CudaStatus TakeCoded(Stream stream, const uint8_t* coded, const float* from, int32_t m, int32_t g, int32_t d, uint16_t* out) {
-  TakeCodedKernel<<<dim3(static_cast<uint32_t>(m), static_cast<uint32_t>(g)), kRowThreads, 0, stream>>>(coded, from, d, out);
-  return Launched();
+CudaStatus TakeCoded(Stream stream, const uint8_t* coded, const float* from, int32_t m, int32_t g, int32_t d, uint16_t* out,
+                     bool overlap) {
+  const dim3 blocks(static_cast<uint32_t>(m), static_cast<uint32_t>(g));
+  return LaunchOverlapped(stream, overlap, TakeCodedKernel, blocks, kRowThreads, 0, coded, from, d, out);
 }
 
 CudaStatus EnterPages(Stream stream, const int64_t* where, const int32_t* pages, int32_t n, int32_t* lists) {

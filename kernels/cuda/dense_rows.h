@@ -38,6 +38,11 @@ CudaStatus RotaryAnglesOf(Stream stream, const double* frequency, int32_t rotary
 
 // What comes out of the joined product of queries, keys and values, made ready for attention: biases, norms of heads, rotary positions;
 // queries rounded to f16, keys and values entered in their exact pages (kernels/spherical/page_layout.h).
+// Memory that kernels queued later read first: brought nearer meanwhile.
+struct NeededNext {
+  const void* from[2] = {nullptr, nullptr};  // null: nothing
+  int64_t bytes = 0;                         // of each
+};
 struct HeadsArgs {
   const float* joined = nullptr;      // [M, (H + 2 G) * D]  queries, keys, values of a row
   const float* bias = nullptr;        // [(H + 2 G) * D] or null
@@ -61,6 +66,7 @@ struct HeadsArgs {
   float* raw_query = nullptr;         // [coded_rows, H, D]
   float* raw_key = nullptr;           // [coded_rows, G, D]  after rotary positions
   float* raw_value = nullptr;         // [coded_rows, G, D]
+  NeededNext needed_next;
   bool overlap = false;
 };
 CudaStatus PrepareHeads(Stream stream, const HeadsArgs& args);
@@ -78,10 +84,12 @@ struct Greatest {
   int32_t id;
 };
 inline constexpr int32_t kGreatestPieces = 32;  // that a row is cut into
-CudaStatus GreatestOf(Stream stream, const float* x, int32_t m, int32_t d, Greatest* scratch, int32_t* ids);  // scratch [M, kGreatestPieces]
+// scratch [M, kGreatestPieces]
+CudaStatus GreatestOf(Stream stream, const float* x, int32_t m, int32_t d, Greatest* scratch, int32_t* ids);
 
 // out[m, g, :] = from[m, g, :] as bf16, for the coded heads.   coded [M, G], from [M, G, D], out bf16 [M, G, D]
-CudaStatus TakeCoded(Stream stream, const uint8_t* coded, const float* from, int32_t m, int32_t g, int32_t d, uint16_t* out);
+CudaStatus TakeCoded(Stream stream, const uint8_t* coded, const float* from, int32_t m, int32_t g, int32_t d, uint16_t* out,
+                     bool overlap = false);
 
 // lists[where[i]] = pages[i]: page tables follow the host's, by what is new.   where, pages [n]
 CudaStatus EnterPages(Stream stream, const int64_t* where, const int32_t* pages, int32_t n, int32_t* lists);

@@ -364,25 +364,53 @@ __global__ void __launch_bounds__(kThreads) AttendRunsKernel(ExactArgs a, const 
   }
 }
 
-// One thread block a (join, kv head) and flat, one thread a coordinate.
+// Over a thread block, the same in every thread. `room` [32]; the block has left it when it is used again.
+__device__ float MaxOfBlock(float x, float* room) {
+  for (int32_t i = kWarp / 2; i > 0; i /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, i));
+  if (threadIdx.x % kWarp == 0) room[threadIdx.x / kWarp] = x;
+  __syncthreads();
+  for (int32_t i = 0; i < static_cast<int32_t>(blockDim.x) / kWarp; ++i) x = fmaxf(x, room[i]);
+  return x;
+}
+
+// One thread block a (join, kv head) and flat. A thread weighs a run and then adds up a coordinate: what comes from afar is asked for at
+// once, not state by state.
 __global__ void JoinKernel(ExactArgs a, const ExactJoin* joins, const int32_t* count) {
+  constexpr int32_t kAtOnce = 64;
+  __shared__ float room[kWarp], factors[kAtOnce], sums[kAtOnce];
   LetNextBegin();
   WaitForBefore();
   if (count != nullptr && static_cast<int32_t>(blockIdx.x) >= *count) return;
   const ExactJoin join = joins[blockIdx.x];
-  const int32_t kv_head = static_cast<int32_t>(blockIdx.y), group = a.heads / a.kv_heads, d = static_cast<int32_t>(threadIdx.x);
+  const int32_t kv_head = static_cast<int32_t>(blockIdx.y), group = a.heads / a.kv_heads, thread = static_cast<int32_t>(threadIdx.x);
   if (IsCoded(a, join.row, kv_head)) return;
   for (int32_t flat = static_cast<int32_t>(blockIdx.z); flat < join.flats; flat += static_cast<int32_t>(gridDim.z)) {
     const auto state = [&](int32_t run) { return (int64_t{join.state + run} * a.kv_heads + kv_head) * kRunFlats + flat; };
     float top = -INFINITY;
-    for (int32_t run = 0; run < join.runs; ++run) top = fmaxf(top, a.max[state(run)]);
+    for (int32_t run = thread; run < join.runs; run += static_cast<int32_t>(blockDim.x)) top = fmaxf(top, a.max[state(run)]);
+    top = MaxOfBlock(top, room);
     float sum = 0, output = 0;
-    for (int32_t run = 0; run < join.runs; ++run) {
-      const float factor = expf(a.max[state(run)] - top);
-      sum += factor * a.sum[state(run)];
-      output += factor * a.output[state(run) * a.head_dim + d];
+    for (int32_t first = 0; first < join.runs; first += kAtOnce) {
+      const int32_t runs = min(kAtOnce, join.runs - first);
+      __syncthreads();  // whoever still reads the last ones
+      if (thread < runs) {
+        const float factor = expf(a.max[state(first + thread)] - top);
+        factors[thread] = factor;
+        sums[thread] = factor * a.sum[state(first + thread)];
+      }
+      __syncthreads();
+      if (thread < a.head_dim) {
+#pragma unroll 8
+        for (int32_t run = 0; run < runs; ++run) {
+          output = fmaf(factors[run], a.output[state(first + run) * a.head_dim + thread], output);
+          sum += sums[run];
+        }
+      }
     }
-    a.out[(int64_t{join.row + flat / group} * a.heads + kv_head * group + flat % group) * a.head_dim + d] = Bf16Of(output / sum);
+    if (thread < a.head_dim) {
+      const int64_t query = int64_t{join.row + flat / group} * a.heads + kv_head * group + flat % group;
+      a.out[query * a.head_dim + thread] = Bf16Of(output / sum);
+    }
   }
 }
 
@@ -394,7 +422,8 @@ CudaStatus PrepareFor(int32_t* run_blocks) {
   int device = 0, processors = 0, blocks = 0;
   for (const cudaError_t error : {allow(AttendRunsKernel<D>), allow(AttendTilesKernel<D>), cudaGetDevice(&device),
                                   cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device),
-                                  cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, AttendRunsKernel<D>, kThreads, SharedBytes<D>())}) {
+                                  cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, AttendRunsKernel<D>, kThreads,
+                                                                                SharedBytes<D>())}) {
     if (error != cudaSuccess) return static_cast<CudaStatus>(error);
   }
   *run_blocks = processors * blocks;
@@ -439,7 +468,8 @@ CudaStatus AttendTiles(Stream stream, const ExactArgs& args, const ExactWork* wo
 CudaStatus JoinRuns(Stream stream, const ExactArgs& args, const ExactJoin* joins, int32_t n, const int32_t* count) {
   if (n == 0) return CudaStatus::kOk;
   const dim3 blocks(static_cast<uint32_t>(n), static_cast<uint32_t>(args.kv_heads), static_cast<uint32_t>(args.heads / args.kv_heads));
-  return LaunchOverlapped(stream, args.overlap, JoinKernel, blocks, args.head_dim, 0, args, joins, count);
+  const int32_t threads = (args.head_dim + kWarp - 1) / kWarp * kWarp;  // 64 at least
+  return LaunchOverlapped(stream, args.overlap, JoinKernel, blocks, threads, 0, args, joins, count);
 }
 
 }  // namespace spherical::kernels::cuda

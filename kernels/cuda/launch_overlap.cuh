@@ -1,4 +1,5 @@
-// Launches that begin while the one before them ends: their first instructions, and loads of what nobody writes (weights), cost no time then.
+// Launches that begin while the one before them ends: their first instructions, and loads of what nobody writes (weights), then cost no
+// time.
 //
 // A kernel launched with `overlap` calls WaitForBefore in every thread block before it reads or writes anything that another kernel does
 // too; then all that was queued before it is done. LetNextBegin, at its start, lets the next launch do the same. On devices before Hopper

@@ -1,6 +1,5 @@
 // Kernels of the dense part on a CUDA device, each beside what it could be: products of few rows beside the library's and the memory's
-// speed, exact attention of a long prompt beside the matrix units' speed (say what that is: by another program, PyTorch's in
-// prompt_attention.py).
+// speed, exact attention of a long prompt beside PyTorch's (prompt_attention.py).
 //
 //   dense_bench [products] [prompt]     default both
 #include <algorithm>
@@ -149,7 +148,9 @@ int Main(int argc, char** argv) {
   Require(UseDevice(0));
   OwnStream stream;
   Require(stream.Create());
-  const auto asked = [&](std::string_view what) { return argc == 1 || std::any_of(argv + 1, argv + argc, [&](char* a) { return what == a; }); };
+  const auto asked = [&](std::string_view what) {
+    return argc == 1 || std::any_of(argv + 1, argv + argc, [&](char* argument) { return what == argument; });
+  };
   if (asked("products")) MeasureProducts(stream.get());
   if (asked("prompt")) {
     for (const int32_t tokens : {2048, 8192}) MeasurePrompt(stream.get(), tokens);

@@ -227,7 +227,8 @@ void Measure(const TransformerSpec& spec, const CudaWeights& weights, kernels::c
   std::ranges::sort(host);
   const int64_t token_bytes = !tier ? kernels::ExactBytesUsed(spec.head_dim) / 16 : kernels::TokenBytes(*tier, spec.head_dim);
   const int64_t bytes = CudaWeightBytes(spec) + int64_t{batch} * context * heads * token_bytes;
-  std::printf("%-7s %4d x %6d: prompts %8.0f tokens/s, seal %7.1f ms, step %7.3f ms (host %6.3f), floor %6.3f ms, %7.0f tokens/s; graphs %5.1f MB\n",
+  std::printf("%-7s %4d x %6d: prompts %8.0f tokens/s, seal %7.1f ms, step %7.3f ms (host %6.3f), floor %6.3f ms, %7.0f tokens/s; "
+              "graphs %5.1f MB\n",
               tier ? (*tier == kernels::Tier::kT4 ? "T4" : "T2") : "exact", batch, context,
               static_cast<double>(prompt_tokens) / std::max(prompt_ms, 1e-9) * 1e3, seal_ms, steps[steps.size() / 2],
               host[host.size() / 2], static_cast<double>(bytes) / kBytesPerSecond * 1e3,

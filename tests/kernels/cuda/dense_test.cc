@@ -135,7 +135,10 @@ TEST_CASE("rows on the device: gates, caps and the greatest value agree with the
   Require(GreatestOf(device.stream(), device_rows.data(), 4, 12345, scratch.data(), ids.data()));
   CHECK(ids.Fetch() == std::vector<int32_t>{5000, 12344, -1, -1});
   Require(GreatestOf(device.stream(), device_rows.data(), 2, 20, scratch.data(), ids.data()));  // fewer values than pieces
-  const auto greatest = [&](int64_t first) { return static_cast<int32_t>(std::max_element(&rows[first], &rows[first + 20]) - &rows[first]); };
+  const auto greatest = [&](size_t first) {
+    const float* const row = &rows[first];
+    return static_cast<int32_t>(std::max_element(row, row + 20) - row);
+  };
   std::vector<int32_t> got = ids.Fetch();
   CHECK(got[0] == greatest(0));
   CHECK(got[1] == greatest(20));
@@ -276,7 +279,8 @@ TEST_CASE("heads on the device: biases, norms, rotary positions and pages agree 
                           .angles = angles.data(), .epsilon = kEpsilon, .m = m, .heads = c.heads, .kv_heads = c.kv_heads, .head_dim = d,
                           .rotary_dim = c.rotary_dim, .adjacent = c.adjacent, .query = query.data(), .positions = device_positions.data(),
                           .slots = device_slots.data(), .lists = device_lists.data(), .list = kList, .lists_per_slot = lists_per_slot,
-                          .list_pages = kListPages, .arena = arena.data(), .page_bytes = page_bytes}));
+                          .list_pages = kListPages, .arena = arena.data(), .page_bytes = page_bytes,
+                          .needed_next = {.from = {device_bias.data(), nullptr}, .bytes = all * d * 4}}));
     std::vector<float> got_query, got_key, got_value;
     for (const uint16_t half : query.Fetch()) got_query.push_back(F16ToF32(half));
     const std::vector<uint8_t> bytes = arena.Fetch();

@@ -114,7 +114,8 @@ void Compare(const Device& device, const AttentionCase& c) {
     Require(AttendRuns(device.stream(), args, work.data(), static_cast<int32_t>(runs.size()), count));
     if (!joins.empty()) {
       const DeviceArray<ExactJoin> device_joins(device, joins);
-      Require(JoinRuns(device.stream(), args, device_joins.data(), static_cast<int32_t>(joins.size()), count == nullptr ? count : count + 1));
+      const int32_t* const join_count = c.few_blocks ? device_counts.data() + 1 : nullptr;
+      Require(JoinRuns(device.stream(), args, device_joins.data(), static_cast<int32_t>(joins.size()), join_count));
       device.Wait();
     }
     device.Wait();
