@@ -27,9 +27,9 @@ if [[ -z "$programs" ]]; then
   programs=$(mktemp -d)
   trap 'rm -rf "$programs"' EXIT
   "${BAZEL:-bazel}" build --config=opt --config=cuda //tests/kernels/cuda/... //tests/bench/gpu/... \
-    //tests/engine:cuda_{small_step,precision,stepper}_test
+    //tests/engine:cuda_{memory,small_step,precision,stepper}_test
   find -L bazel-bin/tests/kernels/cuda bazel-bin/tests/bench/gpu -maxdepth 1 -type f -executable ! -name '*.so' -exec cp -t "$programs" {} +
-  cp bazel-bin/tests/engine/cuda_{small_step,precision,stepper}_test "$programs"
+  cp bazel-bin/tests/engine/cuda_{memory,small_step,precision,stepper}_test "$programs"
 fi
 
 commit=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)

@@ -1,7 +1,8 @@
 // A whole model's decoding at depth on a CUDA device: a Llama of 8 billion random weights, batches whose contexts together fill the card.
 //
-//   engine_bench [--launched] [--in-order] [CASE ...]      CASE: MODE:BATCHxCONTEXT[@LAYERS], MODE exact T8 T4 T3 T2, T3+T2 (heads in turn) or rdr3.0
-//                                             (any rate), or `capacity`
+//   engine_bench [--launched] [--in-order] [CASE ...]
+//
+// CASE: MODE:BATCHxCONTEXT[@LAYERS], MODE exact T8 T4 T3 T2, T3+T2 (heads in turn) or rdr3.0 (any rate), or `capacity`.
 //
 // Contexts are not entered one by one, which would take minutes: the first sequence's prompt is (chunks of 512 rows, timed), then sealed,
 // and its pages are copied for every other sequence. They lie in random order, or, --in-order, as a new pool lends them: each head's one
@@ -311,8 +312,8 @@ void Measure(const Case& c, const TransformerSpec& spec, const CudaWeights& weig
     Require(decoding.Settle(sequences[0], prices), "settling");
     const double first_measure = stepper.measure_seconds, first_retier = stepper.retier_seconds;
     Require(decoding.Settle(sequences[c.batch > 1 ? 1 : 0], prices), "settling");
-    std::printf("# %s: measuring %.3f s; a step without refreshing %.3f ms; settling a sequence %.3f ms of measuring and %.3f of moving (the "
-                "first time %.3f and %.3f)\n", c.name.c_str(), measure_seconds, without * 1e3, stepper.measure_seconds * 1e3,
+    std::printf("# %s: measuring %.3f s; a step without refreshing %.3f ms; settling a sequence %.3f ms of measuring and %.3f of moving "
+                "(the first time %.3f and %.3f)\n", c.name.c_str(), measure_seconds, without * 1e3, stepper.measure_seconds * 1e3,
                 stepper.retier_seconds * 1e3, first_measure * 1e3, first_retier * 1e3);
   }
   std::fflush(stdout);
