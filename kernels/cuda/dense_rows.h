@@ -23,8 +23,8 @@ struct AddAndNormArgs {
   const float* weight = nullptr;       // [D]  null: nothing is normed, `out` is not written
   const int32_t* rows = nullptr;       // [M] or null: x's row for each row of `out`; then delta is null
   uint16_t* out = nullptr;             // bf16 [M, D]
-  // [M], `energy_stride` apart, or null: what errors in delta, attention's output, are measured in: |x|^2 before it is added; with a post norm (weights p; f those
-  // of `weight`) |f x|^2 |delta|^2 / |f p|^2, as Forward::AddEnergy (engine/step/forward.cc) says.
+  // [M], `energy_stride` apart, or null: what errors in delta, attention's output, are measured in: |x|^2 before it is added; with a post
+  // norm (weights p; f those of `weight`) |f x|^2 |delta|^2 / |f p|^2, as Forward::AddEnergy (engine/step/forward.cc) says.
   float* energy = nullptr;
   int64_t energy_stride = 1;
   float epsilon = 0;

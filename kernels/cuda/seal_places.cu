@@ -28,7 +28,8 @@ __device__ inline int RungAt(const SealHead& head, int token, const uint8_t* not
 }
 
 __global__ void __launch_bounds__(kThreads) PlaceKernel(const __grid_constant__ SealShape shape,
-                                                        const __grid_constant__ PageTokens tokens_of, const uint8_t* exact, uint8_t* coded, const SealHead* heads, int32_t* astray) {
+                                                        const __grid_constant__ PageTokens tokens_of, const uint8_t* exact,
+                                                        uint8_t* coded, const SealHead* heads, int32_t* astray) {
   __shared__ int in_warp[kTierCount][kWarps], filled[kTierCount];
   const SealHead& head = heads[blockIdx.x];
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;

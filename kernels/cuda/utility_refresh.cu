@@ -1,6 +1,6 @@
-// Two launches of as many blocks whatever there is to do: queries are mapped, one at a time; then tokens are scored, four a thread: so that its
-// loads wait side by side, and what it reads of the query serves four. T8 has no other width than 8, so that
-// a token's codes of a group are four words of its row (page_layout.h).
+// Two launches of as many blocks whatever there is to do: queries are mapped, one at a time; then tokens are scored,
+// four a thread: so that its loads wait side by side, and what it reads of the query serves four. T8 has no other width than 8, so that a
+// token's codes of a group are four words of its row (page_layout.h).
 #include "kernels/cuda/utility_refresh.h"
 
 #include <cuda_fp16.h>

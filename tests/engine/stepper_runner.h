@@ -24,6 +24,7 @@ namespace spherical::engine {
 // Pages [first, first + count) that a runner lends.
 struct PageRange {
   PageId first = 0, count = 0;
+  bool in_order = false;  // as a pool lends them that is new; else in random order, as when pages have come and gone
 };
 
 class StepperRunner {
@@ -36,11 +37,10 @@ class StepperRunner {
   StepperRunner(const TransformerSpec& spec, Stepper& stepper, SequenceId first_id, PageRange exact, PageRange coded)
       : spec_(spec), stepper_(stepper), next_id_(first_id) {
     greedy_.temperature = 0;
-    // In random order, as pages come and go.
     std::mt19937 random(7);
     for (const auto& [range, free] : {std::pair(exact, &free_), std::pair(coded, &free_coded_)}) {
       for (PageId i = 0; i < range.count; ++i) free->push_back(range.first + i);
-      std::ranges::shuffle(*free, random);
+      if (!range.in_order) std::ranges::shuffle(*free, random);
     }
   }
 

@@ -1,10 +1,12 @@
 // A whole model's decoding at depth on a CUDA device: a Llama of 8 billion random weights, batches whose contexts together fill the card.
 //
-//   engine_bench [--launched] [CASE ...]      CASE: MODE:BATCHxCONTEXT[@LAYERS], MODE exact T8 T4 T3 T2, T3+T2 (heads in turn) or rdr3.0
-//                                             (any rate), or `capacity`
+//   engine_bench [--launched] [--in-order] [CASE ...]
+//
+// CASE: MODE:BATCHxCONTEXT[@LAYERS], MODE exact T8 T4 T3 T2, T3+T2 (heads in turn) or rdr3.0 (any rate), or `capacity`.
 //
 // Contexts are not entered one by one, which would take minutes: the first sequence's prompt is (chunks of 512 rows, timed), then sealed,
-// and its pages, in scattered order, are copied for every other sequence. Steps read as many different bytes from as many lists.
+// and its pages are copied for every other sequence. They lie in random order, or, --in-order, as a new pool lends them: each head's one
+// after the other. Steps read as many different bytes from as many lists.
 // One line of CSV per case: tokens/s and TFLOP/s of the prompt (products and attention), seconds of sealing, the median of a decoding step
 // (wall time, greedy tokens on the host), what the host did of it before it waited, the time that reading weights, keys and values takes at
 // 4.28 TB/s, tokens/s, and bytes of pages held.
@@ -152,6 +154,10 @@ struct Case {
   double rate = 0;  // of rdr, bits
 };
 
+struct How {
+  bool recorded = true, in_order = false;
+};
+
 Case ParseCase(const char* text) {
   Case parsed{.name = text, .tiers = {}};
   const std::string name = text;
@@ -209,7 +215,7 @@ double PromptFlops(const TransformerSpec& spec, double tokens) {
   return spec.layers * (2 * of_layer * tokens + 4 * attended * tokens * tokens / 2);
 }
 
-void Measure(const Case& c, const TransformerSpec& spec, const CudaWeights& weights, bool recorded, kernels::cuda::Stream stream) {
+void Measure(const Case& c, const TransformerSpec& spec, const CudaWeights& weights, const How& how, kernels::cuda::Stream stream) {
   const int32_t heads = spec.layers * spec.kv_heads;
   const bool priced = c.rate > 0, exact = c.tiers.empty() && !priced;
   const int64_t page_bytes = kernels::PageBytes(spec.head_dim);
@@ -223,13 +229,13 @@ void Measure(const Case& c, const TransformerSpec& spec, const CudaWeights& weig
   CudaPass pass(spec, weights, threads, stream);
   const absl::Status created = pass.Create({.pages = int64_t{c.batch} * of_sequence + fresh, .sequences = c.batch,
                                             .context_max = c.context + 2 * (kWarmSteps + kSteps), .geometry = exact ? nullptr : &geometry,
-                                            .value_weights = value_weights, .workspace_pages = prompt, .recorded = recorded});
+                                            .value_weights = value_weights, .workspace_pages = prompt, .recorded = how.recorded});
   if (!created.ok()) {
     std::printf("%s: %s\n", c.name.c_str(), std::string(created.message()).c_str());
     return;
   }
   PassStepper stepper(pass, stream);
-  const PageRange first = {.first = 0, .count = of_sequence};
+  const PageRange first = {.first = 0, .count = of_sequence, .in_order = how.in_order};
   StepperRunner prompts(spec, stepper, 1, exact ? first : PageRange{.first = 0, .count = prompt}, first);
   std::vector<StepperRunner::Sequence> sequences = {prompts.Start(priced ? QuerySampling::For(c.context) : QuerySampling{})};
   Clock::time_point start = Clock::now();
@@ -306,8 +312,8 @@ void Measure(const Case& c, const TransformerSpec& spec, const CudaWeights& weig
     Require(decoding.Settle(sequences[0], prices), "settling");
     const double first_measure = stepper.measure_seconds, first_retier = stepper.retier_seconds;
     Require(decoding.Settle(sequences[c.batch > 1 ? 1 : 0], prices), "settling");
-    std::printf("# %s: measuring %.3f s; a step without refreshing %.3f ms; settling a sequence %.3f ms of measuring and %.3f of moving (the "
-                "first time %.3f and %.3f)\n", c.name.c_str(), measure_seconds, without * 1e3, stepper.measure_seconds * 1e3,
+    std::printf("# %s: measuring %.3f s; a step without refreshing %.3f ms; settling a sequence %.3f ms of measuring and %.3f of moving "
+                "(the first time %.3f and %.3f)\n", c.name.c_str(), measure_seconds, without * 1e3, stepper.measure_seconds * 1e3,
                 stepper.retier_seconds * 1e3, first_measure * 1e3, first_retier * 1e3);
   }
   std::fflush(stdout);
@@ -360,12 +366,15 @@ void MatrixSpeed(kernels::cuda::Stream stream) {
 
 int Main(int argc, char** argv) {
   std::vector<const char*> names(argv + 1, argv + argc);
-  if (names.empty() || (names.size() == 1 && std::strcmp(names[0], "--launched") == 0)) names.assign(std::begin(kUsual), std::end(kUsual));
+  const auto is_case = [](const char* name) { return name[0] != '-'; };
+  if (std::ranges::none_of(names, is_case)) names.insert(names.end(), std::begin(kUsual), std::end(kUsual));
   std::vector<Case> cases;
-  bool recorded = true;
+  How how;
   for (const char* name : names) {
     if (std::strcmp(name, "--launched") == 0) {
-      recorded = false;
+      how.recorded = false;
+    } else if (std::strcmp(name, "--in-order") == 0) {
+      how.in_order = true;
     } else if (std::strcmp(name, "capacity") == 0) {
       Capacity();
     } else {
@@ -388,7 +397,7 @@ int Main(int argc, char** argv) {
       spec = Llama8B(layers);
       weights = RandomWeights(spec, stream.get());
     }
-    Measure(c, spec, weights, recorded, stream.get());
+    Measure(c, spec, weights, how, stream.get());
   }
   return 0;
 }
