@@ -17,7 +17,6 @@
 //   ncu --profile-from-start off --clock-control none --metrics gpu__time_duration.sum engine_bench --launched T4:64x32768@4
 #include <algorithm>
 #include <chrono>
-#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -34,6 +33,7 @@
 #include "kernels/base/float16.h"
 #include "kernels/cuda/products.h"
 #include "tests/bench/gpu/device_work.h"
+#include "tests/bench/gpu/random_model.h"
 #include "tests/engine/stepper_runner.h"
 
 namespace spherical::engine {
@@ -47,105 +47,6 @@ constexpr const char* kUsual[] = {"capacity", "exact:8x32768", "exact:24x32768",
                                   "T4:64x32768@12"};
 
 double SecondsSince(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
-
-void Require(kernels::cuda::CudaStatus status) {
-  if (status == kernels::cuda::CudaStatus::kOk) return;
-  std::printf("CUDA: %s\n", kernels::cuda::TextOf(status));
-  std::exit(1);
-}
-
-void Require(const absl::Status& status, const char* what) {
-  if (status.ok()) return;
-  std::printf("%s: %s\n", what, status.ToString().c_str());
-  std::exit(1);
-}
-
-TransformerSpec Llama8B(int32_t layers) {
-  TransformerSpec spec;
-  spec.architecture = "llama";
-  spec.layers = layers;
-  spec.width = 4096;
-  spec.heads = 32;
-  spec.kv_heads = 8;
-  spec.head_dim = 128;
-  spec.ffn_width = 14336;
-  spec.vocabulary = 128256;
-  spec.context_max = 131072;
-  spec.norm_epsilon = 1e-5f;
-  spec.attention_scale = 0.08838835f;
-  spec.rotary_dim = 128;
-  spec.rotary_pairing = kernels::RotaryPairing::kHalves;
-  for (int32_t i = 0; i < 64; ++i) spec.rotary_frequency.push_back(std::pow(500'000.0, -i / 64.0));
-  return spec;
-}
-
-// bf16 numbers of deviation 0.02 everywhere, the same 64 MiB again and again; read as f32, two of them are one of the same size.
-CudaWeights RandomWeights(const TransformerSpec& spec, kernels::cuda::Stream stream) {
-  CudaWeights weights;
-  const int64_t bytes = CudaWeightBytes(spec), piece = std::min(bytes, int64_t{64} << 20);
-  Require(weights.memory.Allocate(bytes));
-  std::mt19937 random(1);
-  std::normal_distribution<float> normal(0, 0.02f);
-  std::vector<uint16_t> some(static_cast<size_t>(piece / 2));
-  for (uint16_t& x : some) x = kernels::F32ToBF16(normal(random));
-  Require(kernels::cuda::CopyToDevice(stream, weights.memory.data(), some.data(), piece));
-  for (int64_t at = piece; at < bytes; at += piece) {
-    Require(kernels::cuda::CopyOnDevice(stream, weights.memory.data() + at, weights.memory.data(), std::min(piece, bytes - at)));
-  }
-  Require(kernels::cuda::Synchronize(stream));
-  PlaceWeights(spec, weights.memory.data(), weights);
-  return weights;
-}
-
-// The pass as a stepper whose greedy tokens are fetched for the rows that are sampled.
-class PassStepper final : public Stepper {
- public:
-  PassStepper(CudaPass& pass, kernels::cuda::Stream stream) : pass_(pass), stream_(stream) {
-    Require(ids_.Allocate(CudaPass::kLogitsRowsMax * int64_t{sizeof(int32_t)}));
-  }
-  absl::StatusOr<StepOutput> Run(const StepPlan& plan) override {
-    const Clock::time_point start = Clock::now();
-    pass_.RunLayers(plan);
-    std::vector<int32_t> rows;
-    int32_t row = 0;
-    for (const StepItem& item : plan.items) {
-      row += static_cast<int32_t>(item.tokens.size());
-      rows.push_back(row - 1);
-    }
-    StepOutput output;
-    output.items.resize(plan.items.size());
-    for (size_t first = 0; first < rows.size(); first += CudaPass::kLogitsRowsMax) {
-      const size_t count = std::min<size_t>(CudaPass::kLogitsRowsMax, rows.size() - first);
-      pass_.Logits(std::span<const int32_t>(rows).subspan(first, count));
-      Require(kernels::cuda::CopyToHost(stream_, ids_.data(), pass_.greatest(), static_cast<int64_t>(count * sizeof(int32_t))));
-      host_seconds = SecondsSince(start);
-      if (absl::Status done = pass_.Await(); !done.ok()) return done;
-      for (size_t i = 0; i < count; ++i) output.items[first + i].sampled = SampledToken{.id = ids_.data<int32_t>()[i], .top = {}};
-    }
-    return output;
-  }
-  absl::StatusOr<MeasureOutput> Measure(std::span<const MeasureItem> items) override {
-    MeasureOutput output;
-    output.curves.resize(items.size());
-    const Clock::time_point start = Clock::now();
-    if (absl::Status done = pass_.Measure(items, output.curves); !done.ok()) return done;
-    measure_seconds = SecondsSince(start);
-    return output;
-  }
-  absl::StatusOr<absl::Duration> Retier(std::span<const RetierItem> items) override {
-    const Clock::time_point start = Clock::now();
-    if (absl::Status done = pass_.Retier(items); !done.ok()) return done;
-    retier_seconds = SecondsSince(start);
-    return absl::ZeroDuration();
-  }
-  double host_seconds = 0;  // of the last step, before it was waited for
-  double measure_seconds = 0, retier_seconds = 0;  // of the last ones
-
- private:
-  CudaPass& pass_;
-  const kernels::cuda::Stream stream_;
-  kernels::cuda::PinnedMemory ids_;
-};
 
 struct Case {
   std::string name;
@@ -305,16 +206,16 @@ void Measure(const Case& c, const TransformerSpec& spec, const CudaWeights& weig
   }
   std::printf("%s,%d,%d,%d,%.0f,%.1f,%.3f,%.3f,%.3f,%.3f,%.3f,%.0f,%.2f\n", c.name.c_str(), c.batch, c.context, c.layers,
               (c.context - kChunk) / prompt_seconds, flops / prompt_seconds * 1e-12, seal_seconds, step * 1e3, steps.front() * 1e3,
-              stepper.host_seconds * 1e3,
+              stepper.host_ms,
               static_cast<double>(read) / kBytesPerSecond * 1e3, c.batch / step,
               static_cast<double>(int64_t{c.batch} * of_sequence * page_bytes) * 1e-9);
   if (priced) {
     Require(decoding.Settle(sequences[0], prices), "settling");
-    const double first_measure = stepper.measure_seconds, first_retier = stepper.retier_seconds;
+    const double first_measure = stepper.measure_ms, first_retier = stepper.retier_ms;
     Require(decoding.Settle(sequences[c.batch > 1 ? 1 : 0], prices), "settling");
     std::printf("# %s: measuring %.3f s; a step without refreshing %.3f ms; settling a sequence %.3f ms of measuring and %.3f of moving "
-                "(the first time %.3f and %.3f)\n", c.name.c_str(), measure_seconds, without * 1e3, stepper.measure_seconds * 1e3,
-                stepper.retier_seconds * 1e3, first_measure * 1e3, first_retier * 1e3);
+                "(the first time %.3f and %.3f)\n", c.name.c_str(), measure_seconds, without * 1e3, stepper.measure_ms,
+                stepper.retier_ms, first_measure, first_retier);
   }
   std::fflush(stdout);
 }
