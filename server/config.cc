@@ -48,7 +48,8 @@ const std::vector<Setting>& Table() {
        Setting::Choice{&Config::kv_mode, KvModeNames(), IsKvMode, "rdr:RATE with RATE from 0.5 to 8 bits"}},
       {"kv.geometry", "how keys are coded; auto: calibrated at the first start, then kept; plain: rotation only; or a file",
        Setting::Text{&Config::kv_geometry, "auto, plain or a path to a file of geometries"}},
-      {"kv.pool_bytes", "memory for keys and values, taken at start", Setting::Bytes{&Config::kv_pool_bytes, kMiB, 64 * kTiB}},
+      {"kv.pool_bytes", "memory for keys and values, taken at start; 0: 1 GiB, or on CUDA what is free there when all else is taken",
+       Setting::Bytes{&Config::kv_pool_bytes, 0, kPoolBytesMax}},
       {"kv.prefill_workspace_bytes", "memory for exact keys and values of prompts, beside the pool; 0: enough for one whole context",
        Setting::Bytes{&Config::kv_prefill_workspace_bytes, 0, 64 * kTiB}},
       {"context.max", "longest prompt and answer together, in tokens; 0: what the model was trained for",
@@ -205,6 +206,10 @@ absl::Status Validate(const Config& config) {
     return absl::InvalidArgumentError("kv.geometry (--kv-geometry): expected auto, plain or a path to a file of geometries; got \"\"");
   }
   return ParseAddress(config.grpc_listen).status();
+}
+
+int64_t PoolBytesOf(const Config& config) {
+  return config.kv_pool_bytes == 0 && config.device == "cpu" ? kPoolBytesOnCpu : config.kv_pool_bytes;
 }
 
 absl::StatusOr<int64_t> ParseBytes(absl::string_view text) {

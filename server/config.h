@@ -24,7 +24,7 @@ struct Config {
   std::string activations = "int8";
   std::string kv_mode = "rdr";
   std::string kv_geometry = "auto";
-  int64_t kv_pool_bytes = int64_t{1} << 30;
+  int64_t kv_pool_bytes = 0;
   int64_t kv_prefill_workspace_bytes = 0;
   int64_t context_max = 0;
   int64_t target_step_ms = 100;
@@ -56,6 +56,10 @@ struct Setting {
   std::variant<Text, Choice, Integer, Bytes> type;
 };
 
+// The pool where none is asked for: of a CPU this, of a device what is free there when the model has been loaded.
+inline constexpr int64_t kPoolBytesOnCpu = int64_t{1} << 30;
+inline constexpr int64_t kPoolBytesMax = int64_t{64} << 40;
+
 std::span<const Setting> Settings();
 std::string FlagOf(const Setting& setting);             // "--kv-pool-bytes"
 std::string PointerOf(const Setting& setting);          // "/kv/pool_bytes"
@@ -71,6 +75,9 @@ absl::Status SetFromJson(absl::string_view text, absl::string_view file, Config&
 
 // What no single setting can say: a model is named, the address has a port.
 absl::Status Validate(const Config& config);
+
+// The pool's bytes as far as the config tells; 0: a device's free memory will.
+int64_t PoolBytesOf(const Config& config);
 
 // "1.5GiB", "500MB", "4096" -> bytes. KB, MB, GB, TB are powers of 1000; KiB, MiB, GiB, TiB of 1024.
 absl::StatusOr<int64_t> ParseBytes(absl::string_view text);

@@ -17,8 +17,12 @@ constexpr absl::Duration kFarewell = absl::Seconds(1);
 
 double Mib(ByteCount bytes) { return static_cast<double>(bytes.value()) / (1 << 20); }
 
+ByteCount PoolOf(const LoadedModel& model) {
+  return ByteCount(model.options.pool_pages.value() * model.options.kv.page_bytes.value());
+}
+
 void LogLoaded(const LoadedModel& model, const Config& config, int32_t threads, absl::Duration took) {
-  const ByteCount pool = ByteCount(model.options.pool_pages.value() * model.options.kv.page_bytes.value());
+  const ByteCount pool = PoolOf(model);
   const int64_t pool_tokens = pool.value() / model.served.kv_bytes_per_token;
   Log(LogLevel::kInfo,
       absl::StrFormat("loaded %s in %.2f s: weights %.0f MiB, %s activations, context %d; KV pool %.0f MiB, room for %d tokens; %d threads",
@@ -39,7 +43,7 @@ void LogLoaded(const LoadedModel& model, const Config& config, int32_t threads, 
 absl::StatusOr<std::unique_ptr<Daemon>> Daemon::Start(const Config& config, Options options) {
   const auto address = ParseAddress(config.grpc_listen);
   if (!address.ok()) return address.status();
-  const ByteCount on_host(config.device == "cpu" ? config.kv_pool_bytes : 0);  // a device's own memory is asked as the model is loaded
+  const ByteCount on_host(config.device == "cpu" ? PoolBytesOf(config) : 0);  // a device's own memory is asked as the model is loaded
   if (absl::Status fits = CheckFits(kPoolSetting, on_host, ReadMachineMemory()); !fits.ok()) return fits;
   auto tenants = TenantBook::Open(config);
   if (!tenants.ok()) return tenants.status();
@@ -96,7 +100,7 @@ absl::Status Daemon::Live() {
     return stop_loading_.load() ? absl::OkStatus() : model.status();
   }
   LogLoaded(*model, config_, threads, clock_.Now() - start);
-  auto quotas = tenants_->Attach(intake_, model->options.kv.page_bytes);
+  auto quotas = tenants_->Attach(intake_, model->options.kv.page_bytes, PoolOf(*model));
   if (!quotas.ok()) {
     CloseDoor();
     return quotas.status();

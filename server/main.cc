@@ -30,7 +30,7 @@ int CheckConfig(const spherical::server::Config& config) {
   spherical::server::MachineMemory memory = spherical::server::ReadMachineMemory();
   memory.available = memory.total;
   const bool on_cpu = config.device == "cpu";  // else the pool may be a device's, which is not asked here
-  const absl::Status fits = CheckFits(spherical::server::kPoolSetting, ByteCount(on_cpu ? config.kv_pool_bytes : 0), memory);
+  const absl::Status fits = CheckFits(spherical::server::kPoolSetting, ByteCount(on_cpu ? PoolBytesOf(config) : 0), memory);
   if (!fits.ok()) return Complain(fits);
   const auto tenants = spherical::server::TenantBook::Open(config);
   if (!tenants.ok()) return Complain(tenants.status());

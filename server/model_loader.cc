@@ -13,6 +13,7 @@
 #include "engine/step/cpu_stepper.h"
 #include "engine/step/cuda_stepper.h"
 #include "engine/step/device_choice.h"
+#include "server/cuda_limits.h"
 #include "server/geometry_loader.h"
 #include "server/log.h"
 #include "server/machine_memory.h"
@@ -69,19 +70,25 @@ absl::StatusOr<TokenCount> WorkspaceOf(const Config& config, const engine::Engin
                                                  least.value() * token_bytes, " bytes (0: enough for a whole context)"));
 }
 
+PageCount LeastPool(const engine::KvShape& kv) { return engine::ReservedPages(kv, TokenCount(2)); }  // one token in, one out
+
+// A pool of so many bytes; 0: the device will tell.
+absl::Status SetPool(const Config& config, int64_t bytes, engine::EngineOptions& options) {
+  options.pool_pages = PageCount(bytes / options.kv.page_bytes.value());
+  const PageCount least = LeastPool(options.kv);
+  if (bytes == 0 || options.pool_pages >= least) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat("kv.pool_bytes (--kv-pool-bytes): ", bytes, " bytes hold ", options.pool_pages.value(),
+                                                 " pages of ", options.kv.page_bytes.value(), " bytes; the shortest request to ",
+                                                 ModelName(config.model), " needs ", least.value()));
+}
+
 absl::StatusOr<engine::EngineOptions> OptionsOf(const Config& config, const engine::TransformerSpec& spec) {
   const auto context = ContextOf(config, spec);
   if (!context.ok()) return context.status();
   engine::EngineOptions options;
   options.kv = engine::MakeKvShape(spec.layers, spec.kv_heads, spec.head_dim, engine::FindKvMode(config.kv_mode).value(),
                                    spec.heads / spec.kv_heads, spec.windows);
-  options.pool_pages = PageCount(config.kv_pool_bytes / options.kv.page_bytes.value());
-  const PageCount least = engine::ReservedPages(options.kv, TokenCount(2));  // one token in, one out
-  if (options.pool_pages < least) {
-    return absl::InvalidArgumentError(absl::StrCat("kv.pool_bytes (--kv-pool-bytes): ", config.kv_pool_bytes, " bytes hold ",
-                                                   options.pool_pages.value(), " pages of ", options.kv.page_bytes.value(),
-                                                   " bytes; the shortest request to ", ModelName(config.model), " needs ", least.value()));
-  }
+  if (absl::Status known = SetPool(config, config.kv_pool_bytes, options); !known.ok()) return known;
   options.context_max = *context;
   auto workspace = WorkspaceOf(config, options);
   if (!workspace.ok()) return workspace.status();
@@ -93,23 +100,11 @@ absl::StatusOr<engine::EngineOptions> OptionsOf(const Config& config, const engi
   return options;
 }
 
-// What of the config CUDA does not do; empty: nothing.
-std::string WhyNotOnCuda(const Config& config, const engine::EngineOptions& options) {
-  const engine::KvShape& kv = options.kv;
-  if (!kv.mode.coded) return "";
-  if (kv.mode.priced) return absl::StrCat("kv.mode (--kv-mode) ", config.kv_mode, " is not there on CUDA yet: exact and uniform:T are");
-  const TokenCount whole = engine::PrefillWorkspace::ForContext(WorkspaceShape(kv), options.context_max);
-  if (options.workspace_tokens >= whole) return "";
-  return absl::StrCat("kv.prefill_workspace_bytes (--kv-prefill-workspace-bytes): on CUDA a prompt is never sealed early, so that the ",
-                      "workspace must hold a whole context, ", whole.value() * engine::ExactTokenBytes(kv).value(),
-                      " bytes (0: enough for it)");
-}
-
 // What runs the model, and a line about it. What CUDA does not do is an error where CUDA was asked for, and the CPU's work for `auto`.
 absl::StatusOr<engine::DeviceChoice> DeviceOf(const Config& config, const engine::EngineOptions& options) {
   auto choice = engine::ChooseDevice(config.device);
   if (!choice.ok()) return choice.status();
-  if (const std::string why = choice->on_cuda() ? WhyNotOnCuda(config, options) : ""; !why.empty()) {
+  if (const std::string why = choice->on_cuda() ? WhyNotOnCuda(options) : ""; !why.empty()) {
     if (config.device != "auto") return absl::InvalidArgumentError(absl::StrCat("device (--device): ", config.device, ": ", why));
     choice = engine::DeviceChoice{.what = "cpu", .why = why};
   }
@@ -145,8 +140,10 @@ absl::StatusOr<LoadedModel> LoadModel(const Config& config, engine::ThreadPool& 
   auto device = DeviceOf(config, *options);
   if (!device.ok()) return device.status();
   const ByteCount workspace_bytes(options->workspace_tokens.value() * engine::ExactTokenBytes(options->kv).value());
-  const ByteCount pool_bytes(options->pool_pages.value() * options->kv.page_bytes.value());
   if (!device->on_cuda()) {
+    const int64_t asked = config.kv_pool_bytes > 0 ? config.kv_pool_bytes : kPoolBytesOnCpu;
+    if (absl::Status known = SetPool(config, asked, *options); !known.ok()) return known;
+    const ByteCount pool_bytes(options->pool_pages.value() * options->kv.page_bytes.value());
     const absl::Status fits = CheckFits(kPoolAndWorkspaceSettings, pool_bytes + workspace_bytes, ReadMachineMemory());
     if (!fits.ok()) return fits;
   }
@@ -183,8 +180,11 @@ absl::StatusOr<LoadedModel> LoadModel(const Config& config, engine::ThreadPool& 
     auto stepper = engine::MakeCudaStepper(std::move(spec), *weights, pool,
                                            {.device = device->cuda,
                                             .pages = options->pool_pages,
+                                            .least_pages = LeastPool(options->kv),
+                                            .pool_taken = &model.options.pool_pages,
                                             .geometry = std::move(geometry),
                                             .workspace_pages = workspace_pages,
+                                            .priced = options->kv.mode.priced,
                                             .sequences = options->running_max,
                                             .context_max = options->context_max,
                                             .progress = [&](int64_t done, int64_t total) { copied(done, total); },

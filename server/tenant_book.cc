@@ -39,9 +39,11 @@ void LogQuotas(const std::vector<TenantQuota>& quotas, const PoolSize& pool) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<TenantBook>> TenantBook::Open(const Config& config) {
-  std::unique_ptr<TenantBook> book(new TenantBook(config.quotas, {.bytes = ByteCount(config.kv_pool_bytes)},
+  const int64_t pool = PoolBytesOf(config);
+  std::unique_ptr<TenantBook> book(new TenantBook(config.quotas, {.bytes = ByteCount(pool > 0 ? pool : kPoolBytesMax)},
                                                   config.tenant_trusted_metadata == "on"));
   engine::MutexLock change(book->change_mutex_);
+  book->pool_known_ = pool > 0;
   if (book->file_.empty()) {
     auto quotas = book->Check(book->sheet_, book->overrides_);
     if (!quotas.ok()) return quotas.status();
@@ -134,11 +136,14 @@ std::vector<engine::Quota> TenantBook::EngineQuotas() const {
   return quotas;
 }
 
-absl::StatusOr<std::vector<engine::Quota>> TenantBook::Attach(engine::IntakeQueue& intake, ByteCount page) {
+absl::StatusOr<std::vector<engine::Quota>> TenantBook::Attach(engine::IntakeQueue& intake, ByteCount page, ByteCount pool) {
   engine::MutexLock change(change_mutex_);
   pool_.page = page;
+  if (!pool_known_) pool_.bytes = pool;
   auto quotas = Check(sheet_, overrides_);
   if (!quotas.ok()) return quotas.status();
+  if (!pool_known_) Apply(*quotas);
+  pool_known_ = true;
   if (!file_.empty()) LogQuotas(*quotas, pool_);
   engine::MutexLock lock(mutex_);
   intake_ = &intake;

@@ -29,11 +29,12 @@ namespace spherical::server {
 class TenantBook {
  public:
   // Reads the quota file that the config names and the overrides beside it. Without one there is only `default`, with the whole pool.
+  // A pool whose size only loading tells counts as boundless until then.
   static absl::StatusOr<std::unique_ptr<TenantBook>> Open(const Config& config);
 
-  // The model is there, and with it the size of a page: what the engine starts with. From now on changes go to `intake`, which outlives
-  // this. Fails when a limit holds no page.
-  absl::StatusOr<std::vector<engine::Quota>> Attach(engine::IntakeQueue& intake, ByteCount page)
+  // The model is there, and with it the size of a page and the pool, which counts where the config says no size: what the engine starts
+  // with. From now on changes go to `intake`, which outlives this. Fails when a limit holds no page, or the pool is too small after all.
+  absl::StatusOr<std::vector<engine::Quota>> Attach(engine::IntakeQueue& intake, ByteCount page, ByteCount pool = ByteCount(0))
       ABSL_LOCKS_EXCLUDED(change_mutex_, mutex_);
 
   // What the door needs of a tenant to take its request.
@@ -92,6 +93,7 @@ class TenantBook {
   // One change at a time, reading and writing of files included. Taken before mutex_.
   engine::Mutex change_mutex_;
   PoolSize pool_ ABSL_GUARDED_BY(change_mutex_);
+  bool pool_known_ ABSL_GUARDED_BY(change_mutex_) = true;
   QuotaSheet sheet_ ABSL_GUARDED_BY(change_mutex_);
   QuotaSheet overrides_ ABSL_GUARDED_BY(change_mutex_);
   std::string last_seen_ ABSL_GUARDED_BY(change_mutex_);  // of the file: its text, or why there is none

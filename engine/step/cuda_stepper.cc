@@ -10,6 +10,7 @@
 #include "engine/step/cuda_pass.h"
 #include "engine/step/cuda_weights.h"
 #include "engine/step/logit_rows.h"
+#include "engine/step/measure_run.h"
 #include "kernels/base/check.h"
 #include "kernels/cuda/device_fault.h"
 #include "kernels/cuda/device_runtime.h"
@@ -37,18 +38,24 @@ class CudaStepper final : public Stepper {
     auto uploaded = UploadWeights(spec_, weights, pool_, stream_.get(), options_.progress);
     if (!uploaded.ok()) return uploaded.status();
     weights_ = *std::move(uploaded);
-    pass_ = std::make_unique<CudaPass>(spec_, weights_, stream_.get());
+    if (options_.priced) value_weights_ = ValueWeights(spec_, weights, pool_);
+    pass_ = std::make_unique<CudaPass>(spec_, weights_, pool_, stream_.get());
     const int64_t logits_bytes = int64_t{CudaPass::kLogitsRowsMax} * spec_.vocabulary * int64_t{sizeof(float)};
     const CudaStatus pinned = logits_.Allocate(logits_bytes);
     const CudaStatus greatest = greatest_.Allocate(CudaPass::kLogitsRowsMax * int64_t{sizeof(int32_t)});
     if (pinned != CudaStatus::kOk || greatest != CudaStatus::kOk) {
       return absl::ResourceExhaustedError(fmt::format("{} bytes of pinned memory for logits cannot be had", logits_bytes));
     }
-    return pass_->Create({.pages = options_.pages.value(),
-                          .sequences = options_.sequences,
-                          .context_max = options_.context_max,
-                          .geometry = options_.geometry ? &*options_.geometry : nullptr,
-                          .workspace_pages = options_.workspace_pages.value()});
+    const absl::Status created = pass_->Create({.pages = options_.pages.value(),
+                                                .least_pages = options_.least_pages.value(),
+                                                .sequences = options_.sequences,
+                                                .context_max = options_.context_max,
+                                                .geometry = options_.geometry ? &*options_.geometry : nullptr,
+                                                .value_weights = value_weights_,
+                                                .workspace_pages = options_.workspace_pages.value(),
+                                                .recorded = options_.recorded});
+    if (created.ok() && options_.pool_taken != nullptr) *options_.pool_taken = PageCount(pass_->pool_pages());
+    return created;
   }
 
   absl::StatusOr<StepOutput> Run(const StepPlan& plan) override {
@@ -69,12 +76,21 @@ class CudaStepper final : public Stepper {
     for (StepItemOutput& item : output.items) {
       if (!item.finite) item.sampled.reset();
     }
+    SumEnergies(plan, output);
     output.elapsed = clock_.Now() - start;
     return output;
   }
 
-  // Of mode `rdr`, which is refused at start.
-  absl::StatusOr<MeasureOutput> Measure(std::span<const MeasureItem>) override { SPH_CHECK(false); }
+  absl::StatusOr<MeasureOutput> Measure(std::span<const MeasureItem> items) override {
+    SPH_CHECK(options_.priced);
+    const absl::Time start = clock_.Now();
+    if (absl::Status used = UseDevice(); !used.ok()) return used;
+    MeasureOutput output;
+    output.curves.resize(items.size());
+    if (absl::Status done = pass_->Measure(items, output.curves); !done.ok()) return done;
+    output.elapsed = clock_.Now() - start;
+    return output;
+  }
 
   absl::StatusOr<absl::Duration> Retier(std::span<const RetierItem> items) override {
     SPH_CHECK(options_.geometry.has_value());
@@ -132,6 +148,25 @@ class CudaStepper final : public Stepper {
     return absl::OkStatus();
   }
 
+  // As Forward::EnergyOf and EnergyRowsOf: a sequence's first tokens are left out.
+  void SumEnergies(const StepPlan& plan, StepOutput& output) const {
+    const std::span<const float> energies = pass_->energies();
+    if (energies.empty()) return;
+    const size_t layers = static_cast<size_t>(spec_.layers);
+    size_t row = 0;
+    for (size_t i = 0; i < plan.items.size(); ++i) {
+      const StepItem& item = plan.items[i];
+      const size_t first = row, skipped = static_cast<size_t>(std::max(0, kSinkTokens - item.position));
+      row += item.tokens.size();
+      if (item.pages->sampling().stride == 0 || skipped >= item.tokens.size()) continue;
+      output.items[i].energy_rows = static_cast<int32_t>(item.tokens.size() - skipped);
+      output.items[i].energy.assign(layers, 0);
+      for (size_t layer = 0; layer < layers; ++layer) {
+        for (size_t r = first + skipped; r < row; ++r) output.items[i].energy[layer] += static_cast<double>(energies[r * layers + layer]);
+      }
+    }
+  }
+
   float* LogitsOf(int64_t i) const { return logits_.data<float>() + i * spec_.vocabulary; }
 
   const TransformerSpec spec_;
@@ -141,6 +176,7 @@ class CudaStepper final : public Stepper {
   int64_t step_ = 0;
   kernels::cuda::OwnStream stream_;
   CudaWeights weights_;
+  std::vector<float> value_weights_;      // [layers * kv_heads], mode `rdr`
   kernels::cuda::PinnedMemory logits_;    // [kLogitsRowsMax, vocabulary]
   kernels::cuda::PinnedMemory greatest_;  // [kLogitsRowsMax]
   std::unique_ptr<CudaPass> pass_;

@@ -2,13 +2,13 @@
 
 #include <algorithm>
 #include <array>
-#include <bit>
 #include <cstring>
 #include <memory>
 #include <vector>
 
 #include "absl/functional/function_ref.h"
 #include "engine/kv/head_notes.h"
+#include "engine/step/reprice_plan.h"
 #include "kernels/base/check.h"
 #include "kernels/spherical/codec.h"
 #include "kernels/spherical/ladder.h"
@@ -63,165 +63,55 @@ class HeadRetier {
     Move(sinks + item_.count, whole - sinks - item_.count, Tier::kT8, sinks);
   }
 
-  // What comes to a tier is coded apart first: lists grow into pages that others leave, and those must have been read by then.
   void Reprice(const kernels::CodedLosses& losses) {
-    const int32_t tiers = item_.whole_only ? 1 : kernels::kLadderTiers;
-    std::array<std::vector<TileGoing>, kernels::kLadderTiers> going;
-    RungCounts came = {};
-    TierCounts stay = filled_;
-    for (int32_t t = 0; t < tiers; ++t) {
-      going[static_cast<size_t>(t)] = GoingOf(losses, static_cast<Tier>(t));
-      for (const TileGoing& tile : going[static_cast<size_t>(t)]) {
-        for (int32_t r = t + 1; r < kernels::kRungs; ++r) {
-          const int32_t leave = std::popcount(tile.to[r]);
-          stay[static_cast<size_t>(t)] -= leave;
-          came[static_cast<size_t>(r)] += leave;
-        }
+    kernels::TileSteps steps;
+    const auto below = [&](Tier tier, int32_t tile) {
+      const int32_t first = tile * kTokenTile;
+      codec_.ladders(losses, geometry_.head_dim, tier, PageOf(tier, first), first % PageTokens(tier) / kTokenTile, steps);
+      TileBelow ones = {};
+      for (size_t r = 0; r < ones.size(); ++r) {
+        for (int32_t i = 0; i < kTokenTile; ++i) ones[r] |= static_cast<uint32_t>(steps.leaves[r][i] <= item_.price) << i;
       }
-    }
-    TierCounts all = stay;
-    for (size_t r = 0; r < kernels::kLadderTiers; ++r) all[r] += came[r];
-    SPH_CHECK(all == CountsAfter(item_));  // moved as it was measured
-
-    std::array<Arrivals, kernels::kLadderTiers> arrivals;
+      return ones;
+    };
+    const int32_t d = geometry_.head_dim;
+    const RepricePlan plan = PlanReprice(item_, d, below);
+    std::array<std::unique_ptr<uint8_t[]>, kernels::kLadderTiers> scratch;
+    const auto scratch_page = [&](Tier tier, int32_t slot) {
+      const int32_t rung = static_cast<int32_t>(tier);
+      return scratch[static_cast<size_t>(rung)].get() + plan.scratch_page_of(rung, slot, d) * arenas_.coded_page_bytes;
+    };
     for (int32_t r = 1; r < kernels::kLadderTiers; ++r) {
-      const size_t at = static_cast<size_t>(r);
-      if (came[at] == 0) continue;
-      const Tier to = static_cast<Tier>(r);
-      arrivals[at] = Arrivals(stay[at], came[at], PageTokens(to), arenas_.coded_page_bytes);
-      int32_t slot = stay[at];
-      for (int32_t t = std::min(r, tiers) - 1; t >= 0; --t) {  // local heads: oldest first
-        const std::vector<TileGoing>& tiles = going[static_cast<size_t>(t)];
-        for (size_t tile = 0; tile < tiles.size(); ++tile) {
-          slot = MoveThose(static_cast<Tier>(t), static_cast<int32_t>(tile), tiles[tile].to[r], to, slot,
-                           [&](int32_t s) { return arrivals[at].PageOf(s); });
-        }
-      }
+      const int64_t bytes = plan.scratch_pages(r, d) * arenas_.coded_page_bytes;
+      scratch[static_cast<size_t>(r)] = std::make_unique_for_overwrite<uint8_t[]>(static_cast<size_t>(bytes));
     }
-    for (int32_t t = 0; t < tiers; ++t) {
-      const Tier tier = static_cast<Tier>(t);
-      const std::vector<TileGoing>& tiles = going[static_cast<size_t>(t)];
-      tier == Tier::kT8 ? CloseGaps(tiles) : FillWithLast(tier, tiles, stay[static_cast<size_t>(t)]);
+    for (const TileMove& move : plan.arrivals) Carry(move, scratch_page(move.to, move.to_slot));
+    for (const std::vector<TileMove>* moves : {&plan.closings, &plan.fillings}) {
+      for (const TileMove& move : *moves) Carry(move, PageOf(move.to, move.to_slot));
     }
-    for (size_t r = 1; r < arrivals.size(); ++r) PutIn(static_cast<Tier>(r), arrivals[r]);
+    for (int32_t r = 1; r < kernels::kLadderTiers; ++r) {
+      const Tier tier = static_cast<Tier>(r);
+      PutIn(tier, plan.arrived[static_cast<size_t>(r)], [&](int32_t slot) { return scratch_page(tier, slot); });
+    }
   }
 
  private:
-  // Of the tokens of a tile, those that go to each rung; its own: they stay. Bit i is slot i of the tile.
-  struct TileGoing {
-    uint32_t to[kernels::kRungs] = {};
-  };
-
-  // Room for tokens that come to slots [first, first + tokens) of a tier: scratch pages in place of those of its list.
-  class Arrivals {
-   public:
-    Arrivals() = default;
-    Arrivals(int32_t first, int32_t tokens, int32_t page_tokens, int64_t page_bytes)
-        : first(first), end(first + tokens), page_tokens_(page_tokens), page_bytes_(page_bytes), first_page_(first / page_tokens) {
-      bytes_ = std::make_unique_for_overwrite<uint8_t[]>(static_cast<size_t>((CeilDiv(end, page_tokens) - first_page_) * page_bytes));
-    }
-    uint8_t* PageOf(int32_t slot) const { return bytes_.get() + (slot / page_tokens_ - first_page_) * page_bytes_; }
-
-    int32_t first = 0, end = 0;
-
-   private:
-    int32_t page_tokens_ = 1;
-    int64_t page_bytes_ = 0;
-    int32_t first_page_ = 0;
-    std::unique_ptr<uint8_t[]> bytes_;
-  };
-
-  std::vector<TileGoing> GoingOf(const kernels::CodedLosses& losses, Tier tier) const {
-    const int32_t own = static_cast<int32_t>(tier), tokens = filled_[static_cast<size_t>(tier)], page_tokens = PageTokens(tier);
-    const auto [begin, end] = MovableSlots(*item_.pages, tier);
-    std::vector<TileGoing> going(static_cast<size_t>(CeilDiv(tokens, kTokenTile)));
-    kernels::TileSteps steps;
-    for (int32_t first = 0; first < tokens; first += kTokenTile) {
-      TileGoing& tile = going[static_cast<size_t>(first / kTokenTile)];
-      const uint32_t held = OnesBetween(0, tokens - first), asked = OnesBetween(begin - first, end - first);
-      tile.to[own] = held;
-      if (asked == 0) continue;
-      if (item_.pages->local()) {
-        tile.to[own] &= ~asked;
-        tile.to[CommonRung(item_.rungs)] |= asked;
-        continue;
-      }
-      codec_.ladders(losses, geometry_.head_dim, tier, PageOf(tier, first), first % page_tokens / kTokenTile, steps);
-      uint32_t left[kernels::kLadderTiers];  // those that are below rung r
-      for (int32_t r = 0; r < kernels::kLadderTiers; ++r) {
-        uint32_t ones = 0;
-        for (int32_t i = 0; i < kTokenTile; ++i) ones |= static_cast<uint32_t>(steps.leaves[r][i] <= item_.price) << i;
-        left[r] = ones & asked;
-      }
-      for (int32_t r = own; r < kernels::kLadderTiers; ++r) {
-        tile.to[own] &= ~left[r];
-        const uint32_t here = r + 1 < kernels::kLadderTiers ? left[r] & ~left[r + 1] : left[r];
-        tile.to[AllowedRung(item_, r + 1)] |= here;
-      }
-    }
-    return going;
-  }
-  // Bits [begin, end) of a tile, as far as it has them.
-  static uint32_t OnesBetween(int32_t begin, int32_t end) {
-    const auto below = [](int32_t n) { return (1u << std::clamp(n, 0, kTokenTile)) - 1; };
-    return below(end) & ~below(begin);
+  void Carry(const TileMove& move, uint8_t* to_page) const {
+    const int32_t from_slot = move.from_tile * kTokenTile;
+    codec_.demote_those(geometry_, move.from, PageOf(move.from, from_slot), from_slot % PageTokens(move.from) / kTokenTile, move.which,
+                        move.to, to_page, move.to_slot % PageTokens(move.to));
   }
 
-  // Some tokens of a tile to slots of a tier from `slot` on, page by page; returns the slot after them. page_of: a slot's page.
-  int32_t MoveThose(Tier from, int32_t tile, uint32_t which, Tier to, int32_t slot, absl::FunctionRef<uint8_t*(int32_t)> page_of) const {
-    const int32_t from_tokens = PageTokens(from), to_tokens = PageTokens(to), first = tile * kTokenTile;
-    while (which != 0) {
-      uint32_t now = which;
-      for (int32_t over = std::popcount(which) - (to_tokens - slot % to_tokens); over > 0; --over) now &= ~std::bit_floor(now);
-      codec_.demote_those(geometry_, from, PageOf(from, first), first % from_tokens / kTokenTile, now, to, page_of(slot), slot % to_tokens);
-      slot += std::popcount(now);
-      which &= ~now;
-    }
-    return slot;
-  }
-
-  // T8 keeps its order: what stays moves to the front.
-  void CloseGaps(const std::vector<TileGoing>& tiles) const {
-    int32_t slot = 0;
-    for (size_t tile = 0; tile < tiles.size(); ++tile) {
-      uint32_t stays = tiles[tile].to[0];
-      if (slot == static_cast<int32_t>(tile) * kTokenTile) {  // the first ones are where they belong
-        const int32_t there = std::countr_one(stays);
-        slot += there;
-        stays &= ~OnesBetween(0, there);
-      }
-      slot = MoveThose(Tier::kT8, static_cast<int32_t>(tile), stays, Tier::kT8, slot, [&](int32_t s) { return PageOf(Tier::kT8, s); });
-    }
-  }
-
-  // The last tokens go into the holes among the first `stay` slots.
-  void FillWithLast(Tier tier, const std::vector<TileGoing>& tiles, int32_t stay) const {
-    const size_t own = static_cast<size_t>(tier);
-    const int32_t page_tokens = PageTokens(tier);
-    size_t last_tile = tiles.size();
-    uint32_t last = 0;  // tokens of the last tile that are still to be moved
-    for (int32_t first = 0; first < stay; first += kTokenTile) {
-      const uint32_t holes = OnesBetween(0, stay - first) & ~tiles[static_cast<size_t>(first / kTokenTile)].to[own];
-      for (uint32_t left = holes; left != 0; left &= left - 1) {
-        while (last == 0) last = tiles[--last_tile].to[own];
-        const int32_t in_tile = std::bit_width(last) - 1, from = static_cast<int32_t>(last_tile) * kTokenTile + in_tile;
-        const int32_t to = first + std::countr_zero(left);
-        codec_.demote(geometry_, tier, PageOf(tier, from), from % page_tokens, 1, tier, PageOf(tier, to), to % page_tokens);
-        last &= ~(1u << in_tile);
-      }
-    }
-  }
-
-  void PutIn(Tier tier, const Arrivals& arrivals) const {
+  void PutIn(Tier tier, RepricePlan::Slots slots, absl::FunctionRef<const uint8_t*(int32_t)> scratch_page) const {
     const int32_t page_tokens = PageTokens(tier);
     const std::vector<PageId>& list = item_.lists[static_cast<size_t>(tier)];
-    for (int32_t slot = arrivals.first; slot < arrivals.end;) {
-      const int32_t in_page = slot % page_tokens, rows = std::min(page_tokens - in_page, arrivals.end - slot);
+    for (int32_t slot = slots.first; slot < slots.end;) {
+      const int32_t in_page = slot % page_tokens, rows = std::min(page_tokens - in_page, slots.end - slot);
       uint8_t* const page = arenas_.coded + list[static_cast<size_t>(slot / page_tokens)] * arenas_.coded_page_bytes;
       if (in_page == 0) {
-        std::memcpy(page, arrivals.PageOf(slot), static_cast<size_t>(arenas_.coded_page_bytes));
+        std::memcpy(page, scratch_page(slot), static_cast<size_t>(arenas_.coded_page_bytes));
       } else {
-        codec_.demote(geometry_, tier, arrivals.PageOf(slot), in_page, rows, tier, page, in_page);
+        codec_.demote(geometry_, tier, scratch_page(slot), in_page, rows, tier, page, in_page);
       }
       slot += rows;
     }

@@ -4,9 +4,11 @@
 #include <cstdint>
 #include <cstring>
 #include <span>
+#include <vector>
 
 #include "kernels/base/check.h"
 #include "kernels/base/units.h"
+#include "kernels/cuda/dense_rows.h"
 #include "kernels/cuda/device_runtime.h"
 
 namespace spherical::engine {
@@ -15,14 +17,19 @@ namespace spherical::engine {
 //
 //   input.Begin();                                                  // the stream has passed all that was sent
 //   const int32_t* tokens = input.Put(std::span(tokens_of_rows));   // where it will be on the device
+//   input.Place(std::span(positions_of_rows), positions);           // the same, and copied to where kernels look for it step after step
 //   status = input.Send(stream);                                    // what was put since the last Send
 class StepInput {
  public:
-  kernels::cuda::CudaStatus Create(int64_t bytes) {
+  // pieces: that are placed between two Sends, at most.
+  kernels::cuda::CudaStatus Create(int64_t bytes, int32_t pieces = 0) {
+    pieces_.reserve(static_cast<size_t>(pieces));
+    bytes += BytesFor(pieces * int64_t{sizeof(kernels::cuda::Piece)});
     const kernels::cuda::CudaStatus taken = device_.Allocate(bytes);
     return taken == kernels::cuda::CudaStatus::kOk ? pinned_.Allocate(bytes) : taken;
   }
   void Begin() { used_ = sent_ = 0; }
+  int64_t bytes() const { return pinned_.bytes(); }
 
   static int64_t BytesFor(int64_t bytes) { return RoundUp(bytes, kAlignment); }
   template <class T>
@@ -33,16 +40,34 @@ class StepInput {
     if (!values.empty()) std::memcpy(pinned_.data() + at, values.data(), values.size_bytes());
     return reinterpret_cast<T*>(device_.data() + at);
   }
+  // `to` is device memory aligned to 256 bytes, as is what lies behind its room. Returns what was put, to be placed again.
+  template <class T>
+  std::span<T> Place(std::span<const T> values, T* to) {
+    const std::span<T> put(Put(values), values.size());
+    PlaceAgain(put, to);
+    return put;
+  }
+  template <class T>
+  void PlaceAgain(std::span<T> put, T* to) {
+    if (put.empty()) return;
+    pieces_.push_back({.from = put.data(), .to = to, .bytes = RoundUp(static_cast<int64_t>(put.size_bytes()), 16)});
+  }
   kernels::cuda::CudaStatus Send(kernels::cuda::Stream stream) {
+    const int32_t count = static_cast<int32_t>(pieces_.size());
+    const kernels::cuda::Piece* const pieces = Put(std::span<const kernels::cuda::Piece>(pieces_));
+    pieces_.clear();
     const int64_t first = sent_;
     sent_ = used_;
-    return kernels::cuda::CopyToDevice(stream, device_.data() + first, pinned_.data() + first, used_ - first);
+    const kernels::cuda::CudaStatus sent =
+        kernels::cuda::CopyToDevice(stream, device_.data() + first, pinned_.data() + first, used_ - first);
+    return sent == kernels::cuda::CudaStatus::kOk ? kernels::cuda::CopyPieces(stream, pieces, count) : sent;
   }
 
  private:
   static constexpr int64_t kAlignment = 256;
   kernels::cuda::DeviceMemory device_;
   kernels::cuda::PinnedMemory pinned_;
+  std::vector<kernels::cuda::Piece> pieces_;
   int64_t used_ = 0, sent_ = 0;
 };
 

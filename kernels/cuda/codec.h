@@ -67,7 +67,9 @@ struct EncodeItem {
   const CodedSlot* slots;            // [codings, rows]
   CodingError* errors;               // [codings, rows], or null
 };
-CudaStatus Encode(Stream stream, int32_t head_dim, const DeviceGeometry* geometries, const EncodeItem* items, int32_t count);
+// overlap: the kernel may begin while the one queued before it ends (LaunchesOverlap).
+CudaStatus Encode(Stream stream, int32_t head_dim, const DeviceGeometry* geometries, const EncodeItem* items, int32_t count,
+                  bool overlap = false);
 
 // CodecImpl::demote_those: tokens of one tile to slots from `to_slot` on of a page of the same tier or a lower one, utility bytes too.
 // Both pages may be the same if the tier is and no token moves back.

@@ -1,5 +1,6 @@
 // Codes into fewer codes, moves within a tier, and the ladders of coded tokens (codec.h).
 #include "kernels/cuda/codec_vectors.cuh"
+#include "kernels/cuda/ladder_steps.cuh"
 
 namespace spherical::kernels::cuda {
 namespace {
@@ -121,41 +122,16 @@ __global__ void __launch_bounds__(kCodecThreads, 2) DemoteKernel(const DeviceGeo
 
 constexpr int kLadderThreads = 256;
 
-// A token a thread, in the steps that ladder.cc takes for any token.
+// A token a thread.
 __global__ void __launch_bounds__(kLadderThreads) LaddersKernel(const CodedLosses* all_losses, const LadderItem* items, int32_t count,
                                                                 const __grid_constant__ TierLayouts layouts, TileSteps* steps) {
   const int thread = static_cast<int>(blockIdx.x * kLadderThreads + threadIdx.x), i = thread / kTokenTile, token = thread % kTokenTile;
   if (i >= count) return;
   const LadderItem item = items[i];
-  const TierLayout& layout = layouts.of[static_cast<int>(item.tier)];
-  const CodedLosses& losses = all_losses[item.head];
-  const int slot = item.tile * kTokenTile + token;
-  const float radius = WidenHalf(*reinterpret_cast<const uint16_t*>(item.page + layout.key_radii + 2 * slot));
-  const float utility = __uint_as_float((item.page[layout.utilities + slot] + (kSmallestExponent << 2)) << 21);
-  float loss[kRungs];
+  const LadderSteps ladder =
+      LadderOfCoded(all_losses[item.head], layouts.of[static_cast<int>(item.tier)], item.page, item.tile * kTokenTile + token);
 #pragma unroll
-  for (int r = 0; r < kLadderTiers; ++r) {
-    const float key = radius * radius * losses.key[r];
-    loss[r] = (key < 1 ? key : 1.0f) + losses.value[r];
-  }
-  loss[kLadderTiers] = 1;
-#pragma unroll
-  for (int r = 0; r < kLadderTiers; ++r) {
-    float price = 0;
-#pragma unroll
-    for (int above = 0; above <= r; ++above) {
-      const float* const per_byte = losses.per_byte[above];
-      float least = (loss[kLadderTiers] - loss[above]) * per_byte[kLadderTiers];
-#pragma unroll
-      for (int below = r + 1; below < kLadderTiers; ++below) {
-        const float gain = (loss[below] - loss[above]) * per_byte[below];
-        least = gain < least ? gain : least;
-      }
-      price = price < least ? least : price;
-    }
-    const int step = static_cast<int>(__float_as_uint(price * utility) >> 20) - static_cast<int>(kSmallestExponent << 3);
-    steps[i].leaves[r][token] = static_cast<uint16_t>(min(max(step, 1), kPriceSteps - 1));
-  }
+  for (int r = 0; r < kLadderTiers; ++r) steps[i].leaves[r][token] = ladder.leaves[r];
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 // Vectors into codes (codec.h). One block an item: keys are mapped by all its threads, then each half warp codes one token.
 #include "kernels/cuda/codec_vectors.cuh"
+#include "kernels/cuda/launch_overlap.cuh"
 
 namespace spherical::kernels::cuda {
 namespace {
@@ -100,6 +101,58 @@ __device__ void MapTile(const float* packed_map, const CentredTile<kGroups>& cen
   }
 }
 
+// A thread's sums, where another thread gets them: quad i of all threads lies together.
+__device__ inline void GiveQuads(float4* to, int threads, const float4 (&from)[4][2]) {
+#pragma unroll
+  for (int i = 0; i < 8; ++i) to[i * threads] = from[i / 2][i % 2];
+}
+__device__ inline void AddGiven(float4 (&to)[4][2], int threads, const float4* given) {
+  float4 from[4][2];
+#pragma unroll
+  for (int i = 0; i < 8; ++i) from[i / 2][i % 2] = given[i * threads];
+  AddQuads(to, from);
+}
+
+// MapTile's sums of at most four keys, by all threads of the block: each takes one of the four quads of chains, or two, so that the map,
+// which comes from afar, is asked for at once. Called by all; `z` is the block's whole shared memory, the centred keys in it too.
+template <int kGroups>
+__device__ void MapFewKeys(const float* packed_map, const CentredTile<kGroups>& centred, float* z) {
+  constexpr int kPairs = 8 * kGroups;
+  constexpr bool kTwo = 4 * kPairs > kCodecThreads;
+  static_assert(2 * kPairs <= kCodecThreads && (kTwo || 2 * kPairs * 8 * sizeof(float4) <= ScratchBytes<kGroups>()));
+  const float4* const map = reinterpret_cast<const float4*>(packed_map);
+  const int quad = static_cast<int>(threadIdx.x) / kPairs, output = static_cast<int>(threadIdx.x) % kPairs;
+  float4* const exchange = reinterpret_cast<float4*>(z);
+  float4 sums[4][2];
+  if (quad < (kTwo ? 2 : 4)) MapChains<kGroups>(map, centred.floats, quad, output, sums);
+  if constexpr (kTwo) {
+    float4 others[4][2];
+    MapChains<kGroups>(map, centred.floats, quad + 2, output, others);
+    AddQuads(sums, others);
+  }
+  __syncthreads();  // the keys are not needed any more
+  if constexpr (!kTwo) {
+    if (quad == 2 || quad == 3) GiveQuads(exchange + (quad - 2) * kPairs + output, 2 * kPairs, sums);
+    __syncthreads();
+    if (quad < 2) AddGiven(sums, 2 * kPairs, exchange + quad * kPairs + output);
+    __syncthreads();
+  }
+  if (quad == 1) GiveQuads(exchange + output, kPairs, sums);
+  __syncthreads();
+  if (quad == 0) AddGiven(sums, kPairs, exchange + output);
+  __syncthreads();
+  if (quad != 0) return;
+#pragma unroll
+  for (int t = 0; t < 4; ++t) {
+#pragma unroll
+    for (int o = 0; o < 2; ++o) {
+      const float4 sum = sums[t][o];
+      const int i = output + o * kPairs;
+      z[t * GroupScratch<kGroups>::kFloats + i / 16 * GroupScratch<kGroups>::kStride + i % 16] = (sum.x + sum.z) + (sum.y + sum.w);
+    }
+  }
+}
+
 // RotateValue (geometry.h): signs, Walsh-Hadamard from neighbours outwards, then the reflection across what is left.
 template <int kGroups>
 __device__ inline void RotateValue(const HalfWarp& team, float (&x)[kGroups]) {
@@ -192,27 +245,37 @@ __device__ inline Coded EncodeVector(const HalfWarp& team, const float (&x)[kGro
   return {stored, sound ? errors : 0};
 }
 
-// Codes one token, its key mapped and its value rotated, and writes it where it goes.
+// Codes one token's key, mapped, and writes it where it goes; its error.
 template <int kGroups>
-__device__ inline CodingError CodeToken(const HalfWarp& team, const float (&z)[kGroups], const float (&v)[kGroups],
-                                        const DeviceGeometry& geometry, const TierLayout& layout, const CodedSlot& slot,
-                                        const GroupScratch<kGroups>& scratch) {
-  const bool wide = slot.tier == Tier::kT8;
-  const int tile = slot.slot / kTokenTile, index = slot.slot % kTokenTile;
-  const GroupWidths<kGroups> key_widths = KeyWidthsOf<kGroups>(geometry, slot.tier), value_widths = ValueWidthsOf<kGroups>(slot.tier);
+__device__ inline float CodeKey(const HalfWarp& team, const float (&z)[kGroups], const DeviceGeometry& geometry, const TierLayout& layout,
+                                const CodedSlot& slot, const GroupScratch<kGroups>& scratch) {
+  const GroupWidths<kGroups> widths = KeyWidthsOf<kGroups>(geometry, slot.tier);
   uint32_t codes[kGroups];
-  const Coded key = EncodeVector<kGroups>(team, z, key_widths, {geometry.importance, geometry.shaping}, wide, scratch, codes);
-  if (slot.page != nullptr) PutVector<kGroups, true>(team, codes, key_widths, slot.page + tile * layout.key_tile, index);
-  const Coded value = EncodeVector<kGroups>(team, v, value_widths, {nullptr, nullptr}, wide, scratch, codes);
+  const Coded key =
+      EncodeVector<kGroups>(team, z, widths, {geometry.importance, geometry.shaping}, slot.tier == Tier::kT8, scratch, codes);
   if (slot.page != nullptr) {
-    PutVector<kGroups, false>(team, codes, value_widths, slot.page + layout.values + tile * layout.value_tile, index);
+    PutVector<kGroups, true>(team, codes, widths, slot.page + slot.slot / kTokenTile * layout.key_tile, slot.slot % kTokenTile);
+    if (team.lane == 0) StoreHalf(slot.page + layout.key_radii + 2 * slot.slot, key.radius);
+  }
+  return key.error;
+}
+
+// The same of its value, rotated; and the utility byte.
+template <int kGroups>
+__device__ inline float CodeValue(const HalfWarp& team, const float (&v)[kGroups], const TierLayout& layout, const CodedSlot& slot,
+                                  const GroupScratch<kGroups>& scratch) {
+  const GroupWidths<kGroups> widths = ValueWidthsOf<kGroups>(slot.tier);
+  uint32_t codes[kGroups];
+  const Coded value = EncodeVector<kGroups>(team, v, widths, {nullptr, nullptr}, slot.tier == Tier::kT8, scratch, codes);
+  if (slot.page != nullptr) {
+    uint8_t* const tile = slot.page + layout.values + slot.slot / kTokenTile * layout.value_tile;
+    PutVector<kGroups, false>(team, codes, widths, tile, slot.slot % kTokenTile);
     if (team.lane == 0) {
-      StoreHalf(slot.page + layout.key_radii + 2 * slot.slot, key.radius);
       StoreHalf(slot.page + layout.value_radii + 2 * slot.slot, value.radius);
       if (slot.noted) slot.page[layout.utilities + slot.slot] = slot.utility;
     }
   }
-  return {key.error, value.error};
+  return value.error;
 }
 
 template <int kGroups>
@@ -221,44 +284,63 @@ __global__ void __launch_bounds__(kCodecThreads, 2) EncodeKernel(const DeviceGeo
   extern __shared__ float4 shared_quads[];
   float* const shared = reinterpret_cast<float*>(shared_quads);
   constexpr int kFloats = GroupScratch<kGroups>::kFloats;
+  WaitForBefore();
   const EncodeItem item = items[blockIdx.x];
   const DeviceGeometry& geometry = geometries[item.head];
   const HalfWarp team = HalfWarp::Own();
-  const int row = static_cast<int>(threadIdx.x) / 16;
+  // A half warp has its own row; where there are so few that half of them have none, those take the rows' values.
+  const bool apart = item.rows <= kTokenTile / 2;
+  const int number = static_cast<int>(threadIdx.x) / 16, row = apart ? number % (kTokenTile / 2) : number;
+  const bool has_key = !apart || number == row, has_value = !apart || number != row;
+  float key[kGroups], value[kGroups];
+  if (has_value && row < item.rows) LoadValue<kGroups>(team, item, row, value);  // while the map comes
 
-  // Keys: k - mu where the scratch's second half will be, z where its first half is; then each half warp has its own row.
+  // Keys: k - mu where the scratch's second half will be, z where its first half is.
   if (item.source != TokenSource::kMapped) {
     const CentredTile<kGroups> centred = {shared + kTokenTile * kFloats};
     CentreKeys<kGroups>(item, geometry.centre, centred);
     __syncthreads();
-    MapTile<kGroups>(geometry.map, centred, item.rows, shared);
+    if (item.rows <= 4) {
+      MapFewKeys<kGroups>(geometry.map, centred, shared);
+    } else {
+      MapTile<kGroups>(geometry.map, centred, item.rows, shared);
+    }
     __syncthreads();
   }
   if (row >= item.rows) return;
 
   const GroupScratch<kGroups> scratch = ScratchOf<kGroups>(shared, row);
-  float key[kGroups], value[kGroups];
+  if (has_key) {
 #pragma unroll
-  for (int g = 0; g < kGroups; ++g) {
-    key[g] = item.source == TokenSource::kMapped ? static_cast<const float*>(item.keys)[row * item.key_stride + 16 * g + team.lane]
-                                                 : scratch.points[GroupScratch<kGroups>::kStride * g + team.lane];
+    for (int g = 0; g < kGroups; ++g) {
+      key[g] = item.source == TokenSource::kMapped ? static_cast<const float*>(item.keys)[row * item.key_stride + 16 * g + team.lane]
+                                                   : scratch.points[GroupScratch<kGroups>::kStride * g + team.lane];
+    }
   }
-  LoadValue<kGroups>(team, item, row, value);
   team.Sync();  // z was read before the scratch is used anew
   for (int32_t i = row; i < item.codings * item.rows; i += item.rows) {
     const CodedSlot slot = item.slots[i];
-    const CodingError error = CodeToken<kGroups>(team, key, value, geometry, layouts.of[static_cast<int>(slot.tier)], slot, scratch);
-    if (team.lane == 0 && item.errors != nullptr) item.errors[i] = error;
+    if (slot.page == nullptr && item.errors == nullptr) continue;  // nobody wants it
+    const TierLayout& layout = layouts.of[static_cast<int>(slot.tier)];
+    float key_error = 0, value_error = 0;
+    if (has_key) key_error = CodeKey<kGroups>(team, key, geometry, layout, slot, scratch);
+    if (has_value) value_error = CodeValue<kGroups>(team, value, layout, slot, scratch);
+    if (team.lane != 0 || item.errors == nullptr) continue;
+    if (has_key) item.errors[i].key = key_error;
+    if (has_value) item.errors[i].value = value_error;
   }
 }
 
 }  // namespace
 
-CudaStatus Encode(Stream stream, int32_t head_dim, const DeviceGeometry* geometries, const EncodeItem* items, int32_t count) {
+CudaStatus Encode(Stream stream, int32_t head_dim, const DeviceGeometry* geometries, const EncodeItem* items, int32_t count, bool overlap) {
   if (count == 0) return CudaStatus::kOk;
-  return LaunchForGroups(head_dim, [&]<int kGroups>() {
-    EncodeKernel<kGroups><<<count, kCodecThreads, ScratchBytes<kGroups>(), stream>>>(geometries, items, LayoutsOf(head_dim));
+  CudaStatus queued = CudaStatus::kOk;
+  const CudaStatus launched = LaunchForGroups(head_dim, [&]<int kGroups>() {
+    queued = LaunchOverlapped(stream, overlap, EncodeKernel<kGroups>, dim3(static_cast<uint32_t>(count)), kCodecThreads,
+                              ScratchBytes<kGroups>(), geometries, items, LayoutsOf(head_dim));
   });
+  return queued == CudaStatus::kOk ? launched : queued;
 }
 
 }  // namespace spherical::kernels::cuda

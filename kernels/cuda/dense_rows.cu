@@ -4,8 +4,11 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cmath>
 
+#include "kernels/cuda/gate.cuh"
+#include "kernels/cuda/launch_overlap.cuh"
 #include "kernels/spherical/page_layout.h"
 
 namespace spherical::kernels::cuda {
@@ -37,31 +40,62 @@ __global__ void EmbedKernel(const uint16_t* embedding, const int32_t* tokens, in
   for (int32_t i = static_cast<int32_t>(threadIdx.x); i < d; i += static_cast<int32_t>(blockDim.x)) to[i] = OfBf16(from[i]) * scale;
 }
 
-// One thread block a row.
+__device__ __forceinline__ float SumOfSquares(float4 v) { return v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w; }
+
+__device__ __forceinline__ float4 Times(float4 a, float4 b) { return {a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w}; }
+
+// One thread block a row, four values a thread and turn.
 __global__ void AddAndNormKernel(AddAndNormArgs a) {
+  LetNextBegin();
+  WaitForBefore();
   __shared__ float room[kWarp];
   const int32_t row = static_cast<int32_t>(blockIdx.x), step = static_cast<int32_t>(blockDim.x), first = static_cast<int32_t>(threadIdx.x);
-  float* x = a.x + int64_t{a.rows == nullptr ? row : a.rows[row]} * a.d;
-  const float* delta = a.delta + (a.delta == nullptr ? 0 : int64_t{row} * a.d);
+  const int32_t quads = a.d / 4;
+  float4* x = reinterpret_cast<float4*>(a.x + int64_t{a.rows == nullptr ? row : a.rows[row]} * a.d);
+  const float4* delta = reinterpret_cast<const float4*>(a.delta + (a.delta == nullptr ? 0 : int64_t{row} * a.d));
+  const float4 *post = reinterpret_cast<const float4*>(a.post_weight), *weight = reinterpret_cast<const float4*>(a.weight);
   float factor = 1;
-  if (a.delta != nullptr && a.post_weight != nullptr) {
+  if (a.delta != nullptr && post != nullptr) {
     float squares = 0;
-    for (int32_t i = first; i < a.d; i += step) squares += delta[i] * delta[i];
+    for (int32_t i = first; i < quads; i += step) squares += SumOfSquares(delta[i]);
     factor = rsqrtf(SumOfBlock(squares, room) / static_cast<float>(a.d) + a.epsilon);
   }
+  if (a.energy != nullptr) {
+    float entered = 0, weights = 0, attended = 0;
+    for (int32_t i = first; i < quads; i += step) {
+      if (post == nullptr) {
+        entered += SumOfSquares(x[i]);
+      } else {
+        entered += SumOfSquares(Times(x[i], weight[i]));
+        weights += SumOfSquares(Times(post[i], weight[i]));
+        attended += SumOfSquares(delta[i]);
+      }
+    }
+    entered = SumOfBlock(entered, room);
+    if (post != nullptr) entered *= SumOfBlock(attended, room) / SumOfBlock(weights, room);
+    if (first == 0) a.energy[row * a.energy_stride] = entered;
+  }
   float squares = 0;
-  for (int32_t i = first; i < a.d; i += step) {
-    float value = x[i];
+  for (int32_t i = first; i < quads; i += step) {
+    float4 value = x[i];
     if (a.delta != nullptr) {
-      value += a.post_weight == nullptr ? delta[i] : delta[i] * factor * a.post_weight[i];
+      float4 add = delta[i];
+      if (post != nullptr) {
+        const float4 w = post[i];
+        add = {add.x * factor * w.x, add.y * factor * w.y, add.z * factor * w.z, add.w * factor * w.w};
+      }
+      value = {value.x + add.x, value.y + add.y, value.z + add.z, value.w + add.w};
       x[i] = value;
     }
-    squares += value * value;
+    squares += SumOfSquares(value);
   }
-  if (a.weight == nullptr) return;
+  if (weight == nullptr) return;
   const float scale = rsqrtf(SumOfBlock(squares, room) / static_cast<float>(a.d) + a.epsilon);
-  uint16_t* out = a.out + int64_t{row} * a.d;
-  for (int32_t i = first; i < a.d; i += step) out[i] = Bf16Of(x[i] * scale * a.weight[i]);  // each thread reads what it wrote
+  ushort4* out = reinterpret_cast<ushort4*>(a.out + int64_t{row} * a.d);
+  for (int32_t i = first; i < quads; i += step) {  // each thread reads what it wrote
+    const float4 value = x[i], w = weight[i];
+    out[i] = {Bf16Of(value.x * scale * w.x), Bf16Of(value.y * scale * w.y), Bf16Of(value.z * scale * w.z), Bf16Of(value.w * scale * w.w)};
+  }
 }
 
 __global__ void AnglesKernel(const double* frequency, int32_t pairs, const int32_t* positions, float* angles) {
@@ -74,8 +108,25 @@ __global__ void AnglesKernel(const double* frequency, int32_t pairs, const int32
   row[pairs + i] = static_cast<float>(sine);
 }
 
+// By all threads of the grid, a line each.
+__device__ __forceinline__ void BringNearer(const NeededNext& needed) {
+  constexpr int64_t kLine = 128;
+  const int64_t threads = int64_t{gridDim.x} * gridDim.y * blockDim.x;
+  const int64_t thread = (int64_t{blockIdx.y} * gridDim.x + blockIdx.x) * blockDim.x + threadIdx.x;
+#pragma unroll
+  for (int32_t i = 0; i < 2; ++i) {
+    if (needed.from[i] == nullptr) continue;
+    for (int64_t at = thread * kLine; at < needed.bytes; at += threads * kLine) {
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const uint8_t*>(needed.from[i]) + at));
+    }
+  }
+}
+
 // One thread block a (row, head), one thread a coordinate. Heads: queries, then keys, then values.
 __global__ void HeadsKernel(HeadsArgs a) {
+  LetNextBegin();
+  BringNearer(a.needed_next);
+  WaitForBefore();
   __shared__ float room[kWarp];
   __shared__ float turned[kHeadDimMax];
   const int32_t row = static_cast<int32_t>(blockIdx.x), head = static_cast<int32_t>(blockIdx.y), i = static_cast<int32_t>(threadIdx.x);
@@ -112,6 +163,7 @@ __global__ void HeadsKernel(HeadsArgs a) {
     a.query[(int64_t{row} * a.heads + head) * a.head_dim + i] = half;
     return;
   }
+  if (a.slots[row] < 0) return;
   const int32_t kv_head = is_value ? head - a.heads - a.kv_heads : head - a.heads, position = a.positions[row];
   const int64_t list = int64_t{a.slots[row]} * a.lists_per_slot + a.list + kv_head;
   const int32_t page = a.lists[list * a.list_pages + position / kExactTokensPerPage], slot = position % kExactTokensPerPage;
@@ -125,13 +177,12 @@ __global__ void HeadsKernel(HeadsArgs a) {
 
 template <Gate kGate>
 __global__ void GateKernel(const float* joined, int32_t d, uint16_t* out) {
+  LetNextBegin();
+  WaitForBefore();
   const int32_t i = static_cast<int32_t>(blockIdx.x * blockDim.x + threadIdx.x);
   if (i >= d) return;
   const float* row = joined + int64_t{blockIdx.y} * 2 * d;
-  const float g = row[i];
-  constexpr float kTwiceRootOfTwoOverPi = 1.5957691216057308f;
-  const float t = kGate == Gate::kSilu ? g : kTwiceRootOfTwoOverPi * (g + 0.044715f * g * g * g);
-  out[int64_t{blockIdx.y} * d + i] = Bf16Of(g / (1 + expf(-t)) * row[d + i]);
+  out[int64_t{blockIdx.y} * d + i] = Bf16Of(Gated<kGate>(row[i], row[d + i]));
 }
 
 __global__ void CapKernel(float cap, int64_t n, float* x) {
@@ -139,39 +190,48 @@ __global__ void CapKernel(float cap, int64_t n, float* x) {
   if (i < n) x[i] = cap * tanhf(x[i] / cap);
 }
 
-struct Greatest {
-  float value;
-  int32_t id;
-};
 __device__ __forceinline__ Greatest GreaterOf(Greatest a, Greatest b) {
   return b.value > a.value || (b.value == a.value && b.id < a.id) ? b : a;
 }
-
-__global__ void GreatestKernel(const float* x, int32_t d, int32_t* ids) {
-  __shared__ Greatest room[kWarp];
-  __shared__ int32_t broken[1];
-  if (threadIdx.x == 0) broken[0] = 0;
-  __syncthreads();
-  const float* row = x + int64_t{blockIdx.x} * d;
-  Greatest best = {-INFINITY, d};
-  bool finite = true;
-  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < d; i += static_cast<int32_t>(blockDim.x)) {
-    finite &= static_cast<bool>(isfinite(row[i]));
-    best = GreaterOf(best, {row[i], i});
-  }
-  if (!finite) broken[0] = 1;
+__device__ Greatest GreatestOfWarp(Greatest best) {
   for (int32_t i = kWarp / 2; i > 0; i /= 2) {
     best = GreaterOf(best, {__shfl_xor_sync(0xffffffffu, best.value, i), __shfl_xor_sync(0xffffffffu, best.id, i)});
   }
+  return best;
+}
+
+// One thread block a (piece, row). A piece that is not finite has the value infinity and the id -1.
+__global__ void GreatestOfPieces(const float* x, int32_t d, Greatest* pieces) {
+  __shared__ Greatest room[kRowThreads / kWarp];
+  const int32_t piece = static_cast<int32_t>(blockIdx.x), in_piece = (d + kGreatestPieces - 1) / kGreatestPieces;
+  const int32_t end = min(d, (piece + 1) * in_piece);
+  const float* row = x + int64_t{blockIdx.y} * d;
+  Greatest best = {-INFINITY, d};
+  bool finite = true;
+  for (int32_t i = piece * in_piece + static_cast<int32_t>(threadIdx.x); i < end; i += kRowThreads) {
+    finite &= static_cast<bool>(isfinite(row[i]));
+    best = GreaterOf(best, {row[i], i});
+  }
+  if (__syncthreads_or(!finite)) best = {INFINITY, -1};
+  best = GreatestOfWarp(best);
   if (threadIdx.x % kWarp == 0) room[threadIdx.x / kWarp] = best;
   __syncthreads();
   if (threadIdx.x != 0) return;
-  for (int32_t i = 1; i < static_cast<int32_t>(blockDim.x) / kWarp; ++i) best = GreaterOf(best, room[i]);
-  ids[blockIdx.x] = broken[0] != 0 ? -1 : best.id;
+  for (int32_t i = 1; i < kRowThreads / kWarp; ++i) best = GreaterOf(best, room[i]);
+  pieces[int64_t{blockIdx.y} * kGreatestPieces + piece] = best;
+}
+
+// One warp a row.
+__global__ void GreatestOfRow(const Greatest* pieces, int32_t* ids) {
+  static_assert(kGreatestPieces == kWarp);
+  const Greatest best = GreatestOfWarp(pieces[int64_t{blockIdx.x} * kGreatestPieces + threadIdx.x]);
+  if (threadIdx.x == 0) ids[blockIdx.x] = best.id;
 }
 
 // One thread block a (row, head).
 __global__ void TakeCodedKernel(const uint8_t* coded, const float* from, int32_t d, uint16_t* out) {
+  LetNextBegin();
+  WaitForBefore();
   const int64_t at = int64_t{blockIdx.x} * gridDim.y + blockIdx.y;
   if (coded[at] == 0) return;
   for (int32_t i = static_cast<int32_t>(threadIdx.x); i < d; i += static_cast<int32_t>(blockDim.x)) {
@@ -184,6 +244,15 @@ __global__ void EnterPagesKernel(const int64_t* where, const int32_t* pages, int
   if (i < n) lists[where[i]] = pages[i];
 }
 
+// Some thread blocks a piece.
+__global__ void CopyPiecesKernel(const Piece* pieces) {
+  const Piece piece = pieces[blockIdx.x];
+  const uint4* const from = static_cast<const uint4*>(piece.from);
+  uint4* const to = static_cast<uint4*>(piece.to);
+  const int64_t step = int64_t{gridDim.y} * blockDim.x;
+  for (int64_t i = int64_t{blockIdx.y} * blockDim.x + threadIdx.x; i < piece.bytes / 16; i += step) to[i] = from[i];
+}
+
 uint32_t BlocksFor(int64_t n) { return static_cast<uint32_t>((n + kRowThreads - 1) / kRowThreads); }
 
 }  // namespace
@@ -194,8 +263,9 @@ CudaStatus EmbedRows(Stream stream, const uint16_t* embedding, const int32_t* to
 }
 
 CudaStatus AddAndNorm(Stream stream, const AddAndNormArgs& args) {
-  AddAndNormKernel<<<static_cast<uint32_t>(args.m), kNormThreads, 0, stream>>>(args);
-  return Launched();
+  const int32_t quads = (args.d / 4 + kWarp - 1) / kWarp * kWarp;
+  const dim3 blocks(static_cast<uint32_t>(args.m));
+  return LaunchOverlapped(stream, args.overlap, AddAndNormKernel, blocks, std::min(quads, kNormThreads), 0, args);
 }
 
 CudaStatus RotaryAnglesOf(Stream stream, const double* frequency, int32_t rotary_dim, const int32_t* positions, int32_t m, float* angles) {
@@ -206,18 +276,13 @@ CudaStatus RotaryAnglesOf(Stream stream, const double* frequency, int32_t rotary
 CudaStatus PrepareHeads(Stream stream, const HeadsArgs& args) {
   const uint32_t threads = static_cast<uint32_t>((args.head_dim + kWarp - 1) / kWarp * kWarp);
   const dim3 blocks(static_cast<uint32_t>(args.m), static_cast<uint32_t>(args.heads + 2 * args.kv_heads));
-  HeadsKernel<<<blocks, threads, 0, stream>>>(args);
-  return Launched();
+  return LaunchOverlapped(stream, args.overlap, HeadsKernel, blocks, static_cast<int32_t>(threads), 0, args);
 }
 
-CudaStatus GateRows(Stream stream, Gate gate, const float* joined, int32_t m, int32_t d, uint16_t* out) {
+CudaStatus GateRows(Stream stream, Gate gate, const float* joined, int32_t m, int32_t d, uint16_t* out, bool overlap) {
   const dim3 blocks(BlocksFor(d), static_cast<uint32_t>(m));
-  if (gate == Gate::kSilu) {
-    GateKernel<Gate::kSilu><<<blocks, kRowThreads, 0, stream>>>(joined, d, out);
-  } else {
-    GateKernel<Gate::kGeluTanh><<<blocks, kRowThreads, 0, stream>>>(joined, d, out);
-  }
-  return Launched();
+  const auto kernel = gate == Gate::kSilu ? GateKernel<Gate::kSilu> : GateKernel<Gate::kGeluTanh>;
+  return LaunchOverlapped(stream, overlap, kernel, blocks, kRowThreads, 0, joined, d, out);
 }
 
 CudaStatus CapValues(Stream stream, float cap, int64_t n, float* x) {
@@ -225,19 +290,29 @@ CudaStatus CapValues(Stream stream, float cap, int64_t n, float* x) {
   return Launched();
 }
 
-CudaStatus GreatestOf(Stream stream, const float* x, int32_t m, int32_t d, int32_t* ids) {
-  GreatestKernel<<<static_cast<uint32_t>(m), 1024, 0, stream>>>(x, d, ids);
+CudaStatus GreatestOf(Stream stream, const float* x, int32_t m, int32_t d, Greatest* scratch, int32_t* ids) {
+  GreatestOfPieces<<<dim3(kGreatestPieces, static_cast<uint32_t>(m)), kRowThreads, 0, stream>>>(x, d, scratch);
+  if (const CudaStatus queued = Launched(); queued != CudaStatus::kOk) return queued;
+  GreatestOfRow<<<static_cast<uint32_t>(m), kGreatestPieces, 0, stream>>>(scratch, ids);
   return Launched();
 }
 
-CudaStatus TakeCoded(Stream stream, const uint8_t* coded, const float* from, int32_t m, int32_t g, int32_t d, uint16_t* out) {
-  TakeCodedKernel<<<dim3(static_cast<uint32_t>(m), static_cast<uint32_t>(g)), kRowThreads, 0, stream>>>(coded, from, d, out);
-  return Launched();
+CudaStatus TakeCoded(Stream stream, const uint8_t* coded, const float* from, int32_t m, int32_t g, int32_t d, uint16_t* out,
+                     bool overlap) {
+  const dim3 blocks(static_cast<uint32_t>(m), static_cast<uint32_t>(g));
+  return LaunchOverlapped(stream, overlap, TakeCodedKernel, blocks, kRowThreads, 0, coded, from, d, out);
 }
 
 CudaStatus EnterPages(Stream stream, const int64_t* where, const int32_t* pages, int32_t n, int32_t* lists) {
   if (n == 0) return CudaStatus::kOk;
   EnterPagesKernel<<<BlocksFor(n), kRowThreads, 0, stream>>>(where, pages, n, lists);
+  return Launched();
+}
+
+CudaStatus CopyPieces(Stream stream, const Piece* pieces, int32_t n) {
+  constexpr uint32_t kBlocksOfPiece = 4;
+  if (n == 0) return CudaStatus::kOk;
+  CopyPiecesKernel<<<dim3(static_cast<uint32_t>(n), kBlocksOfPiece), kRowThreads, 0, stream>>>(pieces);
   return Launched();
 }
 

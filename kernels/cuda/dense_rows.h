@@ -2,7 +2,7 @@
 // the stream and returns what the launch said. The twins are kernels/dense/rows.h.
 //
 // The residual stream and what products put out are f32; what products take is bf16 (as uint16_t here). A row's numbers depend on that row
-// alone; sums are in a fixed order.
+// alone; sums are in a fixed order. `overlap`: the kernel may begin while the one queued before it ends (LaunchesOverlap).
 #ifndef SPHERICAL_KERNELS_CUDA_DENSE_ROWS_H_
 #define SPHERICAL_KERNELS_CUDA_DENSE_ROWS_H_
 
@@ -23,8 +23,13 @@ struct AddAndNormArgs {
   const float* weight = nullptr;       // [D]  null: nothing is normed, `out` is not written
   const int32_t* rows = nullptr;       // [M] or null: x's row for each row of `out`; then delta is null
   uint16_t* out = nullptr;             // bf16 [M, D]
+  // [M], `energy_stride` apart, or null: what errors in delta, attention's output, are measured in: |x|^2 before it is added; with a post
+  // norm (weights p; f those of `weight`) |f x|^2 |delta|^2 / |f p|^2, as Forward::AddEnergy (engine/step/forward.cc) says.
+  float* energy = nullptr;
+  int64_t energy_stride = 1;
   float epsilon = 0;
-  int32_t m = 0, d = 0;
+  int32_t m = 0, d = 0;                // d a multiple of 4
+  bool overlap = false;
 };
 CudaStatus AddAndNorm(Stream stream, const AddAndNormArgs& args);
 
@@ -33,6 +38,11 @@ CudaStatus RotaryAnglesOf(Stream stream, const double* frequency, int32_t rotary
 
 // What comes out of the joined product of queries, keys and values, made ready for attention: biases, norms of heads, rotary positions;
 // queries rounded to f16, keys and values entered in their exact pages (kernels/spherical/page_layout.h).
+// Memory that kernels queued later read first: brought nearer meanwhile.
+struct NeededNext {
+  const void* from[2] = {nullptr, nullptr};  // null: nothing
+  int64_t bytes = 0;                         // of each
+};
 struct HeadsArgs {
   const float* joined = nullptr;      // [M, (H + 2 G) * D]  queries, keys, values of a row
   const float* bias = nullptr;        // [(H + 2 G) * D] or null
@@ -45,7 +55,7 @@ struct HeadsArgs {
   uint16_t* query = nullptr;          // f16 [M, H, D]
   // Where keys and values go: page lists[slots[m]][list + kv_head][positions[m] / 16] of the arena.
   const int32_t* positions = nullptr; // [M]
-  const int32_t* slots = nullptr;     // [M]
+  const int32_t* slots = nullptr;     // [M]  negative: nowhere
   const int32_t* lists = nullptr;     // [slots, lists_per_slot, list_pages]
   int32_t list = 0, lists_per_slot = 0, list_pages = 0;
   uint8_t* arena = nullptr;
@@ -56,24 +66,41 @@ struct HeadsArgs {
   float* raw_query = nullptr;         // [coded_rows, H, D]
   float* raw_key = nullptr;           // [coded_rows, G, D]  after rotary positions
   float* raw_value = nullptr;         // [coded_rows, G, D]
+  NeededNext needed_next;
+  bool overlap = false;
 };
 CudaStatus PrepareHeads(Stream stream, const HeadsArgs& args);
 
 // out[m, :] = act(gate) * up as bf16, act SiLU or GELU's tanh form.   joined [M, 2 D]: gate, then up; out [M, D]
 enum class Gate : uint8_t { kSilu, kGeluTanh };
-CudaStatus GateRows(Stream stream, Gate gate, const float* joined, int32_t m, int32_t d, uint16_t* out);
+CudaStatus GateRows(Stream stream, Gate gate, const float* joined, int32_t m, int32_t d, uint16_t* out, bool overlap = false);
 
 // x = cap * tanh(x / cap).   [n]
 CudaStatus CapValues(Stream stream, float cap, int64_t n, float* x);
 
 // Of each row the id of its greatest value, the lowest of equals; -1 for a row that is not finite.   x [M, D], ids [M]
-CudaStatus GreatestOf(Stream stream, const float* x, int32_t m, int32_t d, int32_t* ids);
+struct Greatest {
+  float value;
+  int32_t id;
+};
+inline constexpr int32_t kGreatestPieces = 32;  // that a row is cut into
+// scratch [M, kGreatestPieces]
+CudaStatus GreatestOf(Stream stream, const float* x, int32_t m, int32_t d, Greatest* scratch, int32_t* ids);
 
 // out[m, g, :] = from[m, g, :] as bf16, for the coded heads.   coded [M, G], from [M, G, D], out bf16 [M, G, D]
-CudaStatus TakeCoded(Stream stream, const uint8_t* coded, const float* from, int32_t m, int32_t g, int32_t d, uint16_t* out);
+CudaStatus TakeCoded(Stream stream, const uint8_t* coded, const float* from, int32_t m, int32_t g, int32_t d, uint16_t* out,
+                     bool overlap = false);
 
 // lists[where[i]] = pages[i]: page tables follow the host's, by what is new.   where, pages [n]
 CudaStatus EnterPages(Stream stream, const int64_t* where, const int32_t* pages, int32_t n, int32_t* lists);
+
+// Copies pieces of device memory, all aligned to 16 bytes; none is written twice or read and written.   pieces [n]
+struct Piece {
+  const void* from;
+  void* to;
+  int64_t bytes;  // a multiple of 16
+};
+CudaStatus CopyPieces(Stream stream, const Piece* pieces, int32_t n);
 
 }  // namespace spherical::kernels::cuda
 

@@ -11,6 +11,9 @@ CudaStatus Copy(Stream stream, void* to, const void* from, int64_t bytes, cudaMe
   return StatusOf(cudaMemcpyAsync(to, from, static_cast<size_t>(bytes), kind, stream));
 }
 
+// Tells which of the architectures in this program runs on the device.
+__global__ void NothingKernel() {}
+
 }  // namespace
 
 const char* TextOf(CudaStatus status) { return cudaGetErrorString(static_cast<cudaError_t>(status)); }
@@ -25,31 +28,24 @@ CudaStatus FreeMemory(int64_t* free_bytes, int64_t* all_bytes) {
   return status;
 }
 
-DeviceMemory& DeviceMemory::operator=(DeviceMemory&& other) noexcept {
-  std::swap(data_, other.data_);
-  std::swap(bytes_, other.bytes_);
-  return *this;
+template <MemoryKind kKind>
+Memory<kKind>::~Memory() {
+  if constexpr (kKind == MemoryKind::kDevice) {
+    cudaFree(data_);
+  } else {
+    cudaFreeHost(data_);
+  }
 }
-DeviceMemory::~DeviceMemory() { cudaFree(data_); }
-CudaStatus DeviceMemory::Allocate(int64_t bytes) {
-  *this = DeviceMemory();
-  const CudaStatus status = StatusOf(cudaMalloc(&data_, static_cast<size_t>(bytes)));
+template <MemoryKind kKind>
+CudaStatus Memory<kKind>::Allocate(int64_t bytes) {
+  *this = Memory();
+  const size_t size = static_cast<size_t>(bytes);
+  const CudaStatus status = StatusOf(kKind == MemoryKind::kDevice ? cudaMalloc(&data_, size) : cudaMallocHost(&data_, size));
   if (status == CudaStatus::kOk) bytes_ = bytes;
   return status;
 }
-
-PinnedMemory& PinnedMemory::operator=(PinnedMemory&& other) noexcept {
-  std::swap(data_, other.data_);
-  std::swap(bytes_, other.bytes_);
-  return *this;
-}
-PinnedMemory::~PinnedMemory() { cudaFreeHost(data_); }
-CudaStatus PinnedMemory::Allocate(int64_t bytes) {
-  *this = PinnedMemory();
-  const CudaStatus status = StatusOf(cudaMallocHost(&data_, static_cast<size_t>(bytes)));
-  if (status == CudaStatus::kOk) bytes_ = bytes;
-  return status;
-}
+template class Memory<MemoryKind::kDevice>;
+template class Memory<MemoryKind::kPinned>;
 
 OwnStream& OwnStream::operator=(OwnStream&& other) noexcept {
   std::swap(stream_, other.stream_);
@@ -61,6 +57,26 @@ OwnStream::~OwnStream() {
 CudaStatus OwnStream::Create() {
   *this = OwnStream();
   return StatusOf(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
+}
+
+Graph::~Graph() {
+  if (graph_ != nullptr) cudaGraphExecDestroy(graph_);
+}
+CudaStatus Graph::BeginRecording(Stream stream) { return StatusOf(cudaStreamBeginCapture(stream, cudaStreamCaptureModeThreadLocal)); }
+CudaStatus Graph::EndRecording(Stream stream) {
+  *this = Graph();
+  cudaGraph_t recorded = nullptr;
+  CudaStatus status = StatusOf(cudaStreamEndCapture(stream, &recorded));
+  if (status == CudaStatus::kOk) status = StatusOf(cudaGraphInstantiate(&graph_, recorded, 0));
+  if (recorded != nullptr) cudaGraphDestroy(recorded);
+  if (status == CudaStatus::kOk) status = StatusOf(cudaGraphUpload(graph_, stream));  // else the first launch would
+  return status;
+}
+CudaStatus Graph::Launch(Stream stream) const { return StatusOf(cudaGraphLaunch(graph_, stream)); }
+
+bool LaunchesOverlap() {
+  cudaFuncAttributes attributes;
+  return cudaFuncGetAttributes(&attributes, NothingKernel) == cudaSuccess && attributes.ptxVersion >= 90;
 }
 
 CudaStatus CopyToDevice(Stream stream, void* to, const void* from, int64_t bytes) {

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <utility>
 
+struct CUgraphExec_st;
 struct CUstream_st;
 
 namespace spherical::kernels::cuda {
@@ -23,13 +24,19 @@ const char* TextOf(CudaStatus status);  // "an illegal memory access was encount
 CudaStatus UseDevice(int32_t device);
 CudaStatus FreeMemory(int64_t* free_bytes, int64_t* all_bytes);
 
-// Bytes of device memory (or, pinned, of host memory that copies need not stage), given back at the end. Aligned to 256.
-class DeviceMemory {
+// Bytes of memory, given back at the end: on the device, or of the host and pinned, which copies need not stage. Aligned to 256.
+enum class MemoryKind : uint8_t { kDevice, kPinned };
+template <MemoryKind kKind>
+class Memory {
  public:
-  DeviceMemory() = default;
-  DeviceMemory(DeviceMemory&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
-  DeviceMemory& operator=(DeviceMemory&& other) noexcept;
-  ~DeviceMemory();
+  Memory() = default;
+  Memory(Memory&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
+  Memory& operator=(Memory&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
+  ~Memory();
 
   // Not initialised. What was held is given back first.
   CudaStatus Allocate(int64_t bytes);
@@ -42,24 +49,8 @@ class DeviceMemory {
   void* data_ = nullptr;
   int64_t bytes_ = 0;
 };
-
-class PinnedMemory {
- public:
-  PinnedMemory() = default;
-  PinnedMemory(PinnedMemory&& other) noexcept : data_(std::exchange(other.data_, nullptr)), bytes_(std::exchange(other.bytes_, 0)) {}
-  PinnedMemory& operator=(PinnedMemory&& other) noexcept;
-  ~PinnedMemory();
-
-  CudaStatus Allocate(int64_t bytes);
-
-  template <class T = uint8_t>
-  T* data() const { return static_cast<T*>(data_); }
-  int64_t bytes() const { return bytes_; }
-
- private:
-  void* data_ = nullptr;
-  int64_t bytes_ = 0;
-};
+using DeviceMemory = Memory<MemoryKind::kDevice>;
+using PinnedMemory = Memory<MemoryKind::kPinned>;
 
 // A stream of its own, not synchronised with the default one.
 class OwnStream {
@@ -75,6 +66,34 @@ class OwnStream {
  private:
   Stream stream_ = nullptr;
 };
+
+// What was queued on a stream, recorded once and then queued again by one call, with the arguments that it had.
+//
+//   graph.BeginRecording(stream);   // what the calling thread queues on the stream from here on does not run
+//   ...
+//   graph.EndRecording(stream);     // takes device memory for it; an error of anything since is told here, and nothing is recorded
+//   graph.Launch(stream);
+class Graph {
+ public:
+  Graph() = default;
+  Graph(Graph&& other) noexcept : graph_(std::exchange(other.graph_, nullptr)) {}
+  Graph& operator=(Graph&& other) noexcept {
+    std::swap(graph_, other.graph_);
+    return *this;
+  }
+  ~Graph();
+
+  CudaStatus BeginRecording(Stream stream);
+  CudaStatus EndRecording(Stream stream);
+  CudaStatus Launch(Stream stream) const;
+  bool recorded() const { return graph_ != nullptr; }
+
+ private:
+  CUgraphExec_st* graph_ = nullptr;
+};
+
+// Whether launches that ask to begin while the one before them ends may (launch_overlap.cuh): from Hopper on.
+bool LaunchesOverlap();
 
 // Queued on the stream. Host memory that is not pinned makes the call wait for the copy.
 CudaStatus CopyToDevice(Stream stream, void* to, const void* from, int64_t bytes);

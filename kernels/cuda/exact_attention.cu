@@ -4,8 +4,10 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cmath>
 
+#include "kernels/cuda/launch_overlap.cuh"
 #include "kernels/spherical/page_layout.h"
 
 namespace spherical::kernels::cuda {
@@ -19,7 +21,7 @@ constexpr int32_t kStageTokens = kStagePages * kExactTokensPerPage;
 constexpr int32_t kStages = 2;                                         // one is computed with while the next arrives
 constexpr float kLog2E = 1.4426950408889634f;
 constexpr float kLn2 = 0.6931471805599453f;
-static_assert(kTileFlats == kWarps * 16 && kRunFlats == 16 && kRunKeys % kStageTokens == 0);
+static_assert(kTileFlats == kWarps * 16 && kRunFlats == 16 && kRunStep == kStageTokens);
 
 // A stage in shared memory. Keys: [page][D rows of 16 tokens], the two halves of a row (8 tokens, 16 bytes) swapped where bit 2 of the row
 // is set, so that eight rows lie in 32 different banks. Values: [token][D], a row padded by 16 bytes for the same reason.
@@ -92,10 +94,19 @@ __device__ void LoadStage(const ExactArgs& a, const int32_t* list, int32_t token
 // A warp's online softmax over its 16 flats: each lane has two of them, g and g + 8, and of the output's columns 2t, 2t + 1 of every eight.
 template <int32_t D>
 struct WarpState {
-  float max[2] = {-INFINITY, -INFINITY};  // of logits times log2(e)
+  float max[2] = {-INFINITY, -INFINITY};  // of products, or of capped logits
   float sum[2] = {0, 0};                  // this lane's share
   float output[D / 8][4] = {};
 };
+
+// What a WarpState's maxima times this are exponents of two.
+__device__ __forceinline__ float BitsPerProduct(const ExactArgs& a) { return a.softcap > 0 ? kLog2E : a.scale * kLog2E; }
+
+__device__ __forceinline__ float Exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 
 // Positions that a flat sees.
 struct Seen {
@@ -128,36 +139,52 @@ __device__ void TakePages(const ExactArgs& a, const uint32_t (&query)[D / 16][4]
     }
   }
 
-  // A softcap is in the logits' own units; from then on they are powers of two.
+  // Products stay as they are until they become powers of two: what makes a logit of one, and base e of base 2, is one factor. Only a
+  // softcap needs logits themselves.
+  if (a.softcap > 0) {
+#pragma unroll
+    for (int32_t n = 0; n < kPages * 2; ++n) {
+#pragma unroll
+      for (int32_t i = 0; i < 4; ++i) logits[n][i] = a.softcap * tanhf(logits[n][i] * a.scale / a.softcap);
+    }
+  }
+  const float factor = BitsPerProduct(a);
   const bool all_seen = token >= max(seen[0].first, seen[1].first) &&
                         token + kPages * kExactTokensPerPage - 1 <= min(seen[0].last, seen[1].last);
+  if (!all_seen) {
+#pragma unroll
+    for (int32_t n = 0; n < kPages * 2; ++n) {
+#pragma unroll
+      for (int32_t i = 0; i < 4; ++i) {
+        const int32_t position = token + n * 8 + (lane % 4) * 2 + i % 2;
+        if (position < seen[i / 2].first || position > seen[i / 2].last) logits[n][i] = -INFINITY;
+      }
+    }
+  }
   float top[2] = {state.max[0], state.max[1]};
 #pragma unroll
   for (int32_t n = 0; n < kPages * 2; ++n) {
 #pragma unroll
-    for (int32_t i = 0; i < 4; ++i) {
-      float logit = logits[n][i] * a.scale;
-      if (a.softcap > 0) logit = a.softcap * tanhf(logit / a.softcap);
-      logit *= kLog2E;
-      const int32_t position = token + n * 8 + (lane % 4) * 2 + i % 2;
-      if (!all_seen && (position < seen[i / 2].first || position > seen[i / 2].last)) logit = -INFINITY;
-      logits[n][i] = logit;
-      top[i / 2] = fmaxf(top[i / 2], logit);
-    }
+    for (int32_t i = 0; i < 4; ++i) top[i / 2] = fmaxf(top[i / 2], logits[n][i]);
   }
+  float base[2];  // in bits
 #pragma unroll
   for (int32_t r = 0; r < 2; ++r) {
     top[r] = fmaxf(top[r], __shfl_xor_sync(0xffffffffu, top[r], 1));
     top[r] = fmaxf(top[r], __shfl_xor_sync(0xffffffffu, top[r], 2));
-    const float base = top[r] == -INFINITY ? 0 : top[r];  // nothing seen so far: all are 2^-infinity
-    const float shrink = exp2f(state.max[r] - base);
-    state.max[r] = top[r];
-    state.sum[r] *= shrink;
-    top[r] = base;
+    base[r] = top[r] == -INFINITY ? 0 : top[r] * factor;  // nothing seen so far: all are 2^-infinity
+  }
+  if (__any_sync(0xffffffffu, top[0] != state.max[0] || top[1] != state.max[1])) {
 #pragma unroll
-    for (int32_t n = 0; n < D / 8; ++n) {
-      state.output[n][2 * r] *= shrink;
-      state.output[n][2 * r + 1] *= shrink;
+    for (int32_t r = 0; r < 2; ++r) {
+      const float shrink = Exp2(fmaf(state.max[r], factor, -base[r]));
+      state.max[r] = top[r];
+      state.sum[r] *= shrink;
+#pragma unroll
+      for (int32_t n = 0; n < D / 8; ++n) {
+        state.output[n][2 * r] *= shrink;
+        state.output[n][2 * r + 1] *= shrink;
+      }
     }
   }
 #pragma unroll
@@ -167,7 +194,7 @@ __device__ void TakePages(const ExactArgs& a, const uint32_t (&query)[D / 16][4]
     for (int32_t n = 0; n < 2; ++n) {
       float(&x)[4] = logits[2 * page + n];
 #pragma unroll
-      for (int32_t i = 0; i < 4; ++i) x[i] = exp2f(x[i] - top[i / 2]);
+      for (int32_t i = 0; i < 4; ++i) x[i] = Exp2(fmaf(x[i], factor, -base[i / 2]));
       state.sum[0] += x[0] + x[1];
       state.sum[1] += x[2] + x[3];
       p[2 * n] = PackHalves(x[0], x[1]);
@@ -189,10 +216,8 @@ __device__ __forceinline__ bool IsCoded(const ExactArgs& a, int32_t row, int32_t
 
 // kRuns: all warps have the same 16 flats and take every fourth page each. Otherwise each warp has 16 flats of its own and takes all pages.
 template <int32_t D, bool kRuns>
-__global__ void __launch_bounds__(kThreads) AttendKernel(ExactArgs a, const ExactWork* all_work) {
-  extern __shared__ __align__(128) char shared[];
-  const ExactWork work = all_work[blockIdx.x];
-  const int32_t kv_head = static_cast<int32_t>(blockIdx.y), group = a.heads / a.kv_heads;
+__device__ __forceinline__ void AttendOne(const ExactArgs& a, const ExactWork& work, int32_t kv_head, char* shared) {
+  const int32_t group = a.heads / a.kv_heads;
   const int32_t warp = static_cast<int32_t>(threadIdx.x) / kWarp, lane = static_cast<int32_t>(threadIdx.x) % kWarp;
   if (IsCoded(a, work.row, kv_head)) return;
   const int32_t* const list = a.lists + (int64_t{work.slot} * a.lists_per_slot + a.list + kv_head) * a.list_pages;
@@ -281,7 +306,7 @@ __global__ void __launch_bounds__(kThreads) AttendKernel(ExactArgs a, const Exac
   for (int32_t r = 0; r < 2; ++r) {
     const int32_t flat = r * 8 + lane / 4;
     if (lane % 4 == 0) {
-      maxima[warp][flat] = state.max[r];
+      maxima[warp][flat] = state.max[r] * BitsPerProduct(a);
       sums[warp][flat] = state.sum[r];
     }
 #pragma unroll
@@ -319,80 +344,132 @@ __global__ void __launch_bounds__(kThreads) AttendKernel(ExactArgs a, const Exac
   }
 }
 
-// One thread block a (join, kv head), one thread a coordinate.
-__global__ void JoinKernel(ExactArgs a, const ExactJoin* joins) {
+template <int32_t D>
+__global__ void __launch_bounds__(kThreads) AttendTilesKernel(ExactArgs a, const ExactWork* work) {
+  extern __shared__ __align__(128) char shared[];
+  LetNextBegin();
+  WaitForBefore();
+  AttendOne<D, false>(a, work[blockIdx.x], static_cast<int32_t>(blockIdx.y), shared);
+}
+
+template <int32_t D>
+__global__ void __launch_bounds__(kThreads) AttendRunsKernel(ExactArgs a, const ExactWork* work, int32_t n, const int32_t* count) {
+  extern __shared__ __align__(128) char shared[];
+  LetNextBegin();
+  WaitForBefore();
+  if (count != nullptr) n = *count;
+  for (int32_t i = static_cast<int32_t>(blockIdx.x); i < n * a.kv_heads; i += static_cast<int32_t>(gridDim.x)) {
+    AttendOne<D, true>(a, work[i / a.kv_heads], i % a.kv_heads, shared);
+    __syncthreads();  // before shared memory is used anew
+  }
+}
+
+// Over a thread block, the same in every thread. `room` [32]; the block has left it when it is used again.
+__device__ float MaxOfBlock(float x, float* room) {
+  for (int32_t i = kWarp / 2; i > 0; i /= 2) x = fmaxf(x, __shfl_xor_sync(0xffffffffu, x, i));
+  if (threadIdx.x % kWarp == 0) room[threadIdx.x / kWarp] = x;
+  __syncthreads();
+  for (int32_t i = 0; i < static_cast<int32_t>(blockDim.x) / kWarp; ++i) x = fmaxf(x, room[i]);
+  return x;
+}
+
+// One thread block a (join, kv head) and flat. A thread weighs a run and then adds up a coordinate: what comes from afar is asked for at
+// once, not state by state.
+__global__ void JoinKernel(ExactArgs a, const ExactJoin* joins, const int32_t* count) {
+  constexpr int32_t kAtOnce = 64;
+  __shared__ float room[kWarp], factors[kAtOnce], sums[kAtOnce];
+  LetNextBegin();
+  WaitForBefore();
+  if (count != nullptr && static_cast<int32_t>(blockIdx.x) >= *count) return;
   const ExactJoin join = joins[blockIdx.x];
-  const int32_t kv_head = static_cast<int32_t>(blockIdx.y), group = a.heads / a.kv_heads, d = static_cast<int32_t>(threadIdx.x);
+  const int32_t kv_head = static_cast<int32_t>(blockIdx.y), group = a.heads / a.kv_heads, thread = static_cast<int32_t>(threadIdx.x);
   if (IsCoded(a, join.row, kv_head)) return;
-  for (int32_t flat = 0; flat < join.flats; ++flat) {
+  for (int32_t flat = static_cast<int32_t>(blockIdx.z); flat < join.flats; flat += static_cast<int32_t>(gridDim.z)) {
     const auto state = [&](int32_t run) { return (int64_t{join.state + run} * a.kv_heads + kv_head) * kRunFlats + flat; };
     float top = -INFINITY;
-    for (int32_t run = 0; run < join.runs; ++run) top = fmaxf(top, a.max[state(run)]);
+    for (int32_t run = thread; run < join.runs; run += static_cast<int32_t>(blockDim.x)) top = fmaxf(top, a.max[state(run)]);
+    top = MaxOfBlock(top, room);
     float sum = 0, output = 0;
-    for (int32_t run = 0; run < join.runs; ++run) {
-      const float factor = expf(a.max[state(run)] - top);
-      sum += factor * a.sum[state(run)];
-      output += factor * a.output[state(run) * a.head_dim + d];
+    for (int32_t first = 0; first < join.runs; first += kAtOnce) {
+      const int32_t runs = min(kAtOnce, join.runs - first);
+      __syncthreads();  // whoever still reads the last ones
+      if (thread < runs) {
+        const float factor = expf(a.max[state(first + thread)] - top);
+        factors[thread] = factor;
+        sums[thread] = factor * a.sum[state(first + thread)];
+      }
+      __syncthreads();
+      if (thread < a.head_dim) {
+#pragma unroll 8
+        for (int32_t run = 0; run < runs; ++run) {
+          output = fmaf(factors[run], a.output[state(first + run) * a.head_dim + thread], output);
+          sum += sums[run];
+        }
+      }
     }
-    a.out[(int64_t{join.row + flat / group} * a.heads + kv_head * group + flat % group) * a.head_dim + d] = Bf16Of(output / sum);
+    if (thread < a.head_dim) {
+      const int64_t query = int64_t{join.row + flat / group} * a.heads + kv_head * group + flat % group;
+      a.out[query * a.head_dim + thread] = Bf16Of(output / sum);
+    }
   }
 }
 
 template <int32_t D>
-CudaStatus PrepareFor() {
-  cudaError_t error = cudaFuncSetAttribute(AttendKernel<D, true>, cudaFuncAttributeMaxDynamicSharedMemorySize, SharedBytes<D>());
-  if (error == cudaSuccess) {
-    error = cudaFuncSetAttribute(AttendKernel<D, false>, cudaFuncAttributeMaxDynamicSharedMemorySize, SharedBytes<D>());
+CudaStatus PrepareFor(int32_t* run_blocks) {
+  const auto allow = [](auto* kernel) {
+    return cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SharedBytes<D>());
+  };
+  int device = 0, processors = 0, blocks = 0;
+  for (const cudaError_t error : {allow(AttendRunsKernel<D>), allow(AttendTilesKernel<D>), cudaGetDevice(&device),
+                                  cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device),
+                                  cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, AttendRunsKernel<D>, kThreads,
+                                                                                SharedBytes<D>())}) {
+    if (error != cudaSuccess) return static_cast<CudaStatus>(error);
   }
-  return static_cast<CudaStatus>(error);
+  *run_blocks = processors * blocks;
+  return CudaStatus::kOk;
 }
 
-template <int32_t D, bool kRuns>
-CudaStatus Launch(Stream stream, const ExactArgs& args, const ExactWork* work, int32_t n) {
-  const dim3 blocks(static_cast<uint32_t>(n), static_cast<uint32_t>(args.kv_heads));
-  AttendKernel<D, kRuns><<<blocks, kThreads, SharedBytes<D>(), stream>>>(args, work);
-  return static_cast<CudaStatus>(cudaGetLastError());
-}
-
-template <bool kRuns>
-CudaStatus Attend(Stream stream, const ExactArgs& args, const ExactWork* work, int32_t n) {
-  if (n == 0) return CudaStatus::kOk;
-  switch (args.head_dim) {
-    case 64: return Launch<64, kRuns>(stream, args, work, n);
-    case 80: return Launch<80, kRuns>(stream, args, work, n);
-    case 96: return Launch<96, kRuns>(stream, args, work, n);
-    case 128: return Launch<128, kRuns>(stream, args, work, n);
-    case 256: return Launch<256, kRuns>(stream, args, work, n);
+// Calls with the head dim as a constant.
+template <class Call>
+CudaStatus ForHeadDim(int32_t head_dim, Call call) {
+  switch (head_dim) {
+    case 64: return call.template operator()<64>();
+    case 80: return call.template operator()<80>();
+    case 96: return call.template operator()<96>();
+    case 128: return call.template operator()<128>();
+    case 256: return call.template operator()<256>();
     default: return static_cast<CudaStatus>(cudaErrorInvalidValue);
   }
 }
 
 }  // namespace
 
-CudaStatus PrepareExactAttention(int32_t head_dim) {
-  switch (head_dim) {
-    case 64: return PrepareFor<64>();
-    case 80: return PrepareFor<80>();
-    case 96: return PrepareFor<96>();
-    case 128: return PrepareFor<128>();
-    case 256: return PrepareFor<256>();
-    default: return static_cast<CudaStatus>(cudaErrorInvalidValue);
-  }
+CudaStatus PrepareExactAttention(int32_t head_dim, int32_t* run_blocks) {
+  return ForHeadDim(head_dim, [&]<int32_t D>() { return PrepareFor<D>(run_blocks); });
 }
 
-CudaStatus AttendRuns(Stream stream, const ExactArgs& args, const ExactWork* work, int32_t n) {
-  return Attend<true>(stream, args, work, n);
+CudaStatus AttendRuns(Stream stream, const ExactArgs& args, const ExactWork* work, int32_t n, const int32_t* count) {
+  if (n == 0) return CudaStatus::kOk;
+  const dim3 blocks(static_cast<uint32_t>(std::min<int64_t>(int64_t{n} * args.kv_heads, args.run_blocks)));
+  return ForHeadDim(args.head_dim, [&]<int32_t D>() {
+    return LaunchOverlapped(stream, args.overlap, AttendRunsKernel<D>, blocks, kThreads, SharedBytes<D>(), args, work, n, count);
+  });
 }
 
 CudaStatus AttendTiles(Stream stream, const ExactArgs& args, const ExactWork* work, int32_t n) {
-  return Attend<false>(stream, args, work, n);
-}
-
-CudaStatus JoinRuns(Stream stream, const ExactArgs& args, const ExactJoin* joins, int32_t n) {
   if (n == 0) return CudaStatus::kOk;
   const dim3 blocks(static_cast<uint32_t>(n), static_cast<uint32_t>(args.kv_heads));
-  JoinKernel<<<blocks, static_cast<uint32_t>(args.head_dim), 0, stream>>>(args, joins);
-  return static_cast<CudaStatus>(cudaGetLastError());
+  return ForHeadDim(args.head_dim, [&]<int32_t D>() {
+    return LaunchOverlapped(stream, args.overlap, AttendTilesKernel<D>, blocks, kThreads, SharedBytes<D>(), args, work);
+  });
+}
+
+CudaStatus JoinRuns(Stream stream, const ExactArgs& args, const ExactJoin* joins, int32_t n, const int32_t* count) {
+  if (n == 0) return CudaStatus::kOk;
+  const dim3 blocks(static_cast<uint32_t>(n), static_cast<uint32_t>(args.kv_heads), static_cast<uint32_t>(args.heads / args.kv_heads));
+  const int32_t threads = (args.head_dim + kWarp - 1) / kWarp * kWarp;  // 64 at least
+  return LaunchOverlapped(stream, args.overlap, JoinKernel, blocks, threads, 0, args, joins, count);
 }
 
 }  // namespace spherical::kernels::cuda

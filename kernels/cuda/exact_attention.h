@@ -32,14 +32,18 @@ struct ExactArgs {
   float* max = nullptr;               // [states, KV, kRunFlats]
   float* sum = nullptr;               // [states, KV, kRunFlats]
   float* output = nullptr;            // [states, KV, kRunFlats, D]
+  int32_t run_blocks = 0;             // thread blocks of AttendRuns at most; they take (run, kv head) pairs in turn: put long runs first
+  bool overlap = false;               // a kernel may begin while the one queued before it ends (LaunchesOverlap)
 };
 
-// Once per device and process, before the first launch: asks for the shared memory that `head_dim` needs.
-CudaStatus PrepareExactAttention(int32_t head_dim);
+// Once per device and process, before the first launch: asks for the shared memory that `head_dim` needs. Sets how many thread blocks of
+// AttendRuns the device holds at a time.
+CudaStatus PrepareExactAttention(int32_t head_dim, int32_t* run_blocks);
 // `work` is device memory; items of at most kRunFlats flats, or of at most kTileFlats.
-CudaStatus AttendRuns(Stream stream, const ExactArgs& args, const ExactWork* work, int32_t n);
+// count: device memory: how many of the `n` there are, for launches that are recorded once and meet more or less work; null: all.
+CudaStatus AttendRuns(Stream stream, const ExactArgs& args, const ExactWork* work, int32_t n, const int32_t* count = nullptr);
 CudaStatus AttendTiles(Stream stream, const ExactArgs& args, const ExactWork* work, int32_t n);
-CudaStatus JoinRuns(Stream stream, const ExactArgs& args, const ExactJoin* joins, int32_t n);
+CudaStatus JoinRuns(Stream stream, const ExactArgs& args, const ExactJoin* joins, int32_t n, const int32_t* count = nullptr);
 
 }  // namespace spherical::kernels::cuda
 

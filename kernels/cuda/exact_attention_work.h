@@ -8,7 +8,8 @@ namespace spherical::kernels::cuda {
 
 inline constexpr int32_t kRunFlats = 16;    // at most, of an item that is cut along its keys
 inline constexpr int32_t kTileFlats = 64;   // of a tile of a prompt's chunk
-inline constexpr int32_t kRunKeys = 512;    // of one run; runs begin at multiples of it
+inline constexpr int32_t kRunKeys = 512;    // of one run, at most
+inline constexpr int32_t kRunStep = 64;     // what runs are best multiples of: so many keys are read together
 
 struct ExactWork {
   int32_t slot = 0;       // whose pages: a row of the lists

@@ -225,6 +225,12 @@ __global__ void __launch_bounds__(kThreads) TokensKernel(const __grid_constant__
 }
 static_assert(kThreads == 2 * kTokensAtOnce, "a thread sums up one token's p or p^2");
 
+__global__ void KeepKernel(int32_t head_dim, const uint16_t* queries, const KeptQuery* kept) {
+  const KeptQuery query = kept[blockIdx.x];
+  const int i = static_cast<int>(threadIdx.x);
+  if (i < head_dim) query.to[i] = queries[int64_t{query.from} * head_dim + i];
+}
+
 template <int kSteps>
 void Launch(Stream stream, const SampleShape& shape, const uint8_t* arena, const SampleItem* items, int32_t count) {
   constexpr int kBytes = kPagesAtOnce * kSteps * 16 * kExactTokensPerPage * 2;
@@ -239,6 +245,12 @@ void Launch(Stream stream, const SampleShape& shape, const uint8_t* arena, const
 }
 
 }  // namespace
+
+CudaStatus KeepQueries(Stream stream, int32_t head_dim, const uint16_t* queries, const KeptQuery* kept, int32_t count) {
+  if (count == 0) return CudaStatus::kOk;
+  KeepKernel<<<static_cast<unsigned>(count), static_cast<unsigned>(head_dim), 0, stream>>>(head_dim, queries, kept);
+  return static_cast<CudaStatus>(cudaGetLastError());
+}
 
 CudaStatus SampleExact(Stream stream, const SampleShape& shape, const uint8_t* arena, const SampleItem* items, int32_t count) {
   if (count == 0) return CudaStatus::kOk;

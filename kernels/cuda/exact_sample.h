@@ -42,6 +42,14 @@ struct SampleShape {
   int32_t queries_max, tokens_max;  // of the items: how many blocks are started for each
 };
 
+// Keeps queries where SampleExact finds them: `to` on a page of queries, `from` a vector of them.
+struct KeptQuery {
+  uint16_t* to;
+  int32_t from;
+};
+// queries: f16 [.., D], after rotary positions
+CudaStatus KeepQueries(Stream stream, int32_t head_dim, const uint16_t* queries, const KeptQuery* kept, int32_t count);
+
 CudaStatus SampleExact(Stream stream, const SampleShape& shape, const uint8_t* arena, const SampleItem* items, int32_t count);
 
 }  // namespace spherical::kernels::cuda

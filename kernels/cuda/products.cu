@@ -11,8 +11,8 @@ namespace spherical::kernels::cuda {
 namespace {
 
 // Of the kernels that the library proposes, so many are tried.
-constexpr int kCandidates = 8;
-constexpr int kTrials = 4;
+constexpr int kCandidates = 12;
+constexpr int kTrials = 6;
 
 // One shape's operation as the library wants it described. Matrices are column-major there, so that our y [M, N] is its y' [N, M]:
 // y' = W x', with W given as its transpose.
@@ -48,7 +48,8 @@ struct Plan {
   }
 
   // Tries what the library proposes on the operands themselves, and keeps what took the least time.
-  cublasStatus_t Choose(cublasLtHandle_t handle, Stream stream, const Product& product, const DeviceMemory& workspace) {
+  cublasStatus_t Choose(cublasLtHandle_t handle, Stream stream, const Product& product, std::span<const uint16_t* const> in_turn,
+                        const DeviceMemory& workspace) {
     const size_t workspace_bytes = static_cast<size_t>(workspace.bytes());
     cublasLtMatmulPreference_t wishes = nullptr;
     cublasStatus_t status = cublasLtMatmulPreferenceCreate(&wishes);
@@ -68,7 +69,7 @@ struct Plan {
     if (cudaEventCreate(&begin) == cudaSuccess && cudaEventCreate(&end) == cudaSuccess) {
       float least = INFINITY;
       for (int i = 0; i < found; ++i) {
-        const float ms = TimeOf(handle, stream, product, workspace, proposed[i].algo, begin, end);
+        const float ms = TimeOf(handle, stream, product, in_turn, workspace, proposed[i].algo, begin, end);
         if (ms < least) {
           least = ms;
           algorithm = proposed[i].algo;
@@ -89,11 +90,14 @@ struct Plan {
 
  private:
   // Milliseconds of kTrials products; infinity where they do not run.
-  float TimeOf(cublasLtHandle_t handle, Stream stream, const Product& product, const DeviceMemory& workspace,
-               const cublasLtMatmulAlgo_t& with, cudaEvent_t begin, cudaEvent_t end) const {
+  float TimeOf(cublasLtHandle_t handle, Stream stream, Product product, std::span<const uint16_t* const> in_turn,
+               const DeviceMemory& workspace, const cublasLtMatmulAlgo_t& with, cudaEvent_t begin, cudaEvent_t end) const {
     if (Run(handle, stream, product, workspace, with) != CUBLAS_STATUS_SUCCESS) return INFINITY;  // and the first is never timed
     cudaEventRecord(begin, stream);
-    for (int i = 0; i < kTrials; ++i) (void)Run(handle, stream, product, workspace, with);
+    for (size_t i = 1; i <= kTrials; ++i) {
+      product.weights = in_turn[i % in_turn.size()];
+      (void)Run(handle, stream, product, workspace, with);
+    }
     cudaEventRecord(end, stream);
     float ms = INFINITY;
     if (cudaEventSynchronize(end) != cudaSuccess || cudaEventElapsedTime(&ms, begin, end) != cudaSuccess) return INFINITY;
@@ -144,19 +148,22 @@ bool Products::Create(int64_t workspace_bytes) {
   return true;
 }
 
-bool Products::Multiply(Stream stream, const Product& product) {
+bool Products::Choose(Stream stream, const Product& product, std::span<const uint16_t* const> weights) {
   State& state = *state_;
   const int32_t m = PaddedRows(product.m);
   const auto [at, is_new] = state.plans.try_emplace({m, product.n, product.k});
-  Plan& plan = at->second;
-  if (is_new) {
-    cublasStatus_t status = plan.Describe(m, product.n, product.k);
-    if (status == CUBLAS_STATUS_SUCCESS) status = plan.Choose(state.handle, stream, product, state.workspace);
-    if (status != CUBLAS_STATUS_SUCCESS) {
-      state.plans.erase(at);
-      return state.Failed("no product of this shape", status);
-    }
-  }
+  if (!is_new) return true;
+  cublasStatus_t status = at->second.Describe(m, product.n, product.k);
+  if (status == CUBLAS_STATUS_SUCCESS) status = at->second.Choose(state.handle, stream, product, weights, state.workspace);
+  if (status == CUBLAS_STATUS_SUCCESS) return true;
+  state.plans.erase(at);
+  return state.Failed("no product of this shape", status);
+}
+
+bool Products::Multiply(Stream stream, const Product& product) {
+  if (!Choose(stream, product, {&product.weights, 1})) return false;
+  State& state = *state_;
+  const Plan& plan = state.plans.find({PaddedRows(product.m), product.n, product.k})->second;
   const cublasStatus_t status = plan.Run(state.handle, stream, product, state.workspace, plan.algorithm);
   return status == CUBLAS_STATUS_SUCCESS || state.Failed("cublasLtMatmul", status);
 }

@@ -4,8 +4,8 @@
 //   products.Create(/*workspace_bytes=*/32 << 20);
 //   products.Multiply(stream, {.weights = w, .rows = x, .out = y, .m = 5, .n = n, .k = k});   // m becomes PaddedRows(5)
 //
-// At the first product of each (padded rows, N, K) what the library proposes is tried, and the quickest is kept: some milliseconds, so do
-// one of each before serving. Rows beside a row, and the trials, can change which kernel that is: unlike on the CPU a row's last bits
+// At the first product of each (padded rows, N, K) what the library proposes is tried, and the quickest is kept: some milliseconds, so
+// choose for each before serving. Rows beside a row, and the trials, can change which kernel that is: unlike on the CPU a row's last bits
 // depend on how many rows there are, and may differ from one start to the next.
 // Thread: one caller. Belongs to the calling thread's device.
 #ifndef SPHERICAL_KERNELS_CUDA_PRODUCTS_H_
@@ -13,6 +13,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <string>
 
 #include "kernels/cuda/device_runtime.h"
@@ -40,6 +41,9 @@ class Products {
 
   // Takes the workspace, once. False: why() says what went wrong.
   bool Create(int64_t workspace_bytes);
+  // The first product of a shape, tried on several weights of it in turn: such as come from memory then, as they do while serving, when
+  // they are more than a cache holds. False: why() says what went wrong.
+  bool Choose(Stream stream, const Product& product, std::span<const uint16_t* const> weights);
   // Queues the product. False: why() says what went wrong.
   bool Multiply(Stream stream, const Product& product);
   const std::string& why() const;

@@ -154,7 +154,9 @@ int main(int argc, char** argv) {
     if (!model.ok()) bench::Fail(model.status().ToString());
     const auto priced = quality::ParseMode(argv[4], (*model)->spec().head_dim);
     if (!priced.ok()) bench::Fail(priced.status().ToString());
-    if (auto geometry = bench::KeptGeometry(argv[1])) (*model)->UseGeometry(*std::move(geometry));
+    if (auto geometry = bench::KeptGeometry(argv[1])) {
+      if (const absl::Status used = (*model)->UseGeometry(*std::move(geometry)); !used.ok()) bench::Fail(used.ToString());
+    }
     bench::PricedSide side(*std::move(model), *priced);
     return bench::Serve(side, bench::WallSeconds() - start);
   }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <catch2/catch.hpp>
+#include <functional>
 #include <map>
 #include <utility>
 #include <vector>
@@ -19,7 +20,7 @@ struct Item {
 };
 
 // Every (row, query head) sees every position that it should exactly once, states are numbered without gaps, and bounds hold.
-void Check(const std::vector<Item>& items, int32_t group, int32_t window) {
+void Check(const std::vector<Item>& items, int32_t group, int32_t window, int32_t runs_wanted) {
   const std::vector<TokenId> tokens(512);
   StepPlan plan;
   std::vector<int32_t> slots;
@@ -31,7 +32,11 @@ void Check(const std::vector<Item>& items, int32_t group, int32_t window) {
     slots.push_back(10 + static_cast<int32_t>(slots.size()));
   }
   DeviceWork work;
-  CutForDevice(plan, slots, group, window, work);
+  CutForDevice(plan, slots, group, window, {}, runs_wanted, work);
+  int64_t held = 0;
+  for (const Item& item : items) held += item.position + item.rows;
+  CHECK(work.states <= DeviceStatesMax(held, runs_wanted));
+  CHECK(std::ranges::is_sorted(work.runs, std::greater<>(), [](const ExactWork& run) { return run.end - run.first; }));
 
   std::map<std::pair<int32_t, int32_t>, std::map<int32_t, int32_t>> seen;  // by (row, query head): times each position is read
   std::vector<int32_t> states(static_cast<size_t>(work.states));
@@ -79,10 +84,55 @@ void Check(const std::vector<Item>& items, int32_t group, int32_t window) {
 TEST_CASE("attention on a device is cut so that every row sees each of its positions once") {
   for (const int32_t window : {0, 1, 16, 100, 700}) {
     for (const int32_t group : {1, 3, 4, 16}) {
-      Check({{0, 1}, {511, 1}, {512, 1}, {1500, 1}, {0, 40}, {600, 130}}, group, window);
-      Check({{1023, 2}, {37, 5}}, group, window);
+      for (const int32_t runs_wanted : {1, 8, 30, 1000}) {
+        Check({{0, 1}, {511, 1}, {512, 1}, {1500, 1}, {0, 40}, {600, 130}}, group, window, runs_wanted);
+        Check({{1023, 2}, {37, 5}}, group, window, runs_wanted);
+      }
     }
   }
+}
+
+TEST_CASE("items whose heads are all coded have no exact work; rows of others stay where they are") {
+  const std::vector<TokenId> tokens(3);
+  StepPlan plan;
+  for (int32_t i = 0; i < 3; ++i) {
+    StepItem item;
+    item.tokens = tokens;
+    item.position = 1000;
+    plan.items.push_back(item);
+  }
+  const std::vector<int32_t> slots = {5, 6, 7};
+  const std::vector<uint8_t> without = {1, 0, 1};
+  DeviceWork work;
+  CutForDevice(plan, slots, 4, 0, without, 1, work);
+  REQUIRE(work.runs.size() == 2);
+  for (const ExactWork& run : work.runs) {
+    CHECK(run.slot == 6);
+    CHECK(run.row == 3);
+  }
+  CHECK(work.joins.size() == 1);
+  CHECK(work.states == 2);
+}
+
+TEST_CASE("decoding rows are cut into as many runs as are wanted, but no sequence into too many") {
+  const std::vector<TokenId> tokens(1);
+  const auto runs_of = [&](std::vector<int32_t> positions, int32_t runs_wanted) {
+    StepPlan plan;
+    for (const int32_t position : positions) {
+      StepItem item;
+      item.tokens = tokens;
+      item.position = position - 1;
+      plan.items.push_back(item);
+    }
+    DeviceWork work;
+    CutForDevice(plan, std::vector<int32_t>(positions.size()), 4, 0, {}, runs_wanted, work);
+    return work.runs.size();
+  };
+  CHECK(runs_of({1024}, 100) == 16);       // of 64 keys: not less
+  CHECK(runs_of({1024}, 4) == 4);
+  CHECK(runs_of({8000}, 1000) == 32);      // kJoinedRunsMax
+  CHECK(runs_of({32768}, 10) == 64);       // of 512 keys: not more
+  CHECK(runs_of({1024, 1024, 2048}, 8) == 8);
 }
 
 }  // namespace

@@ -6,9 +6,14 @@
 #include <algorithm>
 #include <cstdint>
 #include <deque>
+#include <random>
 #include <utility>
 #include <vector>
 
+#include "engine/budget/reservation_size.h"
+#include "engine/kv/head_notes.h"
+#include "engine/kv/measure.h"
+#include "engine/kv/rate_curve.h"
 #include "engine/kv/retier.h"
 #include "engine/step/stepper.h"
 #include "kernels/spherical/page_layout.h"
@@ -16,17 +21,26 @@
 
 namespace spherical::engine {
 
+// Pages [first, first + count) that a runner lends.
+struct PageRange {
+  PageId first = 0, count = 0;
+  bool in_order = false;  // as a pool lends them that is new; else in random order, as when pages have come and gone
+};
+
 class StepperRunner {
  public:
   static constexpr PageId kPages = 16'384;  // of each kind, unless more are asked for
 
-  // first_id: of sequences; two runners of one stepper have different ones.
+  // first_id: of sequences; two runners of one stepper have different ones. `pages` of each kind.
   StepperRunner(const TransformerSpec& spec, Stepper& stepper, SequenceId first_id = 1, PageId pages = kPages)
+      : StepperRunner(spec, stepper, first_id, {.first = 0, .count = pages}, {.first = 0, .count = pages}) {}
+  StepperRunner(const TransformerSpec& spec, Stepper& stepper, SequenceId first_id, PageRange exact, PageRange coded)
       : spec_(spec), stepper_(stepper), next_id_(first_id) {
     greedy_.temperature = 0;
-    for (int64_t page = 0; page < pages; ++page) {  // 7 and 5 have no factor in common with a power of two: every page once
-      free_.push_back(static_cast<PageId>((page * 7 + 3) % pages));
-      free_coded_.push_back(static_cast<PageId>((page * 5 + 1) % pages));
+    std::mt19937 random(7);
+    for (const auto& [range, free] : {std::pair(exact, &free_), std::pair(coded, &free_coded_)}) {
+      for (PageId i = 0; i < range.count; ++i) free->push_back(range.first + i);
+      if (!range.in_order) std::ranges::shuffle(*free, random);
     }
   }
 
@@ -35,12 +49,14 @@ class StepperRunner {
     std::vector<TokenId> entered;
     PageTable pages;
   };
-  Sequence Start() { return {next_id_++, {}, PageTable(spec_.layers, spec_.kv_heads, {}, spec_.windows)}; }
+  // sampling: of mode `rdr`, for a prompt whose queries are kept
+  Sequence Start(QuerySampling sampling = {}) { return {next_id_++, {}, PageTable(spec_.layers, spec_.kv_heads, sampling, spec_.windows)}; }
 
   struct Part {
     Sequence* sequence;
     std::vector<TokenId> tokens;
     bool score = false;  // each token but the last against the one after it, with the 20 likeliest; else only a greedy token is asked for
+    std::span<const float> refresh = {};  // as StepItem's
   };
   // One step. Pages that leave windows are lent again afterwards.
   absl::StatusOr<StepOutput> Step(const std::vector<Part>& parts) {
@@ -56,6 +72,7 @@ class StepperRunner {
       item.pages = &sequence.pages;
       item.sample = true;
       item.sampling = &greedy_;
+      item.refresh = part.refresh;
       if (part.score) {
         item.prompt_logprobs = item.logprobs = kTopLogprobsMax;
         item.targets = std::span(part.tokens).subspan(1);
@@ -91,16 +108,74 @@ class StepperRunner {
     return Retier(sequence, {.kind = RetierItem::Kind::kDemote, .tier = tier, .count = 32}, due);
   }
 
+  // Mode `rdr`: what heads say of their tokens. Of exact heads (then with notes) or coded ones.
+  absl::StatusOr<MeasureOutput> Measure(Sequence& sequence, MeasureItem::Kind kind, float residual) {
+    const int32_t entered = static_cast<int32_t>(sequence.entered.size());
+    const QuerySampling& sampling = sequence.pages.sampling();
+    std::vector<MeasureItem> items;
+    for (int32_t i = 0; i < sequence.pages.heads(); ++i) {
+      HeadPages& head = sequence.pages.head(i);
+      const QuerySampling::Slots slots = sampling.SlotsFrom(head.local() ? head.exact_begin : 0, entered);
+      items.push_back({.kind = kind, .sequence = sequence.id, .pages = &head, .head = i, .end = entered, .newest = entered - kNewestTokens,
+                       .samples = slots.count, .first_sample = slots.first, .sample_position = slots.position,
+                       .sample_stride = head.local() ? sampling.stride : 0, .residual = residual});
+    }
+    return stepper_.Measure(items);
+  }
+  // All heads, each token to its rung at the head's price, by the notes and the curves of measuring.
+  absl::Status SealAt(Sequence& sequence, const std::vector<int32_t>& prices, const std::vector<RateCurve>& curves) {
+    const int32_t entered = static_cast<int32_t>(sequence.entered.size());
+    std::vector<RetierItem> items;
+    for (size_t i = 0; i < curves.size(); ++i) {
+      items.push_back({.head = static_cast<int32_t>(i), .end = entered, .newest = entered - kNewestTokens, .last = true, .priced = true,
+                       .noted = entered, .price = prices[i], .rungs = curves[i].CountsAt(prices[i])});
+    }
+    return Retier(sequence, std::move(items));
+  }
+  absl::Status SealAt(Sequence& sequence, int32_t price, const std::vector<RateCurve>& curves) {
+    return SealAt(sequence, std::vector<int32_t>(curves.size(), price), curves);
+  }
+  // kDemoteTokens more T8 tokens of all heads are settled, and leave T8 if the price says so: what serving does once in so many steps.
+  absl::Status Settle(Sequence& sequence, const std::vector<int32_t>& prices) {
+    for (int32_t i = 0; i < sequence.pages.heads(); ++i) {
+      HeadPages& head = sequence.pages.head(i);
+      head.settled = std::min(head.settled + kDemoteTokens, std::max(0, head.of(kernels::Tier::kT8).tokens - head.sinks()));
+    }
+    const auto measured = Measure(sequence, MeasureItem::Kind::kWhole, 1);
+    if (!measured.ok()) return measured.status();
+    std::vector<RetierItem> items;
+    for (size_t i = 0; i < prices.size(); ++i) {
+      const HeadPages& head = sequence.pages.head(static_cast<int32_t>(i));
+      items.push_back({.kind = RetierItem::Kind::kReprice, .head = static_cast<int32_t>(i), .priced = true, .price = prices[i],
+                       .rungs = SettledRungs(measured->curves[i].CountsAt(prices[i]), head), .whole_only = true});
+    }
+    return Retier(sequence, std::move(items));
+  }
+
  private:
   absl::Status Retier(Sequence& sequence, RetierItem item, const std::vector<int32_t>& heads) {
     std::vector<RetierItem> items;
     for (const int32_t i : heads) {
-      item.sequence = sequence.id;
       item.head = i;
-      item.pages = &sequence.pages.head(i);
-      const TierCounts after = CountsAfter(item);
-      for (size_t t = 0; t < after.size(); ++t) LendCoded(sequence.pages.head(i), static_cast<kernels::Tier>(t), after[t]);
       items.push_back(item);
+    }
+    return Retier(sequence, std::move(items));
+  }
+  // All but the sequence and the pages is filled in.
+  absl::Status Retier(Sequence& sequence, std::vector<RetierItem> items) {
+    for (RetierItem& item : items) {
+      item.sequence = sequence.id;
+      item.pages = &sequence.pages.head(item.head);
+      if (item.kind == RetierItem::Kind::kReprice) {
+        AssignLists(item, spec_.head_dim, [&] {
+          const PageId page = free_coded_.front();
+          free_coded_.pop_front();
+          return page;
+        });
+        continue;
+      }
+      const TierCounts after = CountsAfter(item);
+      for (size_t t = 0; t < after.size(); ++t) LendCoded(sequence.pages.head(item.head), static_cast<kernels::Tier>(t), after[t]);
     }
     if (items.empty()) return absl::OkStatus();
     const auto done = stepper_.Retier(items);
@@ -108,7 +183,10 @@ class StepperRunner {
     for (const RetierItem& ran : items) {
       HeadPages& head = sequence.pages.head(ran.head);
       RecordRetier(ran, head);
-      for (; head.sealed && !head.exact.empty(); head.exact.pop_back()) free_.push_back(head.exact.back());
+      for (const PageId page : ran.emptied) free_coded_.push_back(page);
+      for (std::vector<PageId>* list : {&head.exact, &head.samples, &head.notes}) {
+        for (; head.sealed && !list->empty(); list->pop_back()) free_.push_back(list->back());
+      }
       for (int32_t t = 0; t < kernels::kTierCount; ++t) {
         HeadPages::Coded& list = head.tiers[static_cast<size_t>(t)];
         const int64_t needed = CeilDiv(list.tokens, kernels::TokensPerPage(static_cast<kernels::Tier>(t), spec_.head_dim));
@@ -124,6 +202,12 @@ class StepperRunner {
       free_coded_.pop_front();
     }
   }
+  void LendExact(std::vector<PageId>& list, int32_t pages) {
+    while (static_cast<int32_t>(list.size()) < pages) {
+      list.push_back(free_.front());
+      free_.pop_front();
+    }
+  }
   void Lend(Sequence& sequence, int32_t tokens) {
     for (int32_t i = 0; i < sequence.pages.heads(); ++i) {
       HeadPages& head = sequence.pages.head(i);
@@ -132,6 +216,9 @@ class StepperRunner {
         LendCoded(head, kernels::Tier::kT8, head.of(kernels::Tier::kT8).tokens + entering);
         continue;
       }
+      const bool sampled = sequence.pages.sampling().stride > 0;
+      LendExact(head.samples, sampled ? SamplePages(kSampledPositions, spec_.heads / spec_.kv_heads) : 0);
+      LendExact(head.notes, sampled ? NotePages(tokens, spec_.head_dim) : 0);
       while (head.exact_begin + static_cast<int32_t>(head.exact.size()) * kernels::kExactTokensPerPage < tokens) {
         head.exact.push_back(free_.front());
         free_.pop_front();

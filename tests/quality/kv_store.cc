@@ -70,7 +70,7 @@ KvStore::~KvStore() {
 }
 
 KvStore::Handle KvStore::Begin(engine::QuerySampling sampling, int32_t group) {
-  Handle result(std::make_unique<Kv>(shape_, sampling).release(), GiveBack{this});
+  Handle result = MakeKv(sampling);
   result->energy.resize(static_cast<size_t>(shape_.layers));
   const int32_t pages = sampling.stride == 0 ? 0 : engine::SamplePages(engine::kSampledPositions, group);
   for (int32_t i = 0; i < result->pages.heads(); ++i) {
@@ -91,23 +91,28 @@ KvStore::Handle KvStore::Share(const Kv& kv) {
   Lend(*result, kv.tokens);  // the open page, if there is one
   for (int32_t i = 0; i < kv.pages.heads() && kv.tokens % kExactTokens > 0; ++i) {
     const size_t open = static_cast<size_t>(full);
-    std::memcpy(ExactPage(result->pages.head(i).exact[open]), ExactPage(kv.pages.head(i).exact[open]),
-                static_cast<size_t>(shape_.page_bytes.value()));
+    CopyPage(kv.pages.head(i).exact[open], result->pages.head(i).exact[open]);
   }
   result->tokens = kv.tokens;
   return result;
 }
 
+void KvStore::CopyPage(PageId from, PageId to) {
+  if (device_ != nullptr) {
+    device_->CopyExactPage(from, to);
+  } else {
+    std::memcpy(ExactPage(to), ExactPage(from), static_cast<size_t>(shape_.page_bytes.value()));
+  }
+}
+
 KvStore::Handle KvStore::Copy(const Kv& kv) {
-  SPH_CHECK(kv.geometry == nullptr);
+  SPH_CHECK(kv.geometry == nullptr && device_ == nullptr);
   Handle result = MakeKv();
   Lend(*result, kv.tokens);
   result->tokens = kv.tokens;
   for (int32_t i = 0; i < kv.pages.heads(); ++i) {
     const std::vector<PageId>&from = kv.pages.head(i).exact, &to = result->pages.head(i).exact;
-    for (size_t page = 0; page < to.size(); ++page) {
-      std::memcpy(ExactPage(to[page]), ExactPage(from[page]), static_cast<size_t>(shape_.page_bytes.value()));
-    }
+    for (size_t page = 0; page < to.size(); ++page) CopyPage(from[page], to[page]);
   }
   return result;
 }
@@ -120,6 +125,7 @@ KvStore::Handle KvStore::Seal(const Kv& kv, const engine::ModelGeometry& geometr
     HeadPages& head = result->pages.head(i);
     Borrow(kv, i, head);  // until the codes are made
     items.push_back({.kind = engine::RetierItem::Kind::kSeal,
+                     .sequence = result->sequence,
                      .pages = &head,
                      .head = i,
                      .tier = tier,
@@ -141,7 +147,8 @@ KvStore::Handle KvStore::SealPriced(const Kv& kv, const engine::MeasureContext& 
     head.samples = kv.pages.head(i).samples;
     for (int32_t page = 0; page < notes; ++page) head.notes.push_back(exact_.pool->Acquire(exact_.room));
     const engine::QuerySampling::Slots asked = kv.pages.sampling().SlotsFrom(head.exact_begin, kv.tokens);
-    questions.push_back({.pages = &head,
+    questions.push_back({.sequence = result->sequence,
+                         .pages = &head,
                          .head = i,
                          .end = kv.tokens,
                          .newest = kv.tokens - engine::kNewestTokens,
@@ -152,11 +159,12 @@ KvStore::Handle KvStore::SealPriced(const Kv& kv, const engine::MeasureContext& 
                          .residual = static_cast<float>(kv.energy[static_cast<size_t>(i / shape_.kv_heads)] /
                                                         static_cast<double>(kv.energy_rows))});
   }
-  const std::vector<engine::RateCurve> curves = engine::RunMeasure(context, arenas(), questions, threads_);
+  const std::vector<engine::RateCurve> curves = Measure(context, questions);
   const std::vector<int32_t> prices = engine::PricesFor(curves, shape_.head_dim, /*keeps_all=*/false, BytesFor(kv, rate));
   std::vector<engine::RetierItem> items;
   for (int32_t i = 0; i < kv.pages.heads(); ++i) {
-    items.push_back({.pages = &result->pages.head(i),
+    items.push_back({.sequence = result->sequence,
+                     .pages = &result->pages.head(i),
                      .head = i,
                      .end = kv.tokens,
                      .newest = kv.tokens - engine::kNewestTokens,
@@ -204,12 +212,12 @@ void KvStore::Settle(Kv& kv, const engine::MeasureContext& context) {
     questions.push_back({.kind = engine::MeasureItem::Kind::kWhole, .pages = &head, .head = i, .price = kv.price});
   }
   if (questions.empty()) return;
-  const std::vector<engine::RateCurve> curves = engine::RunMeasure(context, arenas(), questions, threads_);
+  const std::vector<engine::RateCurve> curves = Measure(context, questions);
   std::vector<engine::RetierItem> items;
   for (size_t i = 0; i < questions.size(); ++i) {
     const engine::RungCounts rungs = engine::SettledRungs(curves[i].CountsAt(kv.price), *questions[i].pages);
-    items.push_back({.kind = engine::RetierItem::Kind::kReprice, .pages = questions[i].pages, .head = questions[i].head, .priced = true,
-                     .price = kv.price, .rungs = rungs, .whole_only = true});
+    items.push_back({.kind = engine::RetierItem::Kind::kReprice, .sequence = kv.sequence, .pages = questions[i].pages,
+                     .head = questions[i].head, .priced = true, .price = kv.price, .rungs = rungs, .whole_only = true});
   }
   RunReprice(kv, context, items);
 }
@@ -219,7 +227,7 @@ std::vector<engine::RateCurve> KvStore::Look(const Kv& kv, const engine::Measure
   for (int32_t i = 0; i < kv.pages.heads(); ++i) {
     questions.push_back({.kind = engine::MeasureItem::Kind::kCoded, .pages = &kv.pages.head(i), .head = i});
   }
-  return engine::RunMeasure(context, arenas(), questions, threads_);
+  return Measure(context, questions);
 }
 
 void KvStore::Reprice(Kv& kv, const engine::MeasureContext& context, double rate) {
@@ -228,8 +236,8 @@ void KvStore::Reprice(Kv& kv, const engine::MeasureContext& context, double rate
   std::vector<engine::RetierItem> items;
   for (int32_t i = 0; i < kv.pages.heads(); ++i) {
     const size_t at = static_cast<size_t>(i);
-    items.push_back({.kind = engine::RetierItem::Kind::kReprice, .pages = &kv.pages.head(i), .head = i, .priced = true,
-                     .price = prices[at], .rungs = curves[at].CountsAt(prices[at])});
+    items.push_back({.kind = engine::RetierItem::Kind::kReprice, .sequence = kv.sequence, .pages = &kv.pages.head(i), .head = i,
+                     .priced = true, .price = prices[at], .rungs = curves[at].CountsAt(prices[at])});
   }
   RunReprice(kv, context, items);
 }
@@ -238,10 +246,22 @@ void KvStore::RunReprice(Kv& kv, const engine::MeasureContext& context, std::spa
   for (engine::RetierItem& item : items) {
     engine::AssignLists(item, shape_.head_dim, [&] { return coded_.pool->Acquire(coded_.room); });
   }
-  engine::RunRetier(context.geometry, context.spec.attention_scale, arenas(), items, threads_);
+  Retier(context.geometry, context.spec.attention_scale, items);
   for (const engine::RetierItem& item : items) {
     engine::RecordRetier(item, kv.pages.head(item.head));
     for (const PageId page : item.emptied) coded_.pool->Release(page, coded_.room);
+  }
+}
+
+std::vector<engine::RateCurve> KvStore::Measure(const engine::MeasureContext& context, std::span<const engine::MeasureItem> questions) {
+  return device_ != nullptr ? device_->Measure(questions) : engine::RunMeasure(context, arenas(), questions, threads_);
+}
+
+void KvStore::Retier(const engine::ModelGeometry& geometry, float attention_scale, std::span<const engine::RetierItem> items) {
+  if (device_ != nullptr) {
+    device_->Retier(items);
+  } else {
+    engine::RunRetier(geometry, attention_scale, arenas(), items, threads_);
   }
 }
 
@@ -250,7 +270,7 @@ KvStore::Handle KvStore::SealAs(const Kv& kv, const engine::ModelGeometry& geome
     const engine::TierCounts counts = engine::CountsAfter(item);
     for (size_t t = 0; t < counts.size(); ++t) LendTier(result->pages.head(item.head), static_cast<Tier>(t), counts[t]);
   }
-  engine::RunRetier(geometry, /*attention_scale=*/1, arenas(), items, threads_);
+  Retier(geometry, /*attention_scale=*/1, items);
   for (const engine::RetierItem& item : items) {
     HeadPages& head = result->pages.head(item.head);
     engine::RecordRetier(item, head);

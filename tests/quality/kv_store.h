@@ -18,6 +18,7 @@
 #include "absl/status/statusor.h"
 #include "engine/budget/reservation_size.h"
 #include "engine/host_memory.h"
+#include "engine/intake/submission.h"
 #include "engine/kv/kv_pool.h"
 #include "engine/kv/page_table.h"
 #include "engine/kv/retier.h"
@@ -27,6 +28,7 @@
 #include "engine/step/thread_pool.h"
 #include "kernels/base/units.h"
 #include "kernels/spherical/page_layout.h"
+#include "tests/quality/device_forward.h"
 
 namespace spherical::quality {
 
@@ -35,12 +37,14 @@ struct Kv {
   explicit Kv(const engine::KvShape& shape, engine::QuerySampling sampling = {})
       : pages(shape.layers, shape.kv_heads, sampling, shape.windows) {}
   engine::PageTable pages;
+  engine::SequenceId sequence = 0;
   int32_t tokens = 0;             // entered
   std::vector<double> energy;     // [layers] of sampled sequences: Forward::EnergyOf, summed
   int64_t energy_rows = 0;
   std::vector<float> residuals;   // [layers] once priced: means of them
   int32_t price = 0;              // priced: at which new tokens are settled
   bool live = false;              // priced: they are
+  bool chunks = false;            // scored many tokens at a time, on a device too
   int32_t borrowed = 0;           // f16 pages at the front of every head that belong to another sequence
   const engine::ModelGeometry* geometry = nullptr;  // of coded pages; null: all is f16
 };
@@ -59,6 +63,12 @@ class KvStore {
     void operator()(Kv* kv) const { store->End(kv); }
   };
   using Handle = std::unique_ptr<Kv, GiveBack>;
+
+  // From now on pages lie on the device, which outlives this: nothing is in any of them yet. What looks into pages here (Copy, Rewrite)
+  // is then not to be had.
+  void MoveTo(DeviceForward& device) { device_ = &device; }
+  PageCount exact_pages() const { return exact_.pool->pages(); }
+  PageCount coded_pages() const { return coded_.pool->pages(); }
 
   // Room for three sequences of that many tokens in f16, two of them coded. Memory that is not used is not taken.
   static absl::StatusOr<std::unique_ptr<KvStore>> Make(const engine::KvShape& shape, TokenCount tokens_max, engine::ThreadPool& threads);
@@ -103,19 +113,29 @@ class KvStore {
   };
   static absl::Status Allocate(PageCount pages, ByteCount page_bytes, Arena& arena);
   void End(Kv* kv);
+  // Here or on the device.
+  std::vector<engine::RateCurve> Measure(const engine::MeasureContext& context, std::span<const engine::MeasureItem> questions);
+  void Retier(const engine::ModelGeometry& geometry, float attention_scale, std::span<const engine::RetierItem> items);
   void RunReprice(Kv& kv, const engine::MeasureContext& context, std::span<engine::RetierItem> items);
   Handle SealAs(const Kv& kv, const engine::ModelGeometry& geometry, std::span<engine::RetierItem> items, Handle result);
   // Of f16 tokens, those that coding begins with: local heads leave out what has left their window.
   static void Borrow(const Kv& kv, int32_t head, engine::HeadPages& to);
   // What is left of a rate for tokens that are not protected.
   int64_t BytesFor(const Kv& kv, double rate) const;
-  Handle MakeKv() { return Handle(std::make_unique<Kv>(shape_).release(), GiveBack{this}); }
+  Handle MakeKv(engine::QuerySampling sampling = {}) {
+    auto kv = std::make_unique<Kv>(shape_, sampling);
+    kv->sequence = next_sequence_++;
+    return Handle(kv.release(), GiveBack{this});
+  }
+  void CopyPage(PageId from, PageId to);  // f16
   uint8_t* ExactPage(PageId page) { return exact_.memory.data() + page * shape_.page_bytes.value(); }
   int64_t TokensPerPage(kernels::Tier tier) const { return kernels::TokensPerPage(tier, shape_.head_dim); }
   void LendTier(engine::HeadPages& head, kernels::Tier tier, int32_t tokens);
 
   const engine::KvShape shape_;
   engine::ThreadPool& threads_;
+  DeviceForward* device_ = nullptr;     // null: pages lie here
+  engine::SequenceId next_sequence_ = 1;
   Arena exact_, coded_;
 };
 

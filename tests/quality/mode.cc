@@ -15,7 +15,10 @@ namespace {
 using Kind = Mode::Kind;
 
 std::vector<std::pair<std::string, Mode>> AllModes() {
-  std::vector<std::pair<std::string, Mode>> modes = {{"exact", {.kind = Kind::kExact}}, {"exact:nudged", {.kind = Kind::kNudged}}};
+  std::vector<std::pair<std::string, Mode>> modes = {
+      {"exact", {.kind = Kind::kExact}},
+      {"exact:nudged", {.kind = Kind::kNudged}},
+      {"exact:chunks", {.kind = Kind::kExact, .chunks = true}}};
   constexpr const char* kTierNames[kernels::kTierCount] = {"T8", "T4", "T3", "T2", "T1"};
   for (const bool plain : {false, true}) {
     for (int32_t tier = 0; tier < kernels::kTierCount; ++tier) {

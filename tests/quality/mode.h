@@ -2,6 +2,7 @@
 //
 //   exact               f16, as prefill left it: every other mode is compared with it
 //   exact:nudged        f16 with the last bit of every number turned: what a change of no importance costs
+//   exact:chunks        f16, entered 512 tokens at a time where a device enters one: what other roundings cost. Nothing on the CPU
 //   uniform:T4          sealed to one tier, with the run's geometry. T8 T4 T3 T2 T1
 //   rdr:2.5             sealed by the rate-distortion controller to so many bits per element; rdr:2.5:NAME with that utility estimator
 //   rdr:2.5:live        the same, and the controller goes on while the continuation is scored: token by token, utilities refreshed, tokens
@@ -33,6 +34,7 @@ struct Mode {
   kernels::Tier tier = kernels::Tier::kT8;   // kCoded
   bool plain = false;                        // kCoded: the plain geometry, not the run's
   bool live = false;                         // kPriced
+  bool chunks = false;                       // kExact
   double rate = 0;                           // kPriced: bits per element, T8 tokens included
   const engine::UtilityEstimator* estimator = nullptr;  // kPriced
 };

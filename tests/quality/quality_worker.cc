@@ -1,6 +1,6 @@
 // Measures what modes do to a prompt: run.py asks, one line of JSON per command on standard input, one line of JSON per answer.
 //
-//   quality_worker MODEL THREADS f32|int8 TOKENS_MAX      answers {"vocabulary", "context_max", ...} once the model is loaded
+//   quality_worker MODEL THREADS f32|int8 TOKENS_MAX [cpu|cuda:N]   answers {"vocabulary", "context_max", ...} once the model is loaded
 //
 //   {"do": "check", "modes": [NAME...]}            an error if one is unknown
 //   {"do": "geometry", "source": S}                how keys of modes without a geometry of their own are coded. S: "plain" (as without this
@@ -95,16 +95,23 @@ class Worker {
   Mode ModeNamed(const std::string& name) const { return OrFail(ParseMode(name, model_->spec().head_dim)); }
 
   json Check(const json& command) {
-    for (const json& name : command.at("modes")) ModeNamed(name);
+    for (const json& name : command.at("modes")) {
+      const Mode mode = ModeNamed(name);
+      if (const std::string why = model_->WhyNot(mode); !why.empty()) Fail(name.get<std::string>() + ": " + why);
+    }
     return json::object();
   }
 
   json Geometry(const json& command) {
     const std::string source = command.at("source");
-    if (source == "self") model_->UseGeometry(Solve(OrFail(engine::SampleItself(model_->for_calibration(), {}, {}))));
-    if (source == "text") model_->UseGeometry(Solve(OrFail(engine::ReadTexts(model_->for_calibration(), TextsOf(command), {}))));
-    if (source == "file") model_->UseGeometry(ReadStored(command.at("file")));
+    if (source == "self") Use(Solve(OrFail(engine::SampleItself(model_->for_calibration(), {}, {}))));
+    if (source == "text") Use(Solve(OrFail(engine::ReadTexts(model_->for_calibration(), TextsOf(command), {}))));
+    if (source == "file") Use(ReadStored(command.at("file")));
     return json::object();
+  }
+
+  void Use(engine::ModelGeometry geometry) {
+    if (const absl::Status used = model_->UseGeometry(std::move(geometry)); !used.ok()) Fail(std::string(used.message()));
   }
 
   engine::ModelGeometry Solve(const engine::KeyStatistics& statistics) {
@@ -257,12 +264,13 @@ class Worker {
 // nlohmann's exceptions are run.py's mistakes: they may end the process.
 int main(int argc, char** argv) {
   using namespace spherical;
-  if (argc != 5) quality::Fail("usage: quality_worker MODEL THREADS f32|int8 TOKENS_MAX");
+  if (argc != 5 && argc != 6) quality::Fail("usage: quality_worker MODEL THREADS f32|int8 TOKENS_MAX [cpu|cuda:N]");
   const bool f32 = std::strcmp(argv[3], "f32") == 0;
   auto model = quality::OrFail(quality::ScoringModel::Load(
       argv[1], {.activations = f32 ? kernels::ActivationType::kF32 : kernels::ActivationType::kInt8,
                 .threads = std::atoi(argv[2]),
-                .tokens_max = TokenCount(std::atoll(argv[4]) + 1)}));
+                .tokens_max = TokenCount(std::atoll(argv[4]) + 1),
+                .device = argc > 5 ? argv[5] : "cpu"}));
   const engine::TransformerSpec& spec = model->spec();
   quality::Answer({{"vocabulary", spec.vocabulary}, {"context_max", spec.context_max}, {"head_dim", spec.head_dim},
                    {"layers", spec.layers}, {"kv_heads", spec.kv_heads}, {"name", spec.name}});

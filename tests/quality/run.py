@@ -84,6 +84,8 @@ def parse_args(argv):
                         help="texts for --geometry auto: the first --prefill tokens of each")
     parser.add_argument("--activations", choices=("f32", "int8"), default="f32",
                         help="int8 is what serving does; its noise drowns small differences")
+    parser.add_argument("--device", default="cpu", metavar="cpu|cuda:N",
+                        help="what runs the model once the geometry is found; on CUDA exact and uniform:T, no haystacks")
     parser.add_argument("--haystacks", type=number(0), default=2, metavar="N", help="texts for retrieval; 0: none")
     parser.add_argument("--threads", type=number(1), default=len(os.sched_getaffinity(0)), metavar="N")
     parser.add_argument("--from", dest="from_result", metavar="RESULT", help="measure nothing: take this result for what follows")
@@ -124,6 +126,8 @@ def check_inputs(parser, args):
     for path in [args.model] + args.text + args.calibrate_text + geometry:
         if not pathlib.Path(path).is_file():
             parser.error(f"{path}: there is no such file")
+    if args.device != "cpu" and args.haystacks:
+        parser.error("--haystacks: none on a device (--haystacks 0)")
     if args.calibrate_text and args.geometry != "auto":
         parser.error(f"--calibrate-text makes a geometry, and --geometry {args.geometry} names another one: leave one of them out")
     stems = [pathlib.Path(text).stem for text in args.text]
@@ -176,7 +180,7 @@ def measure(args):
         table.check_place(table.kind_of(args.model, args.prefill, args.activations, geometry["source"], args.modes))
     result = machine.describe(args.model, args.command)
     tokens_max = args.prefill + args.score + QUESTION_TOKENS_MAX
-    with Worker(args.worker, args.model, args.threads, args.activations, tokens_max) as worker:
+    with Worker(args.worker, args.model, args.threads, args.activations, tokens_max, args.device) as worker:
         worker.ask("check", modes=args.modes)
         if args.prefill + args.score > worker.model["context_max"]:
             raise Wrong(f"--prefill {args.prefill} and --score {args.score} are more than the {worker.model['context_max']} positions of "
@@ -184,7 +188,8 @@ def measure(args):
         texts = [describe_text(worker, path, args) for path in args.text]
         haystacks = args.haystacks if haystack_fits(worker, args) else 0
         result["settings"] = {"prefill": args.prefill, "score": args.score, "starts": args.start, "texts": texts, "modes": args.modes,
-                              "activations": args.activations, "threads": args.threads, "geometry": geometry["source"],
+                              "activations": args.activations, "threads": args.threads, "device": args.device,
+                              "geometry": geometry["source"],
                               "calibrate_texts": [pathlib.Path(path).name for path in args.calibrate_text]}
         calibration = {"self": COST_SELF, "text": len(args.calibrate_text) * args.prefill}.get(geometry["source"], 0)
         progress = Progress(calibration + total_cost(args, haystacks))

@@ -3,6 +3,7 @@
 #
 #   tests/quality/run.sh --text FILE... [--model FILE] [--start 10000,40000] [--prefill 6144] [--score 1024] [--modes exact,uniform:T4,...]
 #                        [--geometry auto|plain|FILE] [--calibrate-text FILE...] [--activations f32|int8] [--haystacks N] [--threads N]
+#                        [--device cpu|cuda:N]
 #                        [--json OUT] [--svg OUT] [--keep] [--readme] [--check]
 #   tests/quality/run.sh --from RESULT.json [--model FILE --keep] [--svg OUT] [--readme] [--check]
 #                                                                                 measures nothing, takes an earlier --json
@@ -22,7 +23,9 @@ done
 # A copy: another build may replace Bazel's while we measure.
 programs=$(mktemp -d)
 trap 'rm -rf "$programs"' EXIT
-"${BAZEL:-bazel}" build --config=opt //tests/quality:quality_worker
+cuda=()
+if [[ " $* " == *" --device"[\ =]cuda:* ]]; then cuda=(--config=cuda); fi
+"${BAZEL:-bazel}" build --config=opt ${cuda[@]+"${cuda[@]}"} //tests/quality:quality_worker
 cp bazel-bin/tests/quality/quality_worker "$programs"
 
 command="tests/quality/run.sh$(printf ' %q' "$@")"

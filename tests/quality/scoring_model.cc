@@ -43,7 +43,28 @@ absl::StatusOr<std::unique_ptr<ScoringModel>> ScoringModel::Load(const std::stri
   model->value_weights_ = engine::ValueWeights(spec, model->parts_.weights, model->threads_);
   model->plain_ = model->MakeWay(
       engine::ModelGeometry::Plain({.layers = spec.layers, .kv_heads = spec.kv_heads, .head_dim = spec.head_dim}));
+  model->device_name_ = options.device;
+  model->tokens_max_ = static_cast<int32_t>(options.tokens_max.value());
+  if (absl::Status moved = model->MoveToDevice(); !moved.ok()) return moved;
   return model;
+}
+
+absl::Status ScoringModel::MoveToDevice() {
+  if (device_name_ == "cpu") return absl::OkStatus();
+  device_.reset();
+  auto device = MakeDeviceForward(device_name_, parts_.spec, parts_.weights, (calibrated_ != nullptr ? calibrated_ : plain_)->geometry,
+                                  {.exact = kv_->exact_pages(), .coded = kv_->coded_pages(), .tokens_max = tokens_max_}, value_weights_,
+                                  threads_);
+  if (!device.ok()) return device.status();
+  device_ = *std::move(device);
+  kv_->MoveTo(*device_);
+  return absl::OkStatus();
+}
+
+std::string ScoringModel::WhyNot(const Mode& mode) const {
+  const bool can = mode.kind == Mode::Kind::kExact || (mode.kind == Mode::Kind::kCoded && !mode.plain) ||
+                   (mode.kind == Mode::Kind::kPriced && mode.estimator == &engine::BestUtilityEstimator());
+  return device_ == nullptr || can ? "" : "only exact, uniform:T and rdr with the engine's own estimator can be kept on a device";
 }
 
 std::unique_ptr<ScoringModel::Way> ScoringModel::MakeWay(engine::ModelGeometry geometry) {
@@ -60,10 +81,17 @@ KvStore::Handle ScoringModel::Begin(int32_t prompt_tokens) {
   return kv_->Begin(engine::QuerySampling::For(prompt_tokens), parts_.spec.heads / parts_.spec.kv_heads);
 }
 
-void ScoringModel::UseGeometry(engine::ModelGeometry geometry) { calibrated_ = MakeWay(std::move(geometry)); }
+absl::Status ScoringModel::UseGeometry(engine::ModelGeometry geometry) {
+  calibrated_ = MakeWay(std::move(geometry));
+  return MoveToDevice();
+}
 
 KvStore::Handle ScoringModel::Keep(const Kv& exact, const Mode& mode) {
-  if (mode.kind == Mode::Kind::kExact) return kv_->Share(exact);
+  if (mode.kind == Mode::Kind::kExact) {
+    KvStore::Handle shared = kv_->Share(exact);
+    shared->chunks = mode.chunks;
+    return shared;
+  }
   if (mode.kind == Mode::Kind::kCoded) {
     return kv_->Seal(exact, mode.plain || calibrated_ == nullptr ? plain_->geometry : calibrated_->geometry, mode.tier);
   }
@@ -99,21 +127,39 @@ void ScoringModel::Enter(Kv& kv, std::span<const engine::TokenId> tokens) {
   }
 }
 
+int32_t ScoringModel::StepRows(const Kv& kv) const {
+  const bool one = kv.live || (device_ != nullptr && !kv.chunks);
+  return one ? 1 : engine::kStepRowsMax;
+}
+
+void ScoringModel::LogitsOf(const Kv& kv, std::span<const int32_t> rows, float* logits) {
+  if (device_ != nullptr) {
+    device_->Logits(rows, logits);
+  } else {
+    WayOf(kv).forward.Logits(rows, logits);
+  }
+}
+
 void ScoringModel::Score(Kv& kv, std::span<const engine::TokenId> tokens, Reader read) {
-  constexpr int32_t kRows = engine::Forward::kLogitsRowsMax;
+  constexpr int32_t kRows = std::min(engine::Forward::kLogitsRowsMax, DeviceForward::kLogitsRowsMax);
   const size_t vocabulary = static_cast<size_t>(parts_.spec.vocabulary);
   std::vector<float> logits(vocabulary * kRows);
   std::vector<int32_t> rows(kRows);
-  for (int32_t done = 0, total = static_cast<int32_t>(tokens.size()); done < total;) {
-    const int32_t step = std::min(total - done, kv.live ? 1 : engine::kStepRowsMax);
+  int32_t shown = 0, had = 0;  // tokens whose logits were read, and had
+  const int32_t total = static_cast<int32_t>(tokens.size());
+  for (int32_t done = 0; done < total;) {
+    const int32_t step = std::min(total - done, StepRows(kv));
     Run(kv, tokens.subspan(static_cast<size_t>(done), static_cast<size_t>(step)));
-    for (int32_t first = 0; first < step; first += kRows) {
-      const size_t count = static_cast<size_t>(std::min(kRows, step - first));
-      std::iota(rows.begin(), rows.end(), first);
-      WayOf(kv).forward.Logits(std::span(rows).first(count), logits.data());
-      read(done + first, std::span(logits).first(count * vocabulary));
-    }
     done += step;
+    while (had < done) {
+      const int32_t count = std::min(kRows - (had - shown), done - had);
+      std::iota(rows.begin(), rows.begin() + count, had - (done - step));
+      LogitsOf(kv, std::span(rows).first(static_cast<size_t>(count)), logits.data() + static_cast<size_t>(had - shown) * vocabulary);
+      had += count;
+      if (had - shown < kRows && had < total) continue;
+      read(shown, std::span(logits).first(static_cast<size_t>(had - shown) * vocabulary));
+      shown = had;
+    }
   }
 }
 
@@ -122,17 +168,29 @@ void ScoringModel::Run(Kv& kv, std::span<const engine::TokenId> tokens) {
   kv_->Lend(kv, rows);
   engine::StepPlan plan;
   engine::StepItem& item = plan.items.emplace_back();
+  item.sequence = kv.sequence;
   item.tokens = tokens;
   item.position = kv.tokens;
   item.pages = &kv.pages;
   if (kv.live && kv.tokens % engine::kRefreshSteps == 0) item.refresh = kv.residuals;
   plan.rows = rows;
-  engine::Forward& forward = WayOf(kv).forward;
-  forward.RunLayers(plan, kv_->arenas());
-  if (const int32_t counted = forward.EnergyRowsOf(item); counted > 0) {
-    const std::span<const double> energy = forward.EnergyOf(0);
-    for (size_t layer = 0; layer < energy.size(); ++layer) kv.energy[layer] += energy[layer];
-    kv.energy_rows += counted;
+  if (device_ != nullptr) {
+    device_->Run(plan);
+    const std::span<const float> energies = device_->energies();
+    const int32_t skipped = std::max(0, engine::kSinkTokens - kv.tokens);
+    for (size_t i = 0; i < energies.size(); ++i) {
+      const size_t layers = kv.energy.size();
+      if (static_cast<int32_t>(i / layers) >= skipped) kv.energy[i % layers] += static_cast<double>(energies[i]);
+    }
+    if (!energies.empty()) kv.energy_rows += std::max(0, rows - skipped);
+  } else {
+    engine::Forward& forward = WayOf(kv).forward;
+    forward.RunLayers(plan, kv_->arenas());
+    if (const int32_t counted = forward.EnergyRowsOf(item); counted > 0) {
+      const std::span<const double> energy = forward.EnergyOf(0);
+      for (size_t layer = 0; layer < energy.size(); ++layer) kv.energy[layer] += energy[layer];
+      kv.energy_rows += counted;
+    }
   }
   kv_->Record(kv, rows);
   if (kv.live) kv_->Settle(kv, MeasureWith(WayOf(kv).geometry, engine::BestUtilityEstimator()));

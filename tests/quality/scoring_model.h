@@ -23,6 +23,7 @@
 #include "engine/step/thread_pool.h"
 #include "kernels/dense/matmul.h"
 #include "tests/golden/model_parts.h"
+#include "tests/quality/device_forward.h"
 #include "tests/quality/mode.h"
 #include "tests/quality/kv_store.h"
 
@@ -34,6 +35,7 @@ class ScoringModel {
     kernels::ActivationType activations = kernels::ActivationType::kF32;
     int32_t threads = 2;
     TokenCount tokens_max;  // of a sequence
+    std::string device = "cpu";  // or "cuda:N": weights and activations are bf16 there, whatever `activations` says
   };
   static absl::StatusOr<std::unique_ptr<ScoringModel>> Load(const std::string& path, const Options& options);
   explicit ScoringModel(int32_t threads) : threads_(threads) {}  // for Load: there is no model in it yet
@@ -50,8 +52,10 @@ class ScoringModel {
     return {.spec = parts_.spec, .weights = parts_.weights, .tokenizer = *parts_.tokenizer, .pool = threads_};
   }
 
-  // What modes without a geometry of their own are coded with; the plain one until then. No coded Kv is alive.
-  void UseGeometry(engine::ModelGeometry geometry);
+  // What modes without a geometry of their own are coded with; the plain one until then. No Kv is alive. The device's errors.
+  absl::Status UseGeometry(engine::ModelGeometry geometry);
+  // Why a mode cannot be kept by what runs this model; empty: it can.
+  std::string WhyNot(const Mode& mode) const;
 
   // What measuring with a geometry has in common. Views of this model.
   engine::MeasureContext MeasureWith(const engine::ModelGeometry& geometry, const engine::UtilityEstimator& estimator) const;
@@ -77,6 +81,9 @@ class ScoringModel {
   std::unique_ptr<Way> MakeWay(engine::ModelGeometry geometry);
   Way& WayOf(const Kv& kv) { return calibrated_ != nullptr && kv.geometry == &calibrated_->geometry ? *calibrated_ : *plain_; }
   void Run(Kv& kv, std::span<const engine::TokenId> tokens);
+  int32_t StepRows(const Kv& kv) const;
+  void LogitsOf(const Kv& kv, std::span<const int32_t> rows, float* logits);
+  absl::Status MoveToDevice();
 
   engine::ThreadPool threads_;
   ModelParts parts_;
@@ -85,6 +92,9 @@ class ScoringModel {
   std::unique_ptr<KvStore> kv_;
   std::unique_ptr<Way> plain_;
   std::unique_ptr<Way> calibrated_;  // null: the plain one
+  std::string device_name_;
+  int32_t tokens_max_ = 0;
+  std::unique_ptr<DeviceForward> device_;  // null: the CPU. Codes with the calibrated geometry, or the plain one without
 };
 
 }  // namespace spherical::quality

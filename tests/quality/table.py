@@ -19,7 +19,7 @@ BARS = {
 def bar_of(result, mode):
     """The most that this mode's mean KL may be, or None where nothing was promised."""
     settings = result["settings"]
-    promised = (result["model"].startswith(BAR_MODEL) and settings["activations"] == "f32"
+    promised = (result["model"].startswith(BAR_MODEL) and settings["activations"] == "f32" and settings.get("device", "cpu") == "cpu"
                 and (settings["prefill"], settings["score"]) == (BAR_PREFILL, BAR_SCORE))
     return BARS.get(settings["geometry"], {}).get(mode) if promised else None
 
@@ -38,9 +38,11 @@ def header(result):
     settings = result["settings"]
     texts = ", ".join(text["name"] for text in settings["texts"])
     starts = ", ".join(f"{start:,}" for start in settings["starts"])
+    device = settings.get("device", "cpu")
+    activations = f"{settings['activations']} activations" if device == "cpu" else f"on {device}, bf16 products"
     return [f"Measured {result['date']}, commit {result['commit']}, {result['cpu']}, {result['cores']} cores.",
             f"Model {result['model']} (sha256 {result['model_sha256'][:12]}...). {settings['prefill']:,} tokens prefilled, "
-            f"{settings['score']:,} scored, windows of {texts} from tokens {starts}; {settings['activations']} activations; "
+            f"{settings['score']:,} scored, windows of {texts} from tokens {starts}; {activations}; "
             f"geometry: {geometry(settings)}.",
             f"Command: `{result['command']}`."]
 

@@ -12,8 +12,8 @@ class WorkerFailed(Exception):
 class Worker:
     """Loads a model; answers commands until closed."""
 
-    def __init__(self, program, model, threads, activations, tokens_max):
-        self._process = subprocess.Popen([program, model, str(threads), activations, str(tokens_max)],
+    def __init__(self, program, model, threads, activations, tokens_max, device="cpu"):
+        self._process = subprocess.Popen([program, model, str(threads), activations, str(tokens_max), device],
                                          stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.model = self._answer()
 

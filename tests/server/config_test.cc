@@ -104,7 +104,7 @@ TEST_CASE("The file's mistakes are named with their JSON pointer") {
   CHECK(JsonError(R"({"threads": 1.5})") == "f.json: /threads: expected an integer in [0, 1024]; got a number 1.5");
   CHECK(JsonError(R"({"threads": 18446744073709551615})").find("f.json: /threads: expected an integer in [0, 1024]; got an integer") == 0);
   CHECK(JsonError(R"({"threads": null})").find("got null") != std::string::npos);
-  CHECK(JsonError(R"({"kv": {"pool_bytes": [1]}})").find("f.json: /kv/pool_bytes: expected bytes in [1048576, ") == 0);
+  CHECK(JsonError(R"({"kv": {"pool_bytes": [1]}})").find("f.json: /kv/pool_bytes: expected bytes in [0, ") == 0);
   CHECK(JsonError(R"({"kv": {"pool_bytes": "2 potatoes"}})").find("got a string \"2 potatoes\"") != std::string::npos);
   CHECK(JsonError(R"({"kv": 3})") == "f.json: /kv: expected an object with " + known + "; got an integer 3");
   CHECK(JsonError(R"({"device": "cuda:-1"})") ==
@@ -125,6 +125,17 @@ TEST_CASE("What is not JSON is refused with line and column") {
   CHECK_FALSE(JsonError("").empty());
   CHECK_FALSE(JsonError(std::string(100'000, '[')).empty());
   CHECK_FALSE(JsonError("{\"model\": \"\xff\"}").empty());
+}
+
+TEST_CASE("A pool that is not asked for by size is 1 GiB on the CPU, and a device's to say elsewhere") {
+  Config config;
+  CHECK(PoolBytesOf(config) == int64_t{1} << 30);
+  config.device = "cuda:0";
+  CHECK(PoolBytesOf(config) == 0);
+  config.device = "auto";
+  CHECK(PoolBytesOf(config) == 0);
+  config.kv_pool_bytes = 5;
+  CHECK(PoolBytesOf(config) == 5);
 }
 
 TEST_CASE("Bytes are read in thousands and in 1024s") {
@@ -176,7 +187,7 @@ TEST_CASE("The command line's mistakes are named") {
   const auto error = [](std::vector<const char*> flags) { return MessageOf(Parse(std::move(flags)).status()); };
   CHECK(error({}) == "no model: say --model PATH, or \"model\" in the config file");
   CHECK(error({"--model", "x", "--threads", "many"}) == "--threads: expected an integer in [0, 1024]; got \"many\"");
-  CHECK(error({"--model", "x", "--kv-pool-bytes", "0"}).find("--kv-pool-bytes: expected bytes in [1048576, ") == 0);
+  CHECK(error({"--model", "x", "--kv-pool-bytes", "-1"}).find("--kv-pool-bytes: expected bytes in [0, ") == 0);
   CHECK(error({"--model", "x", "--device", "cuda"}) ==
         "--device: expected one of \"cpu\", \"auto\", or cuda:N with N from 0; got \"cuda\"");
   CHECK(error({"--model", "x", "--modle", "y"}).find("--modle") != std::string::npos);

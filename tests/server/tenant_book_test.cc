@@ -133,6 +133,27 @@ TEST_CASE("A limit of less than a page shows once the model is known") {
         std::string::npos);
 }
 
+TEST_CASE("A pool that a device has yet to tell counts from loading on: shares are of it, and too much is found out then") {
+  QuotaFileOnDisk file(R"("a": {"guarantee_bytes": 100000, "limit_bytes": "25%"}, "default": {})");
+  Config config = ConfigFor(file.path);
+  config.device = "cuda:0";
+  config.kv_pool_bytes = 0;
+  auto book = TenantBook::Open(config);
+  REQUIRE(book.ok());
+  engine::IntakeQueue intake;
+  const auto quotas = (*book)->Attach(intake, ByteCount(4736), ByteCount(800'000));
+  REQUIRE(quotas.ok());
+  REQUIRE(quotas->size() == 2);
+  for (const engine::Quota& quota : *quotas) CHECK(quota.limit == ByteCount(quota.tenant == "a" ? 200'000 : 800'000));
+  CHECK((*book)->Get("a")->quota.quota.limit == ByteCount(200'000));
+
+  auto small = TenantBook::Open(config);
+  REQUIRE(small.ok());
+  const auto refused = (*small)->Attach(intake, ByteCount(4736), ByteCount(80'000));
+  REQUIRE_FALSE(refused.ok());
+  CHECK(std::string(refused.status().message()).find("/tenants/a/limit_bytes") != std::string::npos);
+}
+
 TEST_CASE("A reload gives the engine a whole table; who is gone is closed, keeps its number, and may come back") {
   QuotaFileOnDisk file(R"("default": {}, "a": {"guarantee_bytes": 1000}, "b": {"weight": 2})");
   const auto book = Open(file);

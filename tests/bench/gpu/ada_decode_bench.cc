@@ -1,7 +1,8 @@
 // How long attention over codes takes on this machine's first CUDA device: everything from queries to merged outputs, all launches. One
 // line of CSV per workload and kind of pages; run.py puts it beside other implementations.
 //
-//   ada_decode_bench HISTOGRAM.csv [NAME ...]     NAME: a kind of pages (T8 T4 T3 T2 T1 rdr); default: all
+//   ada_decode_bench HISTOGRAM.csv [NAME ...]     NAME: a kind of pages (T8 T4 T3 T2 T1 rdr), default: all; or a workload, BATCHxCONTEXT or
+//                                                 mixed, default: those of issue 7's table and two small ones
 //
 // `ms`: pages come from memory, each reading has pages of its own; plans and code may be in caches. `cold_ms`: nothing is.
 // Llama-8B's attention: 8 kv heads x 4 queries, head dim 128. Pages lie in random order; every list ends in a partly filled page.
@@ -16,6 +17,7 @@
 #include <random>
 #include <sstream>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "kernels/cuda/ada_decode.h"
@@ -48,21 +50,22 @@ DeviceMemory Upload(const std::vector<T>& values) {
 
 struct Workload {
   std::string name;
-  std::vector<int32_t> lengths;  // of the sequences
+  std::vector<int32_t> lengths = {};  // of the sequences
 };
-std::vector<Workload> Workloads() {
-  std::vector<Workload> all;
-  const auto same = [&](int32_t batch, int32_t length) {
-    all.push_back({std::to_string(batch) + "x" + std::to_string(length), std::vector<int32_t>(static_cast<size_t>(batch), length)});
-  };
-  same(32, 32768), same(8, 32768), same(128, 4096), same(1, 131072);
-  Workload mixed = {"mixed", {}};  // 1k to 64k, evenly in the logarithm, in random order: the same as run.py's
-  for (int32_t i = 0; i < 64; ++i) mixed.lengths.push_back(static_cast<int32_t>(1024 * std::pow(64.0, i / 63.0)));
-  std::mt19937 random(64);
-  std::shuffle(mixed.lengths.begin(), mixed.lengths.end(), random);
-  all.push_back(mixed);
-  same(256, 1024), same(1, 32768);
-  return all;
+constexpr const char* kUsualWorkloads[] = {"32x32768", "8x32768", "128x4096", "1x131072", "mixed", "256x1024", "1x32768"};
+
+// No lengths: that is no workload's name.
+Workload WorkloadNamed(const std::string& name) {
+  Workload workload = {name};
+  int32_t batch = 0, length = 0;
+  if (std::sscanf(name.c_str(), "%dx%d", &batch, &length) == 2 && batch > 0 && length > 64) {
+    workload.lengths.assign(static_cast<size_t>(batch), length);
+  } else if (name == "mixed") {  // 1k to 64k, evenly in the logarithm, in random order: the same as run.py's
+    for (int32_t i = 0; i < 64; ++i) workload.lengths.push_back(static_cast<int32_t>(1024 * std::pow(64.0, i / 63.0)));
+    std::mt19937 random(64);
+    std::shuffle(workload.lengths.begin(), workload.lengths.end(), random);
+  }
+  return workload;
 }
 
 // Shares of a head's tokens in T8, T4, T3, T2, T1; the rest are dropped.
@@ -171,11 +174,23 @@ void Measure(const AdaDecoder& decoder, const Workload& workload, const std::str
 
 int Main(int argc, char** argv) {
   if (argc < 2) {
-    std::fprintf(stderr, "usage: ada_decode_bench HISTOGRAM.csv [T8 | T4 | T3 | T2 | T1 | rdr] ...\n");
+    std::fprintf(stderr, "usage: ada_decode_bench HISTOGRAM.csv [T8 | T4 | T3 | T2 | T1 | rdr | BATCHxCONTEXT | mixed] ...\n");
     return 2;
   }
   const std::vector<Shares> histogram = ReadHistogram(argv[1]);
-  std::vector<std::string> kinds(argv + 2, argv + argc);
+  std::vector<std::string> kinds;
+  std::vector<Workload> workloads;
+  for (int i = 2; i < argc; ++i) {
+    Workload workload = WorkloadNamed(argv[i]);
+    if (workload.lengths.empty()) {
+      kinds.push_back(argv[i]);
+    } else {
+      workloads.push_back(std::move(workload));
+    }
+  }
+  if (workloads.empty()) {
+    for (const char* name : kUsualWorkloads) workloads.push_back(WorkloadNamed(name));
+  }
   if (kinds.empty()) kinds = {"T4", "T2", "rdr", "T8", "T3", "T1"};
   AdaDecoder decoder;
   Check(decoder.Create(kHeadDim, kGroupSize), "decoder");
@@ -183,7 +198,7 @@ int Main(int argc, char** argv) {
   Check(CopySpeed(nullptr, &copy), "copy");
   std::printf("# copy %.3f TB/s; %d workers\n", copy * 1e-12, decoder.workers());
   std::printf("workload,pages,ms,cold_ms,prepare_ms,read_ms,merge_ms,code_bytes,tb_per_s,bits,states\n");
-  for (const Workload& workload : Workloads()) {
+  for (const Workload& workload : workloads) {
     for (const std::string& kind : kinds) {
       if (kind == "rdr" && histogram.empty()) continue;
       Measure(decoder, workload, kind, histogram);

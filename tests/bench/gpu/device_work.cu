@@ -1,5 +1,6 @@
 #include "tests/bench/gpu/device_work.h"
 
+#include <cuda_profiler_api.h>
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -82,6 +83,9 @@ CudaStatus MedianMilliseconds(Stream stream, int32_t times, bool cold, const std
   *milliseconds = taken[taken.size() / 2];
   return failed;
 }
+
+void BeginProfile() { cudaProfilerStart(); }
+void EndProfile() { cudaProfilerStop(); }
 
 CudaStatus CopySpeed(Stream stream, double* bytes_per_second) {
   constexpr int64_t kBytes = int64_t{4} << 30;

@@ -17,6 +17,10 @@ CudaStatus FillPages(Stream stream, uint8_t* arena, int64_t pages, int32_t head_
 CudaStatus MedianMilliseconds(Stream stream, int32_t times, bool cold, const std::function<CudaStatus(int32_t)>& work,
                               double* milliseconds);
 
+// What a profiler told to wait (ncu --profile-from-start off) looks at.
+void BeginProfile();
+void EndProfile();
+
 // Bytes per second of a large copy, bytes read and written both counted.
 CudaStatus CopySpeed(Stream stream, double* bytes_per_second);
 

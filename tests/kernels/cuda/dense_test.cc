@@ -8,6 +8,7 @@
 
 #include "kernels/base/float16.h"
 #include "kernels/cuda/dense_rows.h"
+#include "kernels/cuda/few_rows.h"
 #include "kernels/cuda/products.h"
 #include "kernels/dense/rows.h"
 #include "kernels/spherical/page_layout.h"
@@ -130,8 +131,89 @@ TEST_CASE("rows on the device: gates, caps and the greatest value agree with the
   rows[3 * 12345 + 78] = -std::numeric_limits<float>::infinity();
   const DeviceArray<float> device_rows(device, rows);
   const DeviceArray<int32_t> ids(device, 4);
-  Require(GreatestOf(device.stream(), device_rows.data(), 4, 12345, ids.data()));
+  const DeviceArray<Greatest> scratch(device, 4 * kGreatestPieces);
+  Require(GreatestOf(device.stream(), device_rows.data(), 4, 12345, scratch.data(), ids.data()));
   CHECK(ids.Fetch() == std::vector<int32_t>{5000, 12344, -1, -1});
+  Require(GreatestOf(device.stream(), device_rows.data(), 2, 20, scratch.data(), ids.data()));  // fewer values than pieces
+  const auto greatest = [&](size_t first) {
+    const float* const row = &rows[first];
+    return static_cast<int32_t>(std::max_element(row, row + 20) - row);
+  };
+  std::vector<int32_t> got = ids.Fetch();
+  CHECK(got[0] == greatest(0));
+  CHECK(got[1] == greatest(20));
+}
+
+TEST_CASE("pieces on the device are copied to where they belong, and nothing beside them") {
+  if (const std::string why = WhyNoDevice(); !why.empty()) SPH_SKIP(why.c_str());
+  const Device device;
+  constexpr int32_t kInts = 300'000;
+  std::vector<int32_t> source(kInts);
+  for (int32_t i = 0; i < kInts; ++i) source[static_cast<size_t>(i)] = i;
+  const DeviceArray<int32_t> from(device, source), to(device, kInts);
+  const int32_t lengths[] = {4, 0, 16, 1024, 100'004, 4096};
+  std::vector<Piece> pieces;
+  std::vector<int32_t> want(kInts, -1);
+  int32_t at = 8, where = 40;
+  for (const int32_t length : lengths) {
+    pieces.push_back({.from = from.data() + at, .to = to.data() + where, .bytes = int64_t{length} * 4});
+    std::copy_n(source.begin() + at, length, want.begin() + where);
+    at += length + 4;
+    where += length + 8;
+  }
+  const DeviceArray<Piece> device_pieces(device, pieces);
+  Require(CopyPieces(device.stream(), device_pieces.data(), static_cast<int32_t>(pieces.size())));
+  CHECK(to.Fetch() == want);
+}
+
+// GateRows takes any gate; here the rows are random, the twin a sum in double.
+TEST_CASE("products of few rows on the device agree with sums in double, gates too, recorded and overlapped") {
+  if (const std::string why = WhyNoDevice(); !why.empty()) SPH_SKIP(why.c_str());
+  const Device device;
+  struct Shape {
+    int64_t n, k;
+  };
+  for (const Shape& s : {Shape{1, 8}, Shape{7, 96}, Shape{273, 128}, Shape{960, 576}, Shape{64, 4096}, Shape{129, 14336}}) {
+    const std::vector<uint16_t> stored = ToBf16(Normals(2 * s.n * s.k, 21, 0.1)), entered = ToBf16(Normals(kFewRows * s.k, 22));
+    const std::vector<float> weights = OfBf16(stored), rows = OfBf16(entered);
+    const DeviceArray<uint16_t> device_w(device, stored), device_x(device, entered);
+    const auto sum_of = [&](int32_t m, int64_t n) {
+      double sum = 0;
+      const float *w = &weights[static_cast<size_t>(n * s.k)], *x = &rows[static_cast<size_t>(m * s.k)];
+      for (int64_t k = 0; k < s.k; ++k) sum += static_cast<double>(w[k]) * x[k];
+      return static_cast<float>(sum);
+    };
+    for (const int32_t m : {1, 2}) {
+      CAPTURE(m, s.n, s.k);
+      const DeviceArray<float> out(device, m * s.n);
+      const DeviceArray<uint16_t> silu(device, m * s.n), gelu(device, m * s.n);
+      const FewRowsArgs args = {.weights = device_w.data(), .rows = device_x.data(), .m = m, .n = s.n, .k = s.k,
+                                .overlap = LaunchesOverlap()};
+      Require(GateFewRows(device.stream(), args, Gate::kSilu, silu.data()));
+      device.Wait();
+      Graph graph;
+      Require(graph.BeginRecording(device.stream()));
+      Require(MultiplyFewRows(device.stream(), args, out.data()));
+      Require(GateFewRows(device.stream(), args, Gate::kGeluTanh, gelu.data()));
+      Require(graph.EndRecording(device.stream()));
+      Require(graph.Launch(device.stream()));
+      std::vector<float> want, want_silu, want_gelu;
+      for (int32_t row = 0; row < m; ++row) {
+        for (int64_t n = 0; n < s.n; ++n) {
+          const float gate = sum_of(row, n), up = sum_of(row, s.n + n);
+          float by_silu = gate, by_gelu = gate;
+          SiluGate(&up, 1, 1, &by_silu);
+          GeluGate(&up, 1, 1, &by_gelu);
+          want.push_back(gate);
+          want_silu.push_back(by_silu);
+          want_gelu.push_back(by_gelu);
+        }
+      }
+      CheckClose(out.Fetch(), want, 1e-5, 1e-6 * std::sqrt(static_cast<double>(s.k)));
+      CheckClose(OfBf16(silu.Fetch()), want_silu, kBf16, 1e-5 * std::sqrt(static_cast<double>(s.k)));
+      CheckClose(OfBf16(gelu.Fetch()), want_gelu, kBf16, 1e-5 * std::sqrt(static_cast<double>(s.k)));
+    }
+  }
 }
 
 struct HeadsCase {
@@ -147,13 +229,14 @@ TEST_CASE("heads on the device: biases, norms, rotary positions and pages agree 
   for (const HeadsCase& c : cases) {
     const int32_t d = c.head_dim, all = c.heads + 2 * c.kv_heads;
     CAPTURE(d, c.adjacent, c.bias, c.norm);
-    const std::vector<int32_t> positions = {0, 17, 40, 33, 100'000}, slots = {2, 2, 0, 1, 1};
-    const int32_t m = static_cast<int32_t>(positions.size());
+    // The sixth is there for the number of rows alone, and writes no page.
+    const std::vector<int32_t> positions = {0, 17, 40, 33, 100'000, 0}, slots = {2, 2, 0, 1, 1, -1};
+    const int32_t m = static_cast<int32_t>(positions.size()), held = m - 1;
     constexpr int32_t kSlots = 3, kListPages = 7'000, kList = 1;
     const int32_t lists_per_slot = c.kv_heads + 2, pages = kSlots * lists_per_slot;
     // Every list has its own page at each index that is used: row 4's index 6250 has the list's only page too.
     std::vector<int32_t> lists(static_cast<size_t>(kSlots * lists_per_slot * kListPages), -1);
-    for (int32_t r = 0; r < m; ++r) {
+    for (int32_t r = 0; r < held; ++r) {
       for (int32_t g = 0; g < c.kv_heads; ++g) {
         const int32_t list = slots[r] * lists_per_slot + kList + g;
         lists[static_cast<size_t>(list) * kListPages + static_cast<size_t>(positions[r] / 16)] = list * m + r;
@@ -177,6 +260,7 @@ TEST_CASE("heads on the device: biases, norms, rotary positions and pages agree 
       ApplyRotary(angles.data(), c.adjacent ? RotaryPairing::kAdjacent : RotaryPairing::kHalves, c.heads + c.kv_heads, d, c.rotary_dim,
                   row.data());
       want_query.insert(want_query.end(), row.data(), keys);
+      if (r == held) continue;
       want_key.insert(want_key.end(), keys, values);
       want_value.insert(want_value.end(), values, values + c.kv_heads * d);
     }
@@ -195,11 +279,12 @@ TEST_CASE("heads on the device: biases, norms, rotary positions and pages agree 
                           .angles = angles.data(), .epsilon = kEpsilon, .m = m, .heads = c.heads, .kv_heads = c.kv_heads, .head_dim = d,
                           .rotary_dim = c.rotary_dim, .adjacent = c.adjacent, .query = query.data(), .positions = device_positions.data(),
                           .slots = device_slots.data(), .lists = device_lists.data(), .list = kList, .lists_per_slot = lists_per_slot,
-                          .list_pages = kListPages, .arena = arena.data(), .page_bytes = page_bytes}));
+                          .list_pages = kListPages, .arena = arena.data(), .page_bytes = page_bytes,
+                          .needed_next = {.from = {device_bias.data(), nullptr}, .bytes = all * d * 4}}));
     std::vector<float> got_query, got_key, got_value;
     for (const uint16_t half : query.Fetch()) got_query.push_back(F16ToF32(half));
     const std::vector<uint8_t> bytes = arena.Fetch();
-    for (int32_t r = 0; r < m; ++r) {
+    for (int32_t r = 0; r < held; ++r) {
       for (int32_t g = 0; g < c.kv_heads; ++g) {
         const int32_t page = (slots[static_cast<size_t>(r)] * lists_per_slot + kList + g) * m + r;
         const int32_t slot = positions[static_cast<size_t>(r)] % 16;

@@ -22,6 +22,7 @@ struct AttentionCase {
   int32_t window = 0;
   float softcap = 0;
   double key_size = 1;
+  bool few_blocks = false;
 };
 
 // Runs one sequence through the device and through the reference. The arena is full of NaN but for the sequence's tokens.
@@ -91,17 +92,30 @@ void Compare(const Device& device, const AttentionCase& c) {
   const DeviceArray<uint16_t> device_query(device, query), out(device, static_cast<int64_t>(query.size()));
   const int64_t state_count = int64_t{std::max(states, 1)} * c.kv_heads * kRunFlats;
   const DeviceArray<float> max(device, state_count), sum(device, state_count), output(device, state_count * d);
-  const ExactArgs args = {.heads = heads, .kv_heads = c.kv_heads, .head_dim = d, .scale = shape.scale, .softcap = c.softcap,
+  ExactArgs args = {.heads = heads, .kv_heads = c.kv_heads, .head_dim = d, .scale = shape.scale, .softcap = c.softcap,
                           .window = c.window, .query = device_query.data(), .lists = device_lists.data(), .list = 0,
                           .lists_per_slot = c.kv_heads, .list_pages = list_pages, .arena = device_arena.data(), .page_bytes = page_bytes,
                           .out = out.data(), .max = max.data(), .sum = sum.data(), .output = output.data()};
-  Require(PrepareExactAttention(d));
+  Require(PrepareExactAttention(d, &args.run_blocks));
+  args.overlap = LaunchesOverlap();
   if (!runs.empty()) {
+    // As recorded launches do it: more room than work, how much there is said by the device's memory. A few blocks take turns.
+    const std::vector<int32_t> counts = {static_cast<int32_t>(runs.size()), static_cast<int32_t>(joins.size())};
+    if (c.few_blocks) {
+      args.run_blocks = 3;
+      for (int32_t i = 0; i < 5; ++i) {
+        runs.push_back({.slot = 1 << 20});
+        joins.push_back({.row = 1 << 20});
+      }
+    }
+    const DeviceArray<int32_t> device_counts(device, counts);
     const DeviceArray<ExactWork> work(device, runs);
-    Require(AttendRuns(device.stream(), args, work.data(), static_cast<int32_t>(runs.size())));
+    const int32_t* const count = c.few_blocks ? device_counts.data() : nullptr;
+    Require(AttendRuns(device.stream(), args, work.data(), static_cast<int32_t>(runs.size()), count));
     if (!joins.empty()) {
       const DeviceArray<ExactJoin> device_joins(device, joins);
-      Require(JoinRuns(device.stream(), args, device_joins.data(), static_cast<int32_t>(joins.size())));
+      const int32_t* const join_count = c.few_blocks ? device_counts.data() + 1 : nullptr;
+      Require(JoinRuns(device.stream(), args, device_joins.data(), static_cast<int32_t>(joins.size()), join_count));
       device.Wait();
     }
     device.Wait();
@@ -133,6 +147,16 @@ TEST_CASE("exact attention on the device agrees with the reference: decoding row
       for (const int32_t before : {0, 1, 15, 63, 64, 200, 511, 512, 1700}) {
         Compare(device, {.head_dim = head_dim, .group = group, .kv_heads = 2, .before = before, .rows = 1});
       }
+    }
+  }
+}
+
+TEST_CASE("exact attention on the device agrees with the reference: fewer thread blocks than runs, more room than work") {
+  if (const std::string why = WhyNoDevice(); !why.empty()) SPH_SKIP(why.c_str());
+  const Device device;
+  for (const int32_t head_dim : {64, 128, 256}) {
+    for (const int32_t before : {0, 300, 2900}) {
+      Compare(device, {.head_dim = head_dim, .group = 4, .kv_heads = 3, .before = before, .rows = 1, .few_blocks = true});
     }
   }
 }
