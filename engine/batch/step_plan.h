@@ -2,6 +2,7 @@
 #ifndef SPHERICAL_ENGINE_BATCH_STEP_PLAN_H_
 #define SPHERICAL_ENGINE_BATCH_STEP_PLAN_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <optional>
 #include <span>
@@ -49,6 +50,13 @@ struct StepPlan {
   absl::Duration cost;             // what the planner thinks the step takes
   std::vector<TenantId> unmet;     // tenants that wanted more of it than they got; some more than once
 };
+
+// How many of the item's rows count in StepItemOutput::energy: none where no queries are sampled, and not the sequence's first tokens, a
+// few of which outweigh all others.
+inline int32_t EnergyRowsOf(const StepItem& item) {
+  if (item.pages->sampling().stride == 0) return 0;
+  return std::max(0, item.position + static_cast<int32_t>(item.tokens.size()) - std::max(item.position, kSinkTokens));
+}
 
 struct StepItemOutput {
   std::optional<SampledToken> sampled;

@@ -44,7 +44,7 @@ class CpuStepper final : public Stepper {
     output.items.resize(plan.items.size());
     ReadLogits(plan, output);
     for (int32_t i = 0; i < static_cast<int32_t>(plan.items.size()); ++i) {
-      const int32_t rows = forward_.EnergyRowsOf(plan.items[static_cast<size_t>(i)]);
+      const int32_t rows = EnergyRowsOf(plan.items[static_cast<size_t>(i)]);
       if (rows == 0) continue;
       output.items[static_cast<size_t>(i)].energy_rows = rows;
       output.items[static_cast<size_t>(i)].energy.assign(forward_.EnergyOf(i).begin(), forward_.EnergyOf(i).end());

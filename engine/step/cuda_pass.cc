@@ -205,7 +205,9 @@ CudaStatus CudaPass::Record() {
 }
 
 const CudaPass::Recording* CudaPass::RecordingOf(const StepPlan& plan) const {
-  if (!std::ranges::all_of(plan.items, [](const StepItem& item) { return item.tokens.size() == 1; })) return nullptr;
+  // A prompt's last token alone may be one whose query is kept.
+  const auto recorded = [](const StepItem& item) { return item.tokens.size() == 1 && !item.pages->sampling().Takes(item.position); };
+  if (!std::ranges::all_of(plan.items, recorded)) return nullptr;
   const int32_t rows = static_cast<int32_t>(plan.items.size());
   const auto found = std::ranges::find_if(recordings_, [&](const Recording& recording) { return recording.rows >= rows; });
   return found == recordings_.end() ? nullptr : &*found;
@@ -259,8 +261,7 @@ void CudaPass::PutInput(const StepPlan& plan, int32_t padded_rows) {
   place_rows([&](size_t i, size_t) { return item_slots_[i]; }, -1, slots_);
   for (Kind& kind : kinds_) {
     CutForDevice(plan, item_slots_, spec_.heads / spec_.kv_heads, kind.window,
-                 codes_ == nullptr ? std::span<const uint8_t>() : codes_->all_coded(), runs_wanted_,
-                 kind.work);
+                 codes_ == nullptr ? std::span<const uint8_t>() : codes_->all_coded(), runs_wanted_, kind.work);
     SPH_CHECK(kind.work.states <= states_max_);
     input_.Place(std::span<const ExactWork>(kind.work.runs), kind.runs);
     input_.Place(std::span<const ExactWork>(kind.work.tiles), kind.tiles);
@@ -311,6 +312,21 @@ void CudaPass::RunLayers(const StepPlan& plan) {
 void CudaPass::FetchEnergies() {
   if (energy_rows_ == 0) return;
   Note(kernels::cuda::CopyToHost(stream_, pinned_energy_, energy_, int64_t{spec_.layers} * energy_rows_ * int64_t{sizeof(float)}));
+}
+
+void CudaPass::TellEnergies(const StepPlan& plan, std::span<StepItemOutput> outputs) const {
+  if (energy_rows_ == 0) return;
+  const float* end = pinned_energy_;  // of the item's rows
+  for (size_t i = 0; i < plan.items.size(); ++i) {
+    end += static_cast<int64_t>(plan.items[i].tokens.size()) * spec_.layers;
+    const int32_t rows = EnergyRowsOf(plan.items[i]);  // the last ones
+    if (rows == 0) continue;
+    outputs[i].energy_rows = rows;
+    outputs[i].energy.assign(static_cast<size_t>(spec_.layers), 0);
+    for (const float* row = end - int64_t{rows} * spec_.layers; row < end; row += spec_.layers) {
+      for (size_t layer = 0; layer < outputs[i].energy.size(); ++layer) outputs[i].energy[layer] += static_cast<double>(row[layer]);
+    }
+  }
 }
 
 void CudaPass::QueueLayers(int32_t first, int32_t end, const Shape& shape) {

@@ -76,9 +76,8 @@ class CudaPass {
   void Logits(std::span<const int32_t> rows);  // at most kLogitsRowsMax
   const float* logits() const { return logits_; }        // device [kLogitsRowsMax, vocabulary]
   const int32_t* greatest() const { return greatest_; }  // device [kLogitsRowsMax]: ids; -1: the row is not finite
-  // After Await: what entered each layer of the step's rows, as errors in attention's output are measured [M, layers]; empty where nobody
-  // asks (no sequence's queries are sampled).
-  std::span<const float> energies() const { return {pinned_energy_, static_cast<size_t>(energy_rows_ * spec_.layers)}; }
+  // After Await: fills in `energy` and `energy_rows` of items whose queries are sampled.   outputs [items]
+  void TellEnergies(const StepPlan& plan, std::span<StepItemOutput> outputs) const;
   // Remembers the first failure of what was queued, and waits for the rest.
   void Note(kernels::cuda::CudaStatus status);
   absl::Status Await();

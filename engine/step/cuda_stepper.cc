@@ -76,7 +76,7 @@ class CudaStepper final : public Stepper {
     for (StepItemOutput& item : output.items) {
       if (!item.finite) item.sampled.reset();
     }
-    SumEnergies(plan, output);
+    pass_->TellEnergies(plan, output.items);
     output.elapsed = clock_.Now() - start;
     return output;
   }
@@ -146,25 +146,6 @@ class CudaStepper final : public Stepper {
       output.items[static_cast<size_t>(wanted[static_cast<size_t>(i)].item)].finite &= greatest_.data<int32_t>()[i] >= 0;
     }
     return absl::OkStatus();
-  }
-
-  // As Forward::EnergyOf and EnergyRowsOf: a sequence's first tokens are left out.
-  void SumEnergies(const StepPlan& plan, StepOutput& output) const {
-    const std::span<const float> energies = pass_->energies();
-    if (energies.empty()) return;
-    const size_t layers = static_cast<size_t>(spec_.layers);
-    size_t row = 0;
-    for (size_t i = 0; i < plan.items.size(); ++i) {
-      const StepItem& item = plan.items[i];
-      const size_t first = row, skipped = static_cast<size_t>(std::max(0, kSinkTokens - item.position));
-      row += item.tokens.size();
-      if (item.pages->sampling().stride == 0 || skipped >= item.tokens.size()) continue;
-      output.items[i].energy_rows = static_cast<int32_t>(item.tokens.size() - skipped);
-      output.items[i].energy.assign(layers, 0);
-      for (size_t layer = 0; layer < layers; ++layer) {
-        for (size_t r = first + skipped; r < row; ++r) output.items[i].energy[layer] += static_cast<double>(energies[r * layers + layer]);
-      }
-    }
   }
 
   float* LogitsOf(int64_t i) const { return logits_.data<float>() + i * spec_.vocabulary; }

@@ -169,11 +169,6 @@ std::span<const double> Forward::EnergyOf(int32_t item) const {
   return std::span(energy_).subspan(static_cast<size_t>(item * spec_.layers), static_cast<size_t>(spec_.layers));
 }
 
-int32_t Forward::EnergyRowsOf(const StepItem& item) const {
-  if (item.pages->sampling().stride == 0) return 0;
-  return std::max(0, item.position + static_cast<int32_t>(item.tokens.size()) - std::max(item.position, kSinkTokens));
-}
-
 void Forward::NormAndPrepare(const float* x, const std::vector<float>& norm, int64_t m) {
   prepared_.Bind(activations_, normed_.data(), m, spec_.width);
   ForRows(m, [&](Range range) {

@@ -60,11 +60,9 @@ class Forward {
   using Observer = std::function<void(const AttentionInput&)>;
   void Observe(Observer observer) { observer_ = std::move(observer); }  // empty: nobody looks
 
-  // Of an item of the plan just run whose queries are sampled: the sum of the squared norms of what entered each layer, and of how many
-  // rows: what errors of attention's output are measured in, norms of that output included. The sequence's first tokens are left out: a
-  // few of them outweigh all others.   [layers]
+  // Of an item of the plan just run whose queries are sampled: the sum of the squared norms of what entered each layer, over EnergyRowsOf
+  // the item: what errors of attention's output are measured in, norms of that output included.   [layers]
   std::span<const double> EnergyOf(int32_t item) const;
-  int32_t EnergyRowsOf(const StepItem& item) const;
 
   // logits [rows.size(), vocabulary]: row i belongs to row rows[i] of the plan just run. At most kLogitsRowsMax rows.
   void Logits(std::span<const int32_t> rows, float* logits);

@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/ada_launch.h"
+#include "kernels/cuda/launch_overlap.cuh"
 #include "kernels/cuda/page_ring.cuh"
 #include "kernels/spherical/value_rotation.h"
 
@@ -17,17 +18,6 @@ constexpr int kPrepareThreads = 512;
 constexpr int kPrepareWarps = kPrepareThreads / 32;
 constexpr int kMergeThreads = 256;
 constexpr int kDigitMax = 32639;  // of two int8 digits: 256 * 127 + 127
-
-__device__ __forceinline__ void LetNextBegin() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
-#endif
-}
-__device__ __forceinline__ void WaitForBefore() {
-#if __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
-#endif
-}
 
 __device__ __forceinline__ float WarpMax(float x) {
   for (int apart = 16; apart > 0; apart /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, apart));
@@ -330,21 +320,7 @@ AdaReadKernel ReadKernel(int head_dim, int head_tiles) {
   }
 }
 
-template <class... Parameters, class... Arguments>
-cudaError_t Launch(Stream stream, void (*kernel)(Parameters...), int blocks, int threads, int shared, bool overlap,
-                   const Arguments&... arguments) {
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-  attribute.val.programmaticStreamSerializationAllowed = 1;
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(static_cast<unsigned>(threads));
-  config.dynamicSmemBytes = static_cast<size_t>(shared);
-  config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = overlap ? 1 : 0;
-  return cudaLaunchKernelEx(&config, kernel, arguments...);
-}
+dim3 BlocksOf(int blocks) { return dim3(static_cast<unsigned>(blocks)); }
 
 // How many queries a block of PrepareQueries takes, and the memory that takes.
 int QueriesTogether(int group) { return group <= 4 ? 4 : group <= 8 ? 8 : 16; }
@@ -400,7 +376,7 @@ CudaStatus AdaDecoder::Prepare(Stream stream, const AdaHeads& heads, const AdaBa
                                 .lists = batch.lists, .head_lists = batch.head_lists, .digits = batch.digits,
                                 .digit_bytes = DigitBytes()};
   const auto kernel = queries == 4 ? PrepareQueries<4> : queries == 8 ? PrepareQueries<8> : PrepareQueries<16>;
-  return StatusOf(Launch(stream, kernel, blocks, kPrepareThreads, PrepareBytes(head_dim_, queries), false, arguments));
+  return LaunchOverlapped(stream, false, kernel, BlocksOf(blocks), kPrepareThreads, PrepareBytes(head_dim_, queries), arguments);
 }
 
 CudaStatus AdaDecoder::Read(Stream stream, const AdaHeads& heads, const AdaBatch& batch) const {
@@ -410,8 +386,8 @@ CudaStatus AdaDecoder::Read(Stream stream, const AdaHeads& heads, const AdaBatch
                                       .planes = heads.planes, .digits = batch.digits, .digit_bytes = DigitBytes(),
                                       .states = batch.states, .kv_heads = batch.kv_heads, .group = group_,
                                       .softcap = batch.shape.softcap};
-  return StatusOf(Launch(stream, ReadKernel(head_dim_, AdaHeadTiles(group_)), blocks_, 32 * warps_, shared_bytes_, overlap_,
-                         arguments));
+  return LaunchOverlapped(stream, overlap_, ReadKernel(head_dim_, AdaHeadTiles(group_)), BlocksOf(blocks_), 32 * warps_, shared_bytes_,
+                          arguments);
 }
 
 CudaStatus AdaDecoder::Merge(Stream stream, const AdaBatch& batch) const {
@@ -423,7 +399,7 @@ CudaStatus AdaDecoder::Merge(Stream stream, const AdaBatch& batch) const {
   constexpr int kBlockWarps = kMergeThreads / 32;
   const int blocks = many ? arguments.query_heads : static_cast<int>(CeilDiv(arguments.query_heads, kBlockWarps));
   const auto kernel = many ? MergeStates<kBlockWarps> : MergeStates<1>;
-  return StatusOf(Launch(stream, kernel, blocks, kMergeThreads, 0, overlap_, arguments, kSignBits));
+  return LaunchOverlapped(stream, overlap_, kernel, BlocksOf(blocks), kMergeThreads, 0, arguments, kSignBits);
 }
 
 CudaStatus AdaDecoder::Attend(Stream stream, const AdaHeads& heads, const AdaBatch& batch) const {

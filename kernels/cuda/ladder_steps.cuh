@@ -53,7 +53,7 @@ __device__ inline LadderSteps LadderOnDevice(const float (&distortion)[kRungs], 
 // CodecImpl::ladders of one token.
 __device__ inline LadderSteps LadderOfCoded(const CodedLosses& losses, const TierLayout& layout, const uint8_t* page, int slot) {
   const float radius = __half2float(__ushort_as_half(*reinterpret_cast<const uint16_t*>(page + layout.key_radii + 2 * slot)));
-  const float utility = __uint_as_float((page[layout.utilities + slot] + (kSmallestExponent << 2)) << 21);
+  const float utility = UtilityOf(page[layout.utilities + slot]);
   float loss[kRungs];
 #pragma unroll
   for (int r = 0; r < kLadderTiers; ++r) {

@@ -212,13 +212,6 @@ __device__ inline float UtilityOfToken(const ExactRates& head, float mean_energy
   return powf(pooled, 1 / kPower);
 }
 
-__device__ inline uint8_t UtilityByteOnDevice(float utility) {
-  const float least = __uint_as_float((kSmallestExponent << 2) << 21);
-  if (!(utility > least)) return 0;
-  const uint32_t step = ((__float_as_uint(utility) + (1u << 20)) >> 21) - (kSmallestExponent << 2);
-  return static_cast<uint8_t>(step < 256 ? step : 255);
-}
-
 template <int kDims>
 __global__ void __launch_bounds__(kThreads) PriceKernel(const ExactRates* heads, const __grid_constant__ RateShape shape, uint8_t* arena,
                                                         const float4 tier_bytes) {
@@ -258,7 +251,7 @@ __global__ void __launch_bounds__(kThreads) PriceKernel(const ExactRates* heads,
     uint8_t* const notes = arena + head.notes[t / n] * shape.page_bytes;
 #pragma unroll
     for (int r = 0; r < kLadderTiers; ++r) reinterpret_cast<uint16_t*>(notes)[r * n + slot] = steps.leaves[r];
-    notes[2 * kLadderTiers * n + slot] = UtilityByteOnDevice(utility);
+    notes[2 * kLadderTiers * n + slot] = UtilityByteOf(utility);
     const int position = head.first_position + t;
     if (!head.local && position >= head.newest) {
       if (position >= head.sinks) head.newest_steps[position - max(max(head.newest, head.sinks), head.first_position)] = steps;

@@ -86,12 +86,6 @@ __global__ void __launch_bounds__(kThreads) MapKernel(const AdaHeads heads, cons
   }
 }
 
-__device__ inline uint8_t DitheredByte(float utility, uint32_t draw) {
-  const float least = __uint_as_float((kSmallestExponent << 2) << 21);
-  if (!(utility > least)) return 0;
-  const uint32_t step = ((__float_as_uint(utility) + (draw >> 11)) >> 21) - (kSmallestExponent << 2);
-  return static_cast<uint8_t>(step < 256 ? step : 255);
-}
 // A byte of a word as a float: it becomes the last bits of 2^23 + byte.
 __device__ inline float FloatOfByte(uint32_t word, int byte) {
   return __uint_as_float(__byte_perm(word, 0x4b000000u, 0x7440u + static_cast<uint32_t>(byte))) - 8388608.0f;
@@ -183,11 +177,11 @@ __device__ void ScoreChunk(const RefreshBatch& batch, const RefreshItem& item, i
     const float radius = HalfAt(tokens[k].page + layout.value_radii + 2 * tokens[k].slot);
     const float seen = square[k] * radius * radius * item.unit * kWholeEnergy;
     uint8_t& utility = tokens[k].page[layout.utilities + tokens[k].slot];
-    const float before = __uint_as_float((utility + (kSmallestExponent << 2)) << 21);
+    const float before = UtilityOf(utility);
     const int refreshes = min((item.tokens - i) / kRefreshEvery + 1, kRefreshesMax);
     const float by = utility == 0 ? 1.0f : 1.0f / static_cast<float>(refreshes);
     const uint32_t draw = (static_cast<uint32_t>(item.position) * 0x9e3779b9u + static_cast<uint32_t>(i * 31)) * 0x85ebca6bu;
-    utility = DitheredByte(before + by * (seen - before), draw ^ (draw >> 13));
+    utility = DitheredUtilityByteOf(before + by * (seen - before), draw ^ (draw >> 13));
   }
 }
 

@@ -344,7 +344,8 @@ TEST_CASE("mode rdr on the device measures, seals by price, refreshes and loses 
       }
     };
     step(0, 2, {});
-    step(2, 300, {});
+    for (int32_t i = 2; i < 60; ++i) step(i, i + 1, {});  // steps of one row, some of whose queries are kept
+    step(60, 300, {});
     step(300, kPrompt, {});
     const auto measured = cuda.runner.Measure(cuda.sequence, MeasureItem::Kind::kExact, 1.5f),
                on_cpu = cpu.runner.Measure(cpu.sequence, MeasureItem::Kind::kExact, 1.5f);

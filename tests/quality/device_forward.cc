@@ -48,9 +48,13 @@ class CudaForward final : public DeviceForward {
                           .workspace_pages = pool.exact.value()});
   }
 
-  void Run(const engine::StepPlan& plan) override {
+  engine::StepOutput Run(const engine::StepPlan& plan) override {
     pass_->RunLayers(plan);
     Require(pass_->Await());
+    engine::StepOutput output;
+    output.items.resize(plan.items.size());
+    pass_->TellEnergies(plan, output.items);
+    return output;
   }
 
   void Logits(std::span<const int32_t> rows, float* logits) override {
@@ -59,8 +63,6 @@ class CudaForward final : public DeviceForward {
     Require(kernels::cuda::CopyToHost(stream_.get(), logits, pass_->logits(), bytes));
     Require(pass_->Await());
   }
-
-  std::span<const float> energies() const override { return pass_->energies(); }
 
   void Retier(std::span<const engine::RetierItem> items) override { Require(pass_->Retier(items)); }
 

@@ -33,13 +33,10 @@ class DeviceForward {
   DeviceForward& operator=(const DeviceForward&) = delete;
   virtual ~DeviceForward() = default;
 
-  // Rows of sequences that hold codes are one an item.
-  virtual void Run(const engine::StepPlan& plan) = 0;
+  // Rows of sequences that hold codes are one an item. Energies are told; tokens are not sampled.
+  virtual engine::StepOutput Run(const engine::StepPlan& plan) = 0;
   // Of rows of the plan just run, at most kLogitsRowsMax.   logits [rows, vocabulary]
   virtual void Logits(std::span<const int32_t> rows, float* logits) = 0;
-  // Of the rows of the plan just run whose sequence's queries are sampled, before their positions are looked at: what entered each layer
-  // (engine::StepItemOutput::energy).   [rows, layers], or nothing
-  virtual std::span<const float> energies() const = 0;
   virtual void Retier(std::span<const engine::RetierItem> items) = 0;
   virtual std::vector<engine::RateCurve> Measure(std::span<const engine::MeasureItem> items) = 0;
   virtual void CopyExactPage(PageId from, PageId to) = 0;

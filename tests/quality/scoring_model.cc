@@ -174,24 +174,17 @@ void ScoringModel::Run(Kv& kv, std::span<const engine::TokenId> tokens) {
   item.pages = &kv.pages;
   if (kv.live && kv.tokens % engine::kRefreshSteps == 0) item.refresh = kv.residuals;
   plan.rows = rows;
+  const auto add = [&](std::span<const double> energy) {
+    for (size_t layer = 0; layer < energy.size(); ++layer) kv.energy[layer] += energy[layer];
+  };
   if (device_ != nullptr) {
-    device_->Run(plan);
-    const std::span<const float> energies = device_->energies();
-    const int32_t skipped = std::max(0, engine::kSinkTokens - kv.tokens);
-    for (size_t i = 0; i < energies.size(); ++i) {
-      const size_t layers = kv.energy.size();
-      if (static_cast<int32_t>(i / layers) >= skipped) kv.energy[i % layers] += static_cast<double>(energies[i]);
-    }
-    if (!energies.empty()) kv.energy_rows += std::max(0, rows - skipped);
+    add(device_->Run(plan).items[0].energy);
   } else {
     engine::Forward& forward = WayOf(kv).forward;
     forward.RunLayers(plan, kv_->arenas());
-    if (const int32_t counted = forward.EnergyRowsOf(item); counted > 0) {
-      const std::span<const double> energy = forward.EnergyOf(0);
-      for (size_t layer = 0; layer < energy.size(); ++layer) kv.energy[layer] += energy[layer];
-      kv.energy_rows += counted;
-    }
+    if (engine::EnergyRowsOf(item) > 0) add(forward.EnergyOf(0));
   }
+  kv.energy_rows += engine::EnergyRowsOf(item);
   kv_->Record(kv, rows);
   if (kv.live) kv_->Settle(kv, MeasureWith(WayOf(kv).geometry, engine::BestUtilityEstimator()));
 }
