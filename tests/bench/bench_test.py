@@ -8,10 +8,12 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import unittest.mock
 
 import capacity
 import codes
 import long_context
+import machine
 import noisy_neighbour
 import readme
 import run
@@ -100,6 +102,10 @@ class ResultTest(unittest.TestCase):
         self.assertTrue(run.all_pass(result))
         result["load"] = result["memory"] = {"pass": False}
         self.assertFalse(run.all_pass(result))
+
+    def test_a_machine_without_git_has_an_unknown_commit(self):
+        with unittest.mock.patch.dict(os.environ, PATH=""):
+            self.assertEqual(machine.describe(__file__, "command")["commit"], "unknown")
 
     def test_prints_a_table(self):
         result = {"date": "today", "commit": "c", "cpu": "p", "cores": 2, "kernel": "k", "load_average": 0.0, "model": "m",

@@ -4,14 +4,14 @@ import hashlib
 import os
 import pathlib
 import platform
+import shutil
 import subprocess
 
 
 def describe(model, command):
-    commit = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False).stdout.strip()
     return {
         "date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d %H:%M UTC"),
-        "commit": commit or "unknown",
+        "commit": commit() or "unknown",
         "command": command,
         "cpu": cpu_name(),
         "cores": len(os.sched_getaffinity(0)),
@@ -21,6 +21,13 @@ def describe(model, command):
         "model_bytes": os.path.getsize(model),
         "model_sha256": hashlib.sha256(pathlib.Path(model).read_bytes()).hexdigest(),
     }
+
+
+def commit():
+    """Empty where there is no git, or no repository: an unpacked archive, a container."""
+    if shutil.which("git") is None:
+        return ""
+    return subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False).stdout.strip()
 
 
 def cpu_name():
