@@ -17,7 +17,7 @@ struct Plane {
 // page), what it costs where all workers wait for memory, and what beginning and ending a part costs.
 constexpr int64_t kArithmeticCost[kTierCount] = {18, 28, 60, 52, 80};
 constexpr int64_t kMemoryCost = 28;
-constexpr int64_t kPartCost = 38;
+constexpr int64_t kPartCost = 55;
 
 // pages[tier]: of a whole plan. Pages of all tiers are as large. While tiers with much arithmetic leave memory to the others, these cost
 // what their own arithmetic does; but on average a page cannot cost less than memory gives: the cheapest are raised until none does.
@@ -90,7 +90,8 @@ void PlanAda(int32_t head_dim, std::span<const AdaList> lists, int32_t heads, st
     tier_pages[static_cast<size_t>(list.tier)] += pages.end - pages.first;
   }
   const std::array<int64_t, kTierCount> page_costs = PageCosts(tier_pages);
-  int64_t left = static_cast<int64_t>(lists.size()) * kPartCost;
+  // A list makes a part, and so does every change of workers but those between two lists: the cost of these comes off when they are met.
+  int64_t left = (static_cast<int64_t>(lists.size()) + workers - 1) * kPartCost;
   for (size_t tier = 0; tier < kTierCount; ++tier) left += tier_pages[tier] * page_costs[tier];
   plan.parts.clear();
   plan.worker_parts.assign(static_cast<size_t>(workers) + 1, 0);
@@ -102,7 +103,8 @@ void PlanAda(int32_t head_dim, std::span<const AdaList> lists, int32_t heads, st
   int32_t worker = 0;
   bool fresh = true;  // the worker has nothing yet
   int64_t share = CeilDiv(std::max<int64_t>(left, 1), workers);  // what this worker may still take
-  const auto next_worker = [&] {
+  const auto next_worker = [&](bool in_list) {
+    if (!in_list) left -= kPartCost;
     plan.worker_parts[static_cast<size_t>(++worker)] = static_cast<int32_t>(plan.parts.size());
     share = CeilDiv(std::max<int64_t>(left, 1), workers - worker);
     fresh = true;
@@ -118,7 +120,7 @@ void PlanAda(int32_t head_dim, std::span<const AdaList> lists, int32_t heads, st
       int64_t take = pages.end - at;
       if (worker + 1 < workers) {
         if (!fresh && share < kPartCost + page_cost / 2) {
-          next_worker();
+          next_worker(at > pages.first);
           continue;
         }
         take = std::min(take, std::max<int64_t>(CeilDiv(share - kPartCost, page_cost), 1));
@@ -130,11 +132,10 @@ void PlanAda(int32_t head_dim, std::span<const AdaList> lists, int32_t heads, st
                             .tokens = std::min(list.tokens - before, static_cast<int32_t>(take) * in_page),
                             .skip = std::max(list.skip - before, 0), .state = 0});
       plan.states[static_cast<size_t>(list.head)].count += kAdaPartStates;
-      if (at > pages.first) left += kPartCost;  // a cut costs one more beginning
       const int64_t cost = take * page_cost + kPartCost;
       left -= cost, share -= cost;
       at += take;
-      if (share <= 0 && worker + 1 < workers) next_worker();
+      if (share <= 0 && worker + 1 < workers) next_worker(at < pages.end);
     }
   };
   for (int32_t tier = 0; tier < kTierCount; ++tier) {
