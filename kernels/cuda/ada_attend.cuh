@@ -24,7 +24,6 @@
 
 namespace spherical::kernels::cuda {
 
-inline constexpr uint32_t kSpread = 0x00204081;  // times four bits: bit b goes to byte b
 inline constexpr float kInfinity = __builtin_huge_valf();
 inline constexpr float kRescaleAbove = 8;        // bits
 inline constexpr float kLn2 = 0.693147181f;
@@ -37,9 +36,11 @@ __device__ __forceinline__ float Exp2(float x) {
 __device__ __forceinline__ uint4 Load16(const uint8_t* p) { return *reinterpret_cast<const uint4*>(p); }
 __device__ __forceinline__ uint32_t WordOf(const uint4& v, int i) { return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w; }
 
-// Four bits of one row (of four in `rows`) at a place of each byte.
-__device__ __forceinline__ uint32_t SpreadBits(uint32_t rows, int row, uint32_t spread, uint32_t mask) {
-  return (rows >> 4 * row & 15) * spread & mask;
+// Bits of four rows, 16 columns of one bit each: byte c of two_rows[i] is four columns 4c .. of row 2i, above them those of row 2i + 1.
+__device__ __forceinline__ void JoinRows(const uint8_t* bits, uint32_t (&two_rows)[2]) {
+  const auto columns = [&](int c) -> uint32_t { return *reinterpret_cast<const uint16_t*>(bits + 8 * c); };
+  const uint32_t left = __byte_perm(columns(0), columns(1), 0x5140), right = __byte_perm(columns(2), columns(3), 0x5140);
+  two_rows[0] = __byte_perm(left, right, 0x5410), two_rows[1] = __byte_perm(left, right, 0x7632);
 }
 
 // The largest of the eight lanes that share t.
@@ -51,6 +52,9 @@ __device__ __forceinline__ float SumOverRows(float x) {
   for (int apart = 4; apart < 32; apart *= 2) x += __shfl_xor_sync(~0u, x, apart);
   return x;
 }
+
+// Of the two warps of a worker. Barrier 0 is the block's.
+__device__ __forceinline__ void WaitForPair(int barrier) { asm volatile("bar.sync %0, 64;" ::"r"(barrier) : "memory"); }
 
 template <int kHeadDim, int kHeadTiles>
 struct AdaReader {
@@ -69,7 +73,7 @@ struct AdaReader {
   // Of the list.
   const uint32_t* digits;
   const AdaPlanes* planes;
-  float factor[kHeadTiles], half[kHeadTiles], centre[kHeadTiles];
+  float factor[kHeadTiles], half[kHeadTiles], centre[kHeadTiles];  // half: times -factor
   int start[kHeadTiles];
 
   __device__ __forceinline__ void Begin(const AdaPart& part) {
@@ -80,7 +84,7 @@ struct AdaReader {
 #pragma unroll
     for (int n = 0; n < kHeadTiles; ++n) {
       const int head = 4 * n + t;
-      factor[n] = header->factor[head], half[n] = header->half[head], centre[n] = header->centre[head];
+      factor[n] = header->factor[head], half[n] = -header->half[head] * factor[n], centre[n] = header->centre[head];
       start[n] = header->start[head];
       reference[n] = -kInfinity, sum[n] = 0, surplus[n] = 0;
 #pragma unroll
@@ -167,23 +171,23 @@ struct AdaReader {
 #pragma unroll 1
     for (const int end = chunk + planes->chunks[3]; chunk < end; ++chunk, chunk_digits += 128 * kHeadTiles) {
       const uint32_t entry = planes->entry[chunk][t], place = entry >> 16;
-      const uint32_t mask = 0x01010101u << place, spread = kSpread << place;
+      const uint32_t mask = 0x01010101u << place;
       uint4 b[kHeadTiles];
 #pragma unroll
       for (int n = 0; n < kHeadTiles; ++n) b[n] = reinterpret_cast<const uint4*>(chunk_digits + 128 * n)[lane];
 #pragma unroll
       for (int h = 0; h < kHalves; ++h) {
         const uint8_t* bits = tile + 2 * h * key_tile + row / 8 + (entry & 0xffff);
-        uint32_t rows[4];  // four rows of columns 4c .. 4c + 3
-#pragma unroll
-        for (int c = 0; c < 4; ++c) rows[c] = *reinterpret_cast<const uint16_t*>(bits + 8 * c);
+        uint32_t two_rows[2];
+        JoinRows(bits, two_rows);
 #pragma unroll
         for (int m = 0; m < 2; ++m) {
-          uint32_t a[4][2];
+          const uint32_t word = __funnelshift_l(two_rows[m], two_rows[m], place);
+          uint32_t a[4][2];  // [columns c, 4 + c ..][row]
 #pragma unroll
           for (int c = 0; c < 4; ++c) {
-            a[c][0] = SpreadBits(rows[c], 2 * m, spread, mask);
-            a[c][1] = SpreadBits(rows[c], 2 * m + 1, spread, mask);
+            a[c][0] = __funnelshift_r(word, word, c) & mask;
+            a[c][1] = __funnelshift_r(word, word, 4 + c) & mask;
           }
 #pragma unroll
           for (int n = 0; n < kHeadTiles; ++n) {
@@ -195,33 +199,31 @@ struct AdaReader {
     }
   }
 
-  // What a product with values of at most 3 bits needs of a lane: a[c][r], coordinate 4i + r of tokens 4c .. 4c + 3, at the top of each
-  // byte, because shifts to the left may run on either of two pipes.
-  template <int kWidth>
-  __device__ __forceinline__ static void UnpackBlock(const uint8_t* block, int i, uint32_t (&a)[4][4]) {
-    static_assert(kWidth <= 3);
-    constexpr int kLow = 8 - kWidth;  // where codes begin in a byte
-    if constexpr (kWidth >= 2) {
-      const uint4 words = Load16(block + 16 * i);
+  // What a product with values of 2 bits needs of a lane: a[c][r], coordinate 4i + r of tokens 4c .. 4c + 3, at `kLow` of each byte: shifts
+  // to the left may run on either of two pipes.
+  template <int kLow>
+  __device__ __forceinline__ static void UnpackTwoBits(const uint8_t* block, int i, uint32_t (&a)[4][4]) {
+    const uint4 words = Load16(block + 16 * i);
 #pragma unroll
-      for (int r = 0; r < 4; ++r) {
-        const uint32_t word = WordOf(words, r);
+    for (int r = 0; r < 4; ++r) {
+      const uint32_t word = WordOf(words, r);
 #pragma unroll
-        for (int c = 0; c < 4; ++c) a[c][r] = (2 * c <= kLow ? word << (kLow - 2 * c) : word >> (2 * c - kLow)) & 0x03030303u << kLow;
-      }
+      for (int c = 0; c < 4; ++c) a[c][r] = (2 * c <= kLow ? word << (kLow - 2 * c) : word >> (2 * c - kLow)) & 0x03030303u << kLow;
     }
-    if constexpr (kWidth != 2) {
+  }
+  // And of 1 bit: of tokens c, 4 + c, 8 + c, 12 + c, at the top of each byte.
+  __device__ __forceinline__ static void UnpackOneBit(const uint8_t* block, int i, uint32_t (&a)[4][4]) {
+    uint32_t two_rows[2];
+    JoinRows(block + 2 * i, two_rows);
 #pragma unroll
-      for (int c = 0; c < 4; ++c) {
-        const uint32_t rows = *reinterpret_cast<const uint16_t*>(block + (kWidth == 3 ? 64 : 0) + 8 * c + 2 * i);
-#pragma unroll
-        for (int r = 0; r < 4; ++r) {  // a row's four bits are spread to bit 7 of each byte from where they are
-          const uint32_t pair = r < 2 ? rows : rows >> 8;
-          const uint32_t bits = (r % 2 == 0 ? (pair & 0x0f) * (kSpread << 7) : (pair & 0xf0) * (kSpread << 3)) & 0x80808080u;
-          a[c][r] = kWidth == 3 ? a[c][r] | bits : bits;
-        }
-      }
-    }
+    for (int bit = 0; bit < 16; ++bit) a[bit % 4][bit / 4] = two_rows[bit / 8] << (7 - bit % 8) & 0x80808080u;
+  }
+  // Weights of tokens 4c .. become those of tokens c, 4 + c, ...
+  __device__ __forceinline__ static void Transpose(const uint32_t (&from)[4], uint32_t (&to)[4]) {
+    const uint32_t a = __byte_perm(from[0], from[1], 0x5140), b = __byte_perm(from[2], from[3], 0x5140);
+    const uint32_t c = __byte_perm(from[0], from[1], 0x7362), d = __byte_perm(from[2], from[3], 0x7362);
+    to[0] = __byte_perm(a, b, 0x5410), to[1] = __byte_perm(a, b, 0x7632);
+    to[2] = __byte_perm(c, d, 0x5410), to[3] = __byte_perm(c, d, 0x7632);
   }
 
   // How far to the left of their place AddValues has codes.
@@ -230,7 +232,8 @@ struct AdaReader {
   // sums[two of a lane's four coordinates][head tile] = start + 32 coordinates' codes, shifted, times the weights of a step.
   template <int kWidth, int kHalves>
   __device__ __forceinline__ void AddValues(const uint8_t* values, int value_tile, int pair, const uint32_t (&b)[kHeadTiles][4],
-                                            const int (&from)[kHeadTiles][4], int (&sums)[2][kHeadTiles][4]) const {
+                                            const uint32_t (&across)[kHeadTiles][4], const int (&from)[kHeadTiles][4],
+                                            int (&sums)[2][kHeadTiles][4]) const {
     const uint8_t* block = values + (2 * pair + (g >> 2)) * 32 * kWidth;
     const int i = g & 3;
     if constexpr (kWidth == 8) {
@@ -259,14 +262,28 @@ struct AdaReader {
         }
       }
     } else {
+      block += (kHalves == 1 ? t & 1 : t) * value_tile;
       uint32_t a[4][4];
-      UnpackBlock<kWidth>(block + (kHalves == 1 ? t & 1 : t) * value_tile, i, a);
+      if constexpr (kWidth == 1) UnpackOneBit(block, i, a);
+      if constexpr (kWidth != 1) UnpackTwoBits<8 - kWidth>(block, i, a);
 #pragma unroll
       for (int m = 0; m < 2; ++m) {
 #pragma unroll
         for (int n = 0; n < kHeadTiles; ++n) {
-          StartProducts(sums[m][n], from[n], a[0][2 * m], a[0][2 * m + 1], a[1][2 * m], a[1][2 * m + 1], b[n][0], b[n][1]);
-          AddProducts(sums[m][n], a[2][2 * m], a[2][2 * m + 1], a[3][2 * m], a[3][2 * m + 1], b[n][2], b[n][3]);
+          const uint32_t(&weights)[4] = kWidth == 1 ? across[n] : b[n];
+          StartProducts(sums[m][n], from[n], a[0][2 * m], a[0][2 * m + 1], a[1][2 * m], a[1][2 * m + 1], weights[0], weights[1]);
+          AddProducts(sums[m][n], a[2][2 * m], a[2][2 * m + 1], a[3][2 * m], a[3][2 * m + 1], weights[2], weights[3]);
+        }
+      }
+      if constexpr (kWidth == 3) {
+        UnpackOneBit(block + 64, i, a);
+#pragma unroll
+        for (int m = 0; m < 2; ++m) {
+#pragma unroll
+          for (int n = 0; n < kHeadTiles; ++n) {
+            AddProducts(sums[m][n], a[0][2 * m], a[0][2 * m + 1], a[1][2 * m], a[1][2 * m + 1], across[n][0], across[n][1]);
+            AddProducts(sums[m][n], a[2][2 * m], a[2][2 * m + 1], a[3][2 * m], a[3][2 * m + 1], across[n][2], across[n][3]);
+          }
         }
       }
     }
@@ -306,8 +323,8 @@ struct AdaReader {
 #pragma unroll
           for (int n = 0; n < kHeadTiles; ++n) {
             const int(&c)[4] = sums[h][j / 2][n];
-            const float dot = static_cast<float>(c[2 * (j % 2)] * 256 + c[2 * (j % 2) + 1]) - half[n];
-            logit[n][first + h][j] = dot * radius[j] * factor[n];
+            const float dot = static_cast<float>(c[2 * (j % 2)] * 256 + c[2 * (j % 2) + 1]);
+            logit[n][first + h][j] = fmaf(dot, factor[n], half[n]) * radius[j];
           }
         }
       }
@@ -407,7 +424,7 @@ struct AdaReader {
     __syncwarp();
 
     // 3. Values.
-    uint32_t b[kHeadTiles][4];
+    uint32_t b[kHeadTiles][4], across[kHeadTiles][4];
     int from_sums[kHeadTiles][4];  // low digits' begin with what takes off the half steps and what makes codes unsigned, rounded down
 #pragma unroll
     for (int n = 0; n < kHeadTiles; ++n) {
@@ -424,6 +441,7 @@ struct AdaReader {
         const uint4 all = *reinterpret_cast<const uint4*>(row + (filled ? 4 * t : 0));
         b[n][0] = filled ? all.x : 0, b[n][1] = filled ? all.y : 0, b[n][2] = filled ? all.z : 0, b[n][3] = filled ? all.w : 0;
       }
+      if constexpr (kWidth % 2 == 1) Transpose(b[n], across[n]);
       int total[4] = {0, 0, 0, 0};
       constexpr uint32_t kOnes = 0x01010101;
       AddProducts(total, kOnes, kOnes, kOnes, kOnes, b[n][0], b[n][1]);
@@ -436,7 +454,7 @@ struct AdaReader {
 #pragma unroll
     for (int pair = 0; pair < kPairs; ++pair) {
       int sums[2][kHeadTiles][4];
-      AddValues<kWidth, kHalves>(values, kPage.value_tile, pair, b, from_sums, sums);
+      AddValues<kWidth, kHalves>(values, kPage.value_tile, pair, b, across, from_sums, sums);
 #pragma unroll
       for (int m = 0; m < 2; ++m) {
 #pragma unroll
@@ -449,30 +467,67 @@ struct AdaReader {
     }
   }
 
-  __device__ __forceinline__ void End(int state, float value_step) {
+  // Both warps of a worker: what they have seen becomes one state, which warp 0 leaves. Outputs change warps through the pair's exchanges,
+  // two pairs of groups at a time, behind them the sums and references.
+  __device__ __forceinline__ void End(int state, float value_step, int warp, int barrier) {
+    constexpr int kAtOnce = 2;  // of 32 lanes' four outputs a head tile: kExchangeRow makes room for them and for what is behind them
+    static_assert(2 * AdaExchangeBytes(1) >= (32 * 4 * kAtOnce + 2 * 4) * 4);
+    float4* outputs = reinterpret_cast<float4*>(exchange - warp * (AdaExchangeBytes(kHeadTiles) / 4));
+    float* others = reinterpret_cast<float*>(outputs + 32 * kAtOnce * kHeadTiles);  // [kHeadTiles][4][2]
+    float mine[kHeadTiles], theirs[kHeadTiles];  // weights
+    WaitForPair(barrier);                        // no one reads digits any more
 #pragma unroll
-    for (int n = 0; n < kHeadTiles; ++n) {
-      const int head = 4 * n + t;
-      const float all = SumOverRows(sum[n]);
-      if (head >= arguments.group) continue;
-      const int64_t at = int64_t{state} * arguments.group + head;
-      if (g == 0) {
-        arguments.states.max[at] = reference[n] * kLn2 + (arguments.softcap > 0 ? 0 : centre[n]);
-        arguments.states.sum[at] = all;
+    for (int first = 0; first < kPairs; first += kAtOnce) {
+      if (first > 0) WaitForPair(barrier);  // the last outputs have been read
+      if (warp == 1) {
+#pragma unroll
+        for (int n = 0; n < kHeadTiles; ++n) {
+#pragma unroll
+          for (int k = 0; k < kAtOnce; ++k) {
+            if (first + k >= kPairs) continue;
+            const float(&o)[4] = output[n][first + k];
+            outputs[32 * (kAtOnce * n + k) + lane] = {o[0] - surplus[n], o[1] - surplus[n], o[2] - surplus[n], o[3] - surplus[n]};
+          }
+          if (first > 0) continue;
+          const float all = SumOverRows(sum[n]);
+          if (g == 0) others[8 * n + 2 * t] = reference[n], others[8 * n + 2 * t + 1] = all;
+        }
       }
+      WaitForPair(barrier);
+      if (warp == 1) continue;
 #pragma unroll
-      for (int pair = 0; pair < kPairs; ++pair) {
-        const int d = 32 * pair + 4 * g;
-        const float(&o)[4] = output[n][pair];
-        const float4 out = {(o[0] - surplus[n]) * value_step, (o[1] - surplus[n]) * value_step, (o[2] - surplus[n]) * value_step,
-                            (o[3] - surplus[n]) * value_step};
-        if (d < kHeadDim) *reinterpret_cast<float4*>(arguments.states.output + at * kHeadDim + d) = out;
+      for (int n = 0; n < kHeadTiles; ++n) {
+        const int head = 4 * n + t;
+        const int64_t at = int64_t{state} * arguments.group + head;
+        if (first == 0) {  // a warp that saw nothing has -infinity and weighs nothing; one of NaN weighs itself
+          const float their_reference = others[8 * n + 2 * t], largest = fmaxf(reference[n], their_reference);
+          mine[n] = reference[n] == largest ? 1.0f : Exp2(reference[n] - largest);
+          theirs[n] = their_reference == largest ? 1.0f : Exp2(their_reference - largest);
+          const float all = SumOverRows(sum[n]) * mine[n] + others[8 * n + 2 * t + 1] * theirs[n];
+          mine[n] *= value_step, theirs[n] *= value_step;
+          if (g == 0 && head < arguments.group) {
+            arguments.states.max[at] = largest * kLn2 + (arguments.softcap > 0 ? 0 : centre[n]);
+            arguments.states.sum[at] = all;
+          }
+        }
+        if (head >= arguments.group) continue;
+#pragma unroll
+        for (int k = 0; k < kAtOnce; ++k) {
+          const int d = 32 * (first + k) + 4 * g;
+          if (first + k >= kPairs || d >= kHeadDim) continue;
+          const float(&o)[4] = output[n][first + k];
+          const float4 other = outputs[32 * (kAtOnce * n + k) + lane];
+          const float4 out = {(o[0] - surplus[n]) * mine[n] + other.x * theirs[n], (o[1] - surplus[n]) * mine[n] + other.y * theirs[n],
+                              (o[2] - surplus[n]) * mine[n] + other.z * theirs[n], (o[3] - surplus[n]) * mine[n] + other.w * theirs[n]};
+          *reinterpret_cast<float4*>(arguments.states.output + at * kHeadDim + d) = out;
+        }
       }
     }
+    WaitForPair(barrier);  // the next part's digits come where these were
   }
 
   template <Tier kTier>
-  __device__ __forceinline__ void ReadPart(const AdaPart& part, int number, int warp, PageStream<kHeadDim>& stream) {
+  __device__ __forceinline__ void ReadPart(const AdaPart& part, int number, int warp, int barrier, PageStream<kHeadDim>& stream) {
     constexpr TierLayout kPage = LayoutOf(kTier, kHeadDim);
     constexpr int kTiles = kPage.tokens / kTokenTile;
     // Steps are of four tiles, but for what is left of a page if that is one or two: worth code of its own where full pages have it.
@@ -493,7 +548,7 @@ struct AdaReader {
       stream.Next();
     }
     constexpr float kStep = kReadStep[ValueWidth(kTier)] / (1 << ValueShift(ValueWidth(kTier)));
-    End(part.state + warp, kStep);
+    End(part.state, kStep, warp, barrier);
   }
 };
 
@@ -521,11 +576,11 @@ __global__ void __launch_bounds__(32 * AdaWarps(kHeadDim, kHeadTiles), 1) ReadPa
     const AdaPart part = arguments.parts[p];
     reader.Begin(part);
     switch (static_cast<Tier>(part.tier)) {
-      case Tier::kT8: reader.template ReadPart<Tier::kT8>(part, number, warp, stream); break;
-      case Tier::kT4: reader.template ReadPart<Tier::kT4>(part, number, warp, stream); break;
-      case Tier::kT3: reader.template ReadPart<Tier::kT3>(part, number, warp, stream); break;
-      case Tier::kT2: reader.template ReadPart<Tier::kT2>(part, number, warp, stream); break;
-      case Tier::kT1: reader.template ReadPart<Tier::kT1>(part, number, warp, stream); break;
+      case Tier::kT8: reader.template ReadPart<Tier::kT8>(part, number, warp, 1 + pair, stream); break;
+      case Tier::kT4: reader.template ReadPart<Tier::kT4>(part, number, warp, 1 + pair, stream); break;
+      case Tier::kT3: reader.template ReadPart<Tier::kT3>(part, number, warp, 1 + pair, stream); break;
+      case Tier::kT2: reader.template ReadPart<Tier::kT2>(part, number, warp, 1 + pair, stream); break;
+      case Tier::kT1: reader.template ReadPart<Tier::kT1>(part, number, warp, 1 + pair, stream); break;
     }
     number += part.pages;
   }

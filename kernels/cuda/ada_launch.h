@@ -12,7 +12,8 @@ namespace spherical::kernels::cuda {
 // a word being four digits: of head tile n, lane 4 g + t has column g: digit g % 2 (0 high) of head 4 n + g / 2, the coordinates being
 //     8 bits   2 words: columns 4t .. of plane 0, of plane 1
 //     4 bits   2 words: columns 8 (t % 2) .., 8 (t % 2) + 4 .. of plane t / 2
-//     2, 1     4 words: columns 0 .., 4 .., 8 .., 12 .. of plane t
+//     2 bits   4 words: columns 0 .., 4 .., 8 .., 12 .. of plane t
+//     1 bit    4 words: columns w, 4 + w, 8 + w, 12 + w of plane t, w being the word
 struct AdaDigitHeader {
   float factor[16];  // logit in bits = factor * radius * (sum of products + start - half)
   int start[16];

@@ -43,14 +43,14 @@ struct AdaList {
   int32_t skip;        // the first of them that have left the window, fewer than `tokens`
 };
 
-// A run of pages of a list, read by one worker (two warps, which take turns). Each warp leaves a state. All that a worker needs to know, in
-// one place.
-inline constexpr int32_t kAdaPartStates = 2;
+// A run of pages of a list, read by one worker (two warps, which take turns), which leaves a state. All that a worker needs to know, in one
+// place.
+inline constexpr int32_t kAdaPartStates = 1;
 struct alignas(16) AdaPart {
   int32_t list, head, tier;
   int32_t ids, pages;    // where its page ids begin, and how many there are
   int32_t tokens, skip;  // in these pages; of them the first that are not seen
-  int32_t state;         // the first of its two
+  int32_t state;         // what it leaves
 };
 struct AdaHeadStates {
   int32_t first, count;
@@ -67,7 +67,7 @@ struct AdaPlan {
   int32_t state_count = 0;
   std::vector<int32_t> scratch;         // PlanAda's own
 };
-// No plan has more parts than lists + workers, nor more states than twice that and those of others.
+// No plan has more parts than lists + workers, nor more states than that and those of others.
 // lists: ascending by head, at most one of a head and tier. others[head]: how many states someone else brings, or empty. A plan
 // given again keeps its memory.
 void PlanAda(int32_t head_dim, std::span<const AdaList> lists, int32_t heads, std::span<const int32_t> others, int32_t workers,
