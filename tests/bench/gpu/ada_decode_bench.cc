@@ -6,7 +6,8 @@
 //
 // `ms`: pages come from memory, each reading has pages of its own; plans and code may be in caches. `cold_ms`: nothing is.
 // Llama-8B's attention: 8 kv heads x 4 queries, head dim 128. Pages lie in random order; every list ends in a partly filled page.
-// T8+T4 is T4 as served: the newest 100 tokens are in T8. HISTOGRAM.csv has, for heads of a real model, how many of its tokens are in each tier (README.md): the benchmark's heads take its lines
+// T8+T4 is T4 as served: the newest 100 tokens are in T8.
+// HISTOGRAM.csv has, for heads of a real model, how many of its tokens are in each tier (README.md): the benchmark's heads take its lines
 // in turn.
 #include <algorithm>
 #include <cmath>
