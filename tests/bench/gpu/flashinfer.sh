@@ -1,6 +1,6 @@
 #!/bin/bash
-# Builds flashinfer_decode from FlashInfer's headers, which come with its wheel (PyPI; 101 MB, kept in ~/.cache/spherical/peers): needs pip, unzip
-# and nvcc, no GPU and no PyTorch.
+# Builds flashinfer_decode from FlashInfer's headers, which come with its wheel (PyPI; 101 MB, kept in ~/.cache/spherical/peers): needs pip,
+# unzip and nvcc, no GPU and no PyTorch.
 #
 #   tests/bench/gpu/flashinfer.sh PROGRAM      where to put it
 set -euo pipefail
@@ -14,5 +14,6 @@ if [[ ! -d $folder/flashinfer/data/include ]]; then
   unzip -q -o "$folder"/*.whl 'flashinfer/data/include/*' 'flashinfer/data/cccl/*' -d "$folder"
 fi
 data=$folder/flashinfer/data
-nvcc -O3 -std=c++20 -arch=sm_90a --expt-relaxed-constexpr --expt-extended-lambda -DFLASHINFER_ENABLE_BF16 -DFLASHINFER_ENABLE_F16 \
-  -DFLASHINFER_ENABLE_FP8 -DFLASHINFER_ENABLE_FP8_E4M3 -w -I "$data/cccl/libcudacxx/include" -I "$data/cccl/cub" -I "$data/cccl/thrust" -I "$data/include" flashinfer_decode.cu -o "$program"
+nvcc -O3 -std=c++20 -arch=sm_90a --expt-relaxed-constexpr -DFLASHINFER_ENABLE_BF16 -DFLASHINFER_ENABLE_F16 -DFLASHINFER_ENABLE_FP8 \
+  -DFLASHINFER_ENABLE_FP8_E4M3 -w -I "$data/cccl/libcudacxx/include" -I "$data/cccl/cub" -I "$data/cccl/thrust" -I "$data/include" \
+  flashinfer_decode.cu -o "$program"

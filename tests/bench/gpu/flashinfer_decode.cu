@@ -1,10 +1,10 @@
-// How long FlashInfer's paged decode takes for the workloads of ada_decode_bench: its kernel for grouped queries (tensor cores, FlashAttention-2
-// template, split over the card by its own planner) from its own headers, without Python. Built by flashinfer.sh; not by Bazel.
+// How long FlashInfer's paged decode takes for the workloads of ada_decode_bench: its kernel for grouped queries (tensor cores, the template
+// of FlashAttention-2, split over the card by its own planner) from its own headers, without Python. Built by flashinfer.sh, not by Bazel.
 //
 //   flashinfer_decode [WORKLOAD ...]     a line of CSV for each of bf16 and fp8 (e4m3) keys and values and pages of 16 and 64 tokens
 //
-// `ms`: from queries to merged outputs in bf16, between two CUDA events, the median of 21; planning is not in it. Pages lie in random order.
-// Values are ones, so that outputs must be: else the line says so and the exit code is 1.
+// `ms`: from queries to merged outputs in bf16, between two CUDA events, the median of 21; planning is not in it. Pages lie in random
+// order. Values are ones, so that outputs must be: else the line says so and the exit code is 1.
 #include <cuda_bf16.h>
 #include <cuda_fp8.h>
 #include <cuda_runtime.h>
@@ -113,10 +113,10 @@ void Measure(const std::string& workload, int page_size) {
                                          /*num_colocated_ctas=*/0, /*uniform_q_len=*/0, /*fixed_uniform_q_len=*/false, nullptr, sizeof(Kv)),
         "plan");
   const auto in_integers = [&](int64_t offset) { return flashinfer::GetPtrFromBaseOffset<int32_t>(integers, offset); };
-  Params params(q, {kKvHeads, static_cast<uint32_t>(page_size), kHeadDim, static_cast<uint32_t>(rows), flashinfer::QKVLayout::kNHD, keys, values,
-                    page_ids, page_begin, last},
-                nullptr, queries, nullptr, nullptr, o, nullptr, nullptr, kHeads, kHeads * kHeadDim, kHeadDim, -1, 0.0f,
-                1 / std::sqrt(static_cast<float>(kHeadDim)), 1.0f, 1e4f);
+  const flashinfer::paged_kv_t<Kv, int32_t> cache(kKvHeads, static_cast<uint32_t>(page_size), kHeadDim, static_cast<uint32_t>(rows),
+                                                  flashinfer::QKVLayout::kNHD, keys, values, page_ids, page_begin, last);
+  Params params(q, cache, nullptr, queries, nullptr, nullptr, o, nullptr, nullptr, kHeads, kHeads * kHeadDim, kHeadDim,
+                /*window_left=*/-1, /*logits_soft_cap=*/0.0f, 1 / std::sqrt(static_cast<float>(kHeadDim)), 1.0f, 1e4f);
   params.request_indices = in_integers(plan.request_indices_offset);
   params.qo_tile_indices = in_integers(plan.qo_tile_indices_offset);
   params.kv_tile_indices = in_integers(plan.kv_tile_indices_offset);
@@ -136,12 +136,11 @@ void Measure(const std::string& workload, int page_size) {
     std::fprintf(stderr, "%s: planned for tiles of %d queries, not 16\n", workload.c_str(), static_cast<int>(plan.cta_tile_q));
     std::exit(1);
   }
-  const auto run = [&] {
-    Check(flashinfer::BatchPrefillWithPagedKVCacheDispatched<true, 16, kHeadDim, kHeadDim, flashinfer::PosEncodingMode::kNone, false,
-                                                             flashinfer::MaskMode::kNone, false, Variant, Params>(params, partial, sums, false,
-                                                                                                                  nullptr),
-          "decode");
-  };
+  constexpr auto kDecode =
+      flashinfer::BatchPrefillWithPagedKVCacheDispatched</*SAME_KV_STRIDES=*/true, /*CTA_TILE_Q=*/16, kHeadDim, kHeadDim,
+                                                         flashinfer::PosEncodingMode::kNone, /*USE_FP16_QK_REDUCTION=*/false,
+                                                         flashinfer::MaskMode::kNone, /*USE_TOKEN_HEAD_SF=*/false, Variant, Params>;
+  const auto run = [&] { Check(kDecode(params, partial, sums, /*enable_pdl=*/false, nullptr), "decode"); };
   cudaEvent_t begin, end;
   Check(cudaEventCreate(&begin), "event");
   Check(cudaEventCreate(&end), "event");
@@ -165,10 +164,8 @@ void Measure(const std::string& workload, int page_size) {
   std::printf("%s,%s,%d,%.4f,%.3f%s\n", workload.c_str(), std::is_same_v<Kv, __nv_bfloat16> ? "bf16" : "fp8", page_size, times[kTimes / 2],
               bytes / times[kTimes / 2] * 1e-9, ones ? "" : ",WRONG: outputs are not ones");
   std::fflush(stdout);
-  for (void* memory : {static_cast<void*>(keys), static_cast<void*>(values), static_cast<void*>(q), static_cast<void*>(o), floats, integers,
-                       static_cast<void*>(queries), static_cast<void*>(page_begin), static_cast<void*>(page_ids), static_cast<void*>(last)}) {
-    cudaFree(memory);
-  }
+  const auto free_all = [](auto*... memory) { (cudaFree(memory), ...); };
+  free_all(keys, values, q, o, floats, integers, queries, page_begin, page_ids, last);
   cudaFreeHost(pinned);
 }
 
