@@ -1,5 +1,5 @@
-// How long FlashInfer's paged decode takes for the workloads of ada_decode_bench: its kernel for grouped queries (tensor cores, the template
-// of FlashAttention-2, split over the card by its own planner) from its own headers, without Python. Built by flashinfer.sh, not by Bazel.
+// How long FlashInfer's paged decode takes for the workloads of ada_decode_bench: its kernel for grouped queries (tensor cores, template of
+// FlashAttention-2, split over the card by its own planner) from its own headers, without Python. Built by flashinfer.sh, not by Bazel.
 //
 //   flashinfer_decode [WORKLOAD ...]     a line of CSV for each of bf16 and fp8 (e4m3) keys and values and pages of 16 and 64 tokens
 //
