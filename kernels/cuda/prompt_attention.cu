@@ -237,7 +237,7 @@ __device__ __forceinline__ void MeetGroup(int32_t group) {
 
 template <int32_t D>
 __device__ __forceinline__ void ComputeTiles(const ExactArgs& a, const ExactWork& work, int32_t kv_head, int32_t group,
-                                             const Places<D>& places) {
+                                             int32_t groups, const Places<D>& places) {
   using R = Room<D>;
   const int32_t thread = static_cast<int32_t>(threadIdx.x) % kGroupThreads, lane = thread % kWarp;
   const uint32_t queries = places.Queries(group);
@@ -269,21 +269,33 @@ __device__ __forceinline__ void ComputeTiles(const ExactArgs& a, const ExactWork
   if (lane == 0) Arrive(places.KeysUsed(0));
   softmax.Take(s, work.first, shrink);
   PackProbabilities(s, p);
+  if (tiles > 1) AwaitPhase(places.KeysHere(1 % kStages), 1 / kStages);
+#ifdef TURNS
+    if (groups == 2 && group == 1 && tiles > 1) asm volatile("bar.arrive 3, 256;" ::: "memory");
+#endif
 
   for (int32_t tile = 1; tile < tiles; ++tile) {
     const int32_t stage = tile % kStages, before = (tile - 1) % kStages;
-    AwaitPhase(places.KeysHere(stage), tile / kStages);
     HoldRegisters(output);
+#ifdef TURNS
+    if (groups == 2) asm volatile("bar.sync %0, 256;" ::"r"(3 + group) : "memory");
+#endif
     BeginProducts();
     MultiplyKeys<D>(s, queries, places.Keys(stage));
     CloseProducts();
     AwaitPhase(places.ValuesHere(before), (tile - 1) / kStages);
     AddValues<D>(output, p, places.Values(before));
     CloseProducts();
+#ifdef TURNS
+    if (groups == 2 && (group == 0 || tile + 1 < tiles)) asm volatile("bar.arrive %0, 256;" ::"r"(4 - group) : "memory");
+#endif
     AwaitProducts<1>();
     HoldRegisters(s);
     if (lane == 0) Arrive(places.KeysUsed(stage));
     const bool changed = softmax.Take(s, work.first + tile * R::kKeys, shrink);
+    HoldRegisters(s);
+    // Here, since the compiler would move the wait for outputs up to where no branch is left between, and probabilities behind it.
+    if (tile + 1 < tiles) AwaitPhase(places.KeysHere((tile + 1) % kStages), (tile + 1) / kStages);
     AwaitProducts<0>();
     HoldRegisters(output);
     if (lane == 0) Arrive(places.ValuesUsed(before));
@@ -349,7 +361,7 @@ __global__ void __launch_bounds__(kThreads, 1) AttendPromptKernel(const ExactArg
     if (threadIdx.x < kWarp) CopyTiles<D>(a, work, kv_head, keys, values, places);
   } else {
     TakeRegisters<kComputeRegisters>();
-    if (role <= groups) ComputeTiles<D>(a, work, kv_head, role - 1, places);
+    if (role <= groups) ComputeTiles<D>(a, work, kv_head, role - 1, groups, places);
   }
 #endif
 }
