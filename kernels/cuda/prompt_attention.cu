@@ -284,6 +284,7 @@ __device__ __forceinline__ void ComputeTiles(const ExactArgs& a, const ExactWork
     MultiplyKeys<D>(s, queries, places.Keys(stage));
     CloseProducts();
     AwaitPhase(places.ValuesHere(before), (tile - 1) / kStages);
+    BeginProducts();
     AddValues<D>(output, p, places.Values(before));
     CloseProducts();
 #ifdef TURNS
