@@ -324,17 +324,8 @@ __global__ void __launch_bounds__(kThreads) AttendTilesKernel(ExactArgs a, const
   extern __shared__ __align__(128) char shared[];
   LetNextBegin();
   WaitForBefore();
-  // A part of a tile: fewer flats, which see fewer keys.
-  ExactWork part = work[blockIdx.x];
-  const int32_t group = a.heads / a.kv_heads, skip = static_cast<int32_t>(blockIdx.z) * kBlockFlats;
-  if (skip >= part.flats) return;
-  part.flat += skip;
-  part.flats = min(kBlockFlats, part.flats - skip);
-  part.end = min(part.end, part.position + (part.flat + part.flats - 1) / group + 1);
-  if (a.window > 0) {
-    const int32_t oldest = part.position + part.flat / group - a.window + 1;
-    part.first = max(part.first, oldest / kExactTokensPerPage * kExactTokensPerPage);
-  }
+  const ExactWork part = PartOf(a, work[blockIdx.x], static_cast<int32_t>(blockIdx.z) * kBlockFlats, kBlockFlats);
+  if (part.flats <= 0) return;
   AttendOne<D, false>(a, part, static_cast<int32_t>(blockIdx.y), shared);
 }
 

@@ -9,6 +9,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/exact_attention.h"
+#include "kernels/spherical/page_layout.h"
 
 namespace spherical::kernels::cuda {
 
@@ -42,6 +43,19 @@ __device__ __forceinline__ bool IsCoded(const ExactArgs& a, int32_t row, int32_t
 // The pages of a work item's keys and values, by position / 16.
 __device__ __forceinline__ const int32_t* ListOf(const ExactArgs& a, const ExactWork& work, int32_t kv_head) {
   return a.lists + (int64_t{work.slot} * a.lists_per_slot + a.list + kv_head) * a.list_pages;
+}
+
+// `flats` flats of a tile, or what is left, from its flat `skip` on: they may see fewer keys. None: flats is not positive.
+__device__ __forceinline__ ExactWork PartOf(const ExactArgs& a, ExactWork tile, int32_t skip, int32_t flats) {
+  const int32_t group = a.heads / a.kv_heads;
+  tile.flat += skip;
+  tile.flats = min(flats, tile.flats - skip);
+  tile.end = min(tile.end, tile.position + (tile.flat + tile.flats - 1) / group + 1);
+  if (a.window > 0) {
+    const int32_t oldest = tile.position + tile.flat / group - a.window + 1;
+    tile.first = max(tile.first, oldest / kExactTokensPerPage * kExactTokensPerPage);
+  }
+  return tile;
 }
 
 // Calls with the head dim as a constant.

@@ -15,17 +15,16 @@
 namespace spherical::kernels::cuda {
 namespace {
 
-// A thread block is three warpgroups: one asks for tiles of keys and values, two have 64 flats each and compute. While the matrix units
+// A thread block is three warpgroups: one asks for tiles of keys and values, two compute: each has 64 flats, or both have the same (at most
+// 64) and take tiles in turns. While the matrix units
 // multiply, a warpgroup makes probabilities of the tile before: the logits of a tile are asked for before the outputs of the one before it.
 constexpr int32_t kWarp = 32;
 constexpr int32_t kGroupThreads = 128;   // of a warpgroup
 constexpr int32_t kGroupFlats = 64;
 constexpr int32_t kGroups = 2;           // that compute
 constexpr int32_t kThreads = (kGroups + 1) * kGroupThreads;
-constexpr int32_t kStages = 2;           // tiles of keys, and of values, that there is room for
-constexpr int32_t kCopyRegisters = 40, kComputeRegisters = 232;
+constexpr int32_t kCopyRegisters = 40, kComputeRegisters = 232;  // of a thread, from the 504 that three have together
 static_assert(kTileFlats == kGroups * kGroupFlats && kTokenTile == 16);
-static_assert(kCopyRegisters + kGroups * kComputeRegisters <= 65536 / kGroupThreads);
 
 // How a block's shared memory is used.
 //
@@ -44,6 +43,7 @@ struct Room {
   static constexpr int32_t kPageBytes = D * kExactTokensPerPage * 2;             // of keys or of values
   static constexpr int32_t kKeyPage = (kPageBytes + 1023) / 1024 * 1024;         // from one to the next: the turning begins anew
   static constexpr int32_t kKeyTile = kPages * kKeyPage, kValueTile = kPages * kPageBytes;
+  static constexpr int32_t kStages = D > 128 ? 2 : 3;                            // tiles of keys, and of values, that there is room for
   static constexpr int32_t kQueryBytes = kGroupFlats * D * 2;                    // of a warpgroup
   static constexpr int32_t kKeysAt = kGroups * kQueryBytes;
   static constexpr int32_t kValuesAt = kKeysAt + kStages * kKeyTile;
@@ -52,67 +52,86 @@ struct Room {
   static_assert(kQueryBytes % 1024 == 0 && kKeyTile % 1024 == 0 && kValueTile % 1024 == 0 && kPageBytes % (8 * kRow) == 0);
 };
 
-// Addresses in shared memory.
+// Addresses in shared memory, of what belongs to a tile of the item: tiles take turns at the stages.
 template <int32_t D>
 struct Places {
+  static constexpr int32_t kStages = Room<D>::kStages;
   uint32_t base;
   __device__ __forceinline__ uint32_t Queries(int32_t group) const { return base + group * Room<D>::kQueryBytes; }
-  __device__ __forceinline__ uint32_t Keys(int32_t stage) const { return base + Room<D>::kKeysAt + stage * Room<D>::kKeyTile; }
-  __device__ __forceinline__ uint32_t Values(int32_t stage) const { return base + Room<D>::kValuesAt + stage * Room<D>::kValueTile; }
-  // Barriers: a tile has come; a tile has been used.
-  __device__ __forceinline__ uint32_t KeysHere(int32_t stage) const { return Barrier(stage); }
-  __device__ __forceinline__ uint32_t KeysUsed(int32_t stage) const { return Barrier(kStages + stage); }
-  __device__ __forceinline__ uint32_t ValuesHere(int32_t stage) const { return Barrier(2 * kStages + stage); }
-  __device__ __forceinline__ uint32_t ValuesUsed(int32_t stage) const { return Barrier(3 * kStages + stage); }
+  __device__ __forceinline__ uint32_t Keys(int32_t tile) const { return base + Room<D>::kKeysAt + tile % kStages * Room<D>::kKeyTile; }
+  __device__ __forceinline__ uint32_t Values(int32_t tile) const { return base + Room<D>::kValuesAt + tile % kStages * Room<D>::kValueTile; }
+  // Barriers: a tile has come; it has been used. Their phases are a stage's turns.
+  __device__ __forceinline__ uint32_t KeysHere(int32_t tile) const { return Barrier(tile % kStages); }
+  __device__ __forceinline__ uint32_t KeysUsed(int32_t tile) const { return Barrier(kStages + tile % kStages); }
+  __device__ __forceinline__ uint32_t ValuesHere(int32_t tile) const { return Barrier(2 * kStages + tile % kStages); }
+  __device__ __forceinline__ uint32_t ValuesUsed(int32_t tile) const { return Barrier(3 * kStages + tile % kStages); }
   __device__ __forceinline__ uint32_t LastValuesHere() const { return Barrier(4 * kStages); }  // but for the zeros
   __device__ __forceinline__ uint32_t Barrier(int32_t i) const { return base + Room<D>::kBarriersAt + i * 8; }
+  __device__ __forceinline__ static int32_t TurnOf(int32_t tile) { return tile / kStages; }
 };
 
 #if SPHERICAL_WARPGROUPS
 
-// Asks for all tiles of an item, by one warp, a page a lane. Of the last tile only what there is; values past the end are zeros, since NaN
-// times zero is NaN. (Logits of keys past the end are not used.)
 template <int32_t D>
-__device__ __forceinline__ void CopyTiles(const ExactArgs& a, const ExactWork& work, int32_t kv_head, const CUtensorMap& keys,
-                                          const CUtensorMap& values, const Places<D>& places) {
-  using R = Room<D>;
-  const int32_t lane = static_cast<int32_t>(threadIdx.x) % kWarp;
-  const int32_t* const list = ListOf(a, work, kv_head);
-  const int32_t tiles = (work.end - work.first + R::kKeys - 1) / R::kKeys;
-  // This lane's page of the tile that begins at `token`; -1: none.
-  const auto page_at = [&](int32_t token) {
-    const int32_t first = token + lane * kExactTokensPerPage;
-    return lane < R::kPages && first < work.end ? list[first / kExactTokensPerPage] : -1;
-  };
-  int32_t next = page_at(work.first);
-  for (int32_t tile = 0; tile < tiles; ++tile) {
-    const int32_t token = work.first + tile * R::kKeys, stage = tile % kStages, turn = tile / kStages, page = next;
-    next = page_at(token + R::kKeys);
-    const int32_t bytes = min(R::kPages, (work.end - token + kExactTokensPerPage - 1) / kExactTokensPerPage) * R::kPageBytes;
-    AwaitPhase(places.KeysUsed(stage), turn - 1);
-    if (lane == 0) ArriveAndExpect(places.KeysHere(stage), bytes);
-    __syncwarp();
-    if (page >= 0) CopyTile(places.Keys(stage) + lane * R::kKeyPage, keys, places.KeysHere(stage), 0, 0, page);
+__device__ __forceinline__ int32_t TilesOf(const ExactWork& work) {
+  return (work.end - work.first + Room<D>::kKeys - 1) / Room<D>::kKeys;
+}
 
-    AwaitPhase(places.ValuesUsed(stage), turn - 1);
-    const bool whole = token + R::kKeys <= work.end;
-    const uint32_t here = whole ? places.ValuesHere(stage) : places.LastValuesHere();
-    if (lane == 0) ArriveAndExpect(here, bytes);
+// The page that a lane of a copying warp asks for of the tile that begins at `token`; -1: none.
+template <int32_t D>
+__device__ __forceinline__ int32_t PageAt(const int32_t* list, int32_t token, int32_t end) {
+  const int32_t lane = static_cast<int32_t>(threadIdx.x) % kWarp, first = token + lane * kExactTokensPerPage;
+  return lane < Room<D>::kPages && first < end ? list[first / kExactTokensPerPage] : -1;
+}
+
+// How many bytes of keys, or of values, a tile's pages have: of the last tile only those that there are.
+template <int32_t D>
+__device__ __forceinline__ int32_t TileBytes(int32_t token, int32_t end) {
+  return min(Room<D>::kPages, (end - token + kExactTokensPerPage - 1) / kExactTokensPerPage) * Room<D>::kPageBytes;
+}
+
+// Asks for an item's keys, tile by tile, by one warp, a page a lane. What is past the end is whatever was there: its logits are not used.
+template <int32_t D>
+__device__ __forceinline__ void CopyKeys(const ExactWork& work, const int32_t* list, const CUtensorMap& map, const Places<D>& places) {
+  const int32_t lane = static_cast<int32_t>(threadIdx.x) % kWarp, tiles = TilesOf<D>(work);
+  int32_t next = PageAt<D>(list, work.first, work.end);
+  for (int32_t tile = 0; tile < tiles; ++tile) {
+    const int32_t token = work.first + tile * Room<D>::kKeys, page = next;
+    next = PageAt<D>(list, token + Room<D>::kKeys, work.end);
+    AwaitPhase(places.KeysUsed(tile), places.TurnOf(tile) - 1);
+    if (lane == 0) ArriveAndExpect(places.KeysHere(tile), TileBytes<D>(token, work.end));
     __syncwarp();
-    if (page >= 0) CopyTile(places.Values(stage) + lane * R::kPageBytes, values, here, 0, 0, 0, page);
-    if (!whole) {
-      AwaitPhase(here, 0);
-      constexpr int32_t kPieces = D / 8;  // of 16 bytes, of a token
-      for (int32_t i = (work.end - token) * kPieces + lane; i < R::kKeys * kPieces; i += kWarp) {
-        const int32_t in_tile = i / kPieces, piece = i % kPieces * 8;
-        const int32_t at = in_tile / kExactTokensPerPage * R::kPageBytes +
-                           (piece / R::kChunk * kExactTokensPerPage + in_tile % kExactTokensPerPage) * R::kRow + piece % R::kChunk * 2;
-        asm volatile("st.shared.v4.u32 [%0], {%1,%1,%1,%1};" ::"r"(places.Values(stage) + at), "r"(0) : "memory");
-      }
-      ShowWritesToTiles();
-      __syncwarp();
-      if (lane == 0) Arrive(places.ValuesHere(stage));
+    if (page >= 0) CopyTile(places.Keys(tile) + lane * Room<D>::kKeyPage, map, places.KeysHere(tile), 0, 0, page);
+  }
+}
+
+// The same of values, by another warp, so that neither waits for room of the other. Values past the end are zeros: NaN times zero is NaN.
+template <int32_t D>
+__device__ __forceinline__ void CopyValues(const ExactWork& work, const int32_t* list, const CUtensorMap& map, const Places<D>& places) {
+  using R = Room<D>;
+  const int32_t lane = static_cast<int32_t>(threadIdx.x) % kWarp, tiles = TilesOf<D>(work);
+  int32_t next = PageAt<D>(list, work.first, work.end);
+  for (int32_t tile = 0; tile < tiles; ++tile) {
+    const int32_t token = work.first + tile * R::kKeys, page = next;
+    next = PageAt<D>(list, token + R::kKeys, work.end);
+    AwaitPhase(places.ValuesUsed(tile), places.TurnOf(tile) - 1);
+    const bool whole = token + R::kKeys <= work.end;
+    const uint32_t here = whole ? places.ValuesHere(tile) : places.LastValuesHere();
+    if (lane == 0) ArriveAndExpect(here, TileBytes<D>(token, work.end));
+    __syncwarp();
+    if (page >= 0) CopyTile(places.Values(tile) + lane * R::kPageBytes, map, here, 0, 0, 0, page);
+    if (whole) continue;
+    AwaitPhase(here, 0);
+    constexpr int32_t kPieces = D / 8;  // of 16 bytes, of a token
+    for (int32_t i = (work.end - token) * kPieces + lane; i < R::kKeys * kPieces; i += kWarp) {
+      const int32_t in_tile = i / kPieces, d = i % kPieces * 8;
+      const int32_t row = d / R::kChunk * kExactTokensPerPage + in_tile % kExactTokensPerPage;
+      const uint32_t at = places.Values(tile) + in_tile / kExactTokensPerPage * R::kPageBytes + row * R::kRow + d % R::kChunk * 2;
+      asm volatile("st.shared.v4.u32 [%0], {%1,%1,%1,%1};" ::"r"(at), "r"(0) : "memory");
     }
+    ShowWritesToTiles();
+    __syncwarp();
+    if (lane == 0) Arrive(places.ValuesHere(tile));
   }
 }
 
@@ -122,9 +141,9 @@ __device__ __forceinline__ int64_t FlatAt(const ExactArgs& a, const ExactWork& w
   return (int64_t{work.row + flat / group} * a.heads + kv_head * group + flat % group) * a.head_dim;
 }
 
-// Writes a warpgroup's queries to shared memory; flats beyond the item's are zeros.
+// Writes a warpgroup's queries to shared memory, from the item's flat `first` on; flats beyond the item's are zeros.
 template <int32_t D>
-__device__ __forceinline__ void LoadQueries(const ExactArgs& a, const ExactWork& work, int32_t kv_head, int32_t group, uint32_t to) {
+__device__ __forceinline__ void LoadQueries(const ExactArgs& a, const ExactWork& work, int32_t kv_head, int32_t first, uint32_t to) {
   using R = Room<D>;
   constexpr int32_t kPieces = D / 8;
   static_assert(kGroupFlats * kPieces % kGroupThreads == 0);
@@ -132,7 +151,7 @@ __device__ __forceinline__ void LoadQueries(const ExactArgs& a, const ExactWork&
 #pragma unroll 4
   for (int32_t i = thread; i < kGroupFlats * kPieces; i += kGroupThreads) {
     const int32_t flat = i / kPieces, piece = i % kPieces;
-    const int32_t in_work = group * kGroupFlats + flat;
+    const int32_t in_work = first + flat;
     uint4 q = {0, 0, 0, 0};
     if (in_work < work.flats) q = *reinterpret_cast<const uint4*>(a.query + FlatAt(a, work, kv_head, in_work) + piece * 8);
     // The order that keys have.
@@ -230,23 +249,61 @@ __device__ __forceinline__ void PackProbabilities(const float (&s)[kPages * 8], 
   }
 }
 
-// The threads of one warpgroup that computes, or of both, meet.
+// The threads of one warpgroup that computes meet, or of both.
 __device__ __forceinline__ void MeetGroup(int32_t group) {
   asm volatile("bar.sync %0, %1;" ::"r"(1 + group), "n"(kGroupThreads) : "memory");
 }
+__device__ __forceinline__ void MeetGroups() { asm volatile("bar.sync 3, %0;" ::"n"(kGroups * kGroupThreads) : "memory"); }
 
+// Joins the second warpgroup's state into the first one's, thread by thread, when both had the same flats. `room`: shared memory for a float
+// of every thread's every output and four more, that nobody uses any longer once both groups are here.
+template <int32_t kKeys, int32_t kOutputs>
+__device__ __forceinline__ void JoinGroups(int32_t group, uint32_t room, Softmax<kKeys>& softmax, float (&output)[kOutputs]) {
+  const uint32_t at = room + static_cast<uint32_t>(threadIdx.x) % kGroupThreads * 4;
+  const auto put = [&](int32_t i, float x) { asm volatile("st.shared.f32 [%0], %1;" ::"r"(at + i * kGroupThreads * 4), "f"(x) : "memory"); };
+  const auto get = [&](int32_t i) {
+    float x;
+    asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(at + i * kGroupThreads * 4) : "memory");
+    return x;
+  };
+  MeetGroups();
+  if (group == 1) {
+#pragma unroll
+    for (int32_t r = 0; r < 2; ++r) {
+      put(r, softmax.max[r]);
+      put(2 + r, softmax.sum[r]);
+    }
+#pragma unroll
+    for (int32_t i = 0; i < kOutputs; ++i) put(4 + i, output[i]);
+  }
+  MeetGroups();
+  if (group == 1) return;
+  float own[2], other[2];  // factors
+#pragma unroll
+  for (int32_t r = 0; r < 2; ++r) {
+    const float max = get(r), top = fmaxf(softmax.max[r], max), base = top == -INFINITY ? 0 : top * softmax.factor;
+    own[r] = Exp2(fmaf(softmax.max[r], softmax.factor, -base));
+    other[r] = Exp2(fmaf(max, softmax.factor, -base));
+    softmax.sum[r] = own[r] * softmax.sum[r] + other[r] * get(2 + r);
+  }
+#pragma unroll
+  for (int32_t i = 0; i < kOutputs; ++i) output[i] = own[i / 2 % 2] * output[i] + other[i / 2 % 2] * get(4 + i);
+}
+
+// together: both groups have the item's flats.
 template <int32_t D>
-__device__ __forceinline__ void ComputeTiles(const ExactArgs& a, const ExactWork& work, int32_t kv_head, int32_t group,
-                                             int32_t groups, const Places<D>& places) {
+__device__ __forceinline__ void ComputeTiles(const ExactArgs& a, const ExactWork& work, int32_t kv_head, int32_t group, bool together,
+                                             const Places<D>& places) {
   using R = Room<D>;
   const int32_t thread = static_cast<int32_t>(threadIdx.x) % kGroupThreads, lane = thread % kWarp;
   const uint32_t queries = places.Queries(group);
-  LoadQueries<D>(a, work, kv_head, group, queries);
+  const int32_t group_flat = together ? 0 : group * kGroupFlats;
+  LoadQueries<D>(a, work, kv_head, group_flat, queries);
   MeetGroup(group);
 
   Softmax<R::kKeys> softmax;
   softmax.factor = a.scale * kLog2E;
-  const int32_t first_flat = group * kGroupFlats + thread / kWarp * 16 + lane / 4;  // in the item; the other one is 8 further on
+  const int32_t first_flat = group_flat + thread / kWarp * 16 + lane / 4;  // in the item; the other one is 8 further on
 #pragma unroll
   for (int32_t r = 0; r < 2; ++r) {
     const int32_t flat = min(first_flat + 8 * r, work.flats - 1);  // those beyond do as the last one does
@@ -258,61 +315,58 @@ __device__ __forceinline__ void ComputeTiles(const ExactArgs& a, const ExactWork
   uint32_t p[R::kPages][4];
 #pragma unroll
   for (int32_t i = 0; i < D / 2; ++i) output[i] = 0;
-  const int32_t tiles = (work.end - work.first + R::kKeys - 1) / R::kKeys;
-
-  AwaitPhase(places.KeysHere(0), 0);
-  BeginProducts();
-  MultiplyKeys<D>(s, queries, places.Keys(0));
-  CloseProducts();
-  AwaitProducts<0>();
-  HoldRegisters(s);
-  if (lane == 0) Arrive(places.KeysUsed(0));
-  softmax.Take(s, work.first, shrink);
-  PackProbabilities(s, p);
-  if (tiles > 1) AwaitPhase(places.KeysHere(1 % kStages), 1 / kStages);
-#ifdef TURNS
-    if (groups == 2 && group == 1 && tiles > 1) asm volatile("bar.arrive 3, 256;" ::: "memory");
-#endif
-
-  for (int32_t tile = 1; tile < tiles; ++tile) {
-    const int32_t stage = tile % kStages, before = (tile - 1) % kStages;
-    HoldRegisters(output);
-#ifdef TURNS
-    if (groups == 2) asm volatile("bar.sync %0, 256;" ::"r"(3 + group) : "memory");
-#endif
+  const int32_t tiles = TilesOf<D>(work), first = together ? group : 0, step = together ? kGroups : 1;
+  if (first < tiles) {
+    AwaitPhase(places.KeysHere(first), places.TurnOf(first));
     BeginProducts();
-    MultiplyKeys<D>(s, queries, places.Keys(stage));
+    MultiplyKeys<D>(s, queries, places.Keys(first));
     CloseProducts();
-    AwaitPhase(places.ValuesHere(before), (tile - 1) / kStages);
+    AwaitProducts<0>();
+    HoldRegisters(s);
+    if (lane == 0) Arrive(places.KeysUsed(first));
+    softmax.Take(s, work.first + first * R::kKeys, shrink);
+    PackProbabilities(s, p);
+    if (first + step < tiles) AwaitPhase(places.KeysHere(first + step), places.TurnOf(first + step));
+
+    int32_t before = first;  // the tile whose probabilities wait for its values
+    for (int32_t tile = first + step; tile < tiles; before = tile, tile += step) {
+      HoldRegisters(output);
+      BeginProducts();
+      MultiplyKeys<D>(s, queries, places.Keys(tile));
+      CloseProducts();
+      AwaitPhase(places.ValuesHere(before), places.TurnOf(before));
+      BeginProducts();
+      AddValues<D>(output, p, places.Values(before));
+      CloseProducts();
+      AwaitProducts<1>();
+      HoldRegisters(s);
+      if (lane == 0) Arrive(places.KeysUsed(tile));
+      const bool changed = softmax.Take(s, work.first + tile * R::kKeys, shrink);
+      HoldRegisters(s);
+      // Here, since the compiler would move the wait for outputs up to where no branch is left between, and probabilities behind it.
+      if (tile + step < tiles) AwaitPhase(places.KeysHere(tile + step), places.TurnOf(tile + step));
+      AwaitProducts<0>();
+      HoldRegisters(output);
+      if (lane == 0) Arrive(places.ValuesUsed(before));
+      if (changed) {
+#pragma unroll
+        for (int32_t i = 0; i < D / 2; ++i) output[i] *= shrink[i / 2 % 2];
+      }
+      PackProbabilities(s, p);
+    }
+    AwaitPhase(places.ValuesHere(before), places.TurnOf(before));
+    HoldRegisters(output);
     BeginProducts();
     AddValues<D>(output, p, places.Values(before));
     CloseProducts();
-#ifdef TURNS
-    if (groups == 2 && (group == 0 || tile + 1 < tiles)) asm volatile("bar.arrive %0, 256;" ::"r"(4 - group) : "memory");
-#endif
-    AwaitProducts<1>();
-    HoldRegisters(s);
-    if (lane == 0) Arrive(places.KeysUsed(stage));
-    const bool changed = softmax.Take(s, work.first + tile * R::kKeys, shrink);
-    HoldRegisters(s);
-    // Here, since the compiler would move the wait for outputs up to where no branch is left between, and probabilities behind it.
-    if (tile + 1 < tiles) AwaitPhase(places.KeysHere((tile + 1) % kStages), (tile + 1) / kStages);
     AwaitProducts<0>();
     HoldRegisters(output);
-    if (lane == 0) Arrive(places.ValuesUsed(before));
-    if (changed) {
-#pragma unroll
-      for (int32_t i = 0; i < D / 2; ++i) output[i] *= shrink[i / 2 % 2];
-    }
-    PackProbabilities(s, p);
   }
-  AwaitPhase(places.ValuesHere((tiles - 1) % kStages), (tiles - 1) / kStages);
-  HoldRegisters(output);
-  BeginProducts();
-  AddValues<D>(output, p, places.Values((tiles - 1) % kStages));
-  CloseProducts();
-  AwaitProducts<0>();
-  HoldRegisters(output);
+  if (together) {
+    static_assert((D / 2 + 4) * kGroupThreads * 4 <= R::kBarriersAt - R::kKeysAt);
+    JoinGroups(group, places.Keys(0), softmax, output);
+    if (group == 1) return;
+  }
 
 #pragma unroll
   for (int32_t r = 0; r < 2; ++r) {
@@ -332,9 +386,9 @@ __device__ __forceinline__ void ComputeTiles(const ExactArgs& a, const ExactWork
 
 #endif  // SPHERICAL_WARPGROUPS
 
-// A thread block an item and kv head.
+// A thread block a part of an item, and a kv head: all heads of a part follow each other, so that the longest come first.
 template <int32_t D>
-__global__ void __launch_bounds__(kThreads, 1) AttendPromptKernel(const ExactArgs a, const ExactWork* items,
+__global__ void __launch_bounds__(kThreads, 1) AttendPromptKernel(const ExactArgs a, const ExactWork* items, int32_t parts,
                                                                   const __grid_constant__ CUtensorMap keys,
                                                                   const __grid_constant__ CUtensorMap values) {
 #if SPHERICAL_WARPGROUPS
@@ -342,16 +396,18 @@ __global__ void __launch_bounds__(kThreads, 1) AttendPromptKernel(const ExactArg
   const Places<D> places = {(SharedAddress(memory) + 1023) & ~1023u};
   LetNextBegin();
   WaitForBefore();
-  const ExactWork work = items[blockIdx.x];
-  const int32_t kv_head = static_cast<int32_t>(blockIdx.y), role = static_cast<int32_t>(threadIdx.x) / kGroupThreads;
-  if (IsCoded(a, work.row, kv_head)) return;
-  const int32_t groups = work.flats > kGroupFlats ? 2 : 1;  // that have something to compute
+  const int32_t block = static_cast<int32_t>(blockIdx.x), kv_head = block % a.kv_heads, part = block / a.kv_heads;
+  const int32_t flats = kTileFlats / parts, role = static_cast<int32_t>(threadIdx.x) / kGroupThreads;
+  const ExactWork work = PartOf(a, items[part / parts], part % parts * flats, flats);
+  if (work.flats <= 0 || IsCoded(a, work.row, kv_head)) return;
+  const bool together = work.flats <= kGroupFlats;
+  const int32_t users = (together ? 1 : kGroups) * kGroupThreads / kWarp;  // warps, of a tile
   if (threadIdx.x == 0) {
-    for (int32_t stage = 0; stage < kStages; ++stage) {
+    for (int32_t stage = 0; stage < Room<D>::kStages; ++stage) {
       CreateBarrier(places.KeysHere(stage), 1);
       CreateBarrier(places.ValuesHere(stage), 1);
-      CreateBarrier(places.KeysUsed(stage), groups * kGroupThreads / kWarp);
-      CreateBarrier(places.ValuesUsed(stage), groups * kGroupThreads / kWarp);
+      CreateBarrier(places.KeysUsed(stage), users);
+      CreateBarrier(places.ValuesUsed(stage), users);
     }
     CreateBarrier(places.LastValuesHere(), 1);
     ShowBarriers();
@@ -359,10 +415,15 @@ __global__ void __launch_bounds__(kThreads, 1) AttendPromptKernel(const ExactArg
   __syncthreads();
   if (role == 0) {
     GiveBackRegisters<kCopyRegisters>();
-    if (threadIdx.x < kWarp) CopyTiles<D>(a, work, kv_head, keys, values, places);
+    const int32_t* const list = ListOf(a, work, kv_head);
+    if (threadIdx.x < kWarp) {
+      CopyKeys<D>(work, list, keys, places);
+    } else if (threadIdx.x < 2 * kWarp) {
+      CopyValues<D>(work, list, values, places);
+    }
   } else {
     TakeRegisters<kComputeRegisters>();
-    if (role <= groups) ComputeTiles<D>(a, work, kv_head, role - 1, groups, places);
+    ComputeTiles<D>(a, work, kv_head, role - 1, together, places);
   }
 #endif
 }
@@ -411,8 +472,14 @@ CudaStatus Launch(Stream stream, const ExactArgs& args, const ExactWork* work, i
                    {D * 2, R::kRow, page_bytes}, kValueSwizzle, &values)) {
     return static_cast<CudaStatus>(cudaErrorInvalidValue);
   }
-  const dim3 blocks(static_cast<uint32_t>(n), static_cast<uint32_t>(args.kv_heads));
-  return LaunchOverlapped(stream, args.overlap, AttendPromptKernel<D>, blocks, kThreads, R::kBytes, args, work, keys, values);
+  // With few items smaller parts, so that more multiprocessors have something to do.
+  int32_t device = 0, processors = 0;
+  for (const cudaError_t error : {cudaGetDevice(&device), cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device)}) {
+    if (error != cudaSuccess) return static_cast<CudaStatus>(error);
+  }
+  const int32_t parts = n * args.kv_heads * kGroups <= processors ? kGroups : 1;
+  const dim3 blocks(static_cast<uint32_t>(n * args.kv_heads * parts));
+  return LaunchOverlapped(stream, args.overlap, AttendPromptKernel<D>, blocks, kThreads, R::kBytes, args, work, parts, keys, values);
 }
 
 bool IsCompiledForDevice() {
