@@ -72,6 +72,9 @@ struct Places {
 
 #if SPHERICAL_WARPGROUPS
 
+// What is the same in a whole warp, so that the compiler knows it.
+__device__ __forceinline__ int32_t Uniform(int32_t x) { return __shfl_sync(0xffffffffu, x, 0); }
+
 template <int32_t D>
 __device__ __forceinline__ int32_t TilesOf(const ExactWork& work) {
   return (work.end - work.first + Room<D>::kKeys - 1) / Room<D>::kKeys;
@@ -397,10 +400,10 @@ __global__ void __launch_bounds__(kThreads, 1) AttendPromptKernel(const ExactArg
   LetNextBegin();
   WaitForBefore();
   const int32_t block = static_cast<int32_t>(blockIdx.x), kv_head = block % a.kv_heads, part = block / a.kv_heads;
-  const int32_t flats = kTileFlats / parts, role = static_cast<int32_t>(threadIdx.x) / kGroupThreads;
+  const int32_t flats = kTileFlats / parts, role = Uniform(static_cast<int32_t>(threadIdx.x) / kGroupThreads);
   const ExactWork work = PartOf(a, items[part / parts], part % parts * flats, flats);
   if (work.flats <= 0 || IsCoded(a, work.row, kv_head)) return;
-  const bool together = work.flats <= kGroupFlats;
+  const bool together = Uniform(work.flats) <= kGroupFlats;
   const int32_t users = (together ? 1 : kGroups) * kGroupThreads / kWarp;  // warps, of a tile
   if (threadIdx.x == 0) {
     for (int32_t stage = 0; stage < Room<D>::kStages; ++stage) {
