@@ -293,14 +293,15 @@ __device__ __forceinline__ void JoinGroups(int32_t group, uint32_t room, Softmax
   for (int32_t i = 0; i < kOutputs; ++i) output[i] = own[i / 2 % 2] * output[i] + other[i / 2 % 2] * get(4 + i);
 }
 
-// together: both groups have the item's flats.
-template <int32_t D>
-__device__ __forceinline__ void ComputeTiles(const ExactArgs& a, const ExactWork& work, int32_t kv_head, int32_t group, bool together,
+// kTogether: both groups have the item's flats.
+template <int32_t D, bool kTogether>
+__device__ __forceinline__ void ComputeTiles(const ExactArgs& a, const ExactWork& work, int32_t kv_head, int32_t group,
                                              const Places<D>& places) {
   using R = Room<D>;
+  constexpr int32_t kStep = kTogether ? kGroups : 1;  // from a tile to the group's next
   const int32_t thread = static_cast<int32_t>(threadIdx.x) % kGroupThreads, lane = thread % kWarp;
   const uint32_t queries = places.Queries(group);
-  const int32_t group_flat = together ? 0 : group * kGroupFlats;
+  const int32_t group_flat = kTogether ? 0 : group * kGroupFlats;
   LoadQueries<D>(a, work, kv_head, group_flat, queries);
   MeetGroup(group);
 
@@ -318,8 +319,8 @@ __device__ __forceinline__ void ComputeTiles(const ExactArgs& a, const ExactWork
   uint32_t p[R::kPages][4];
 #pragma unroll
   for (int32_t i = 0; i < D / 2; ++i) output[i] = 0;
-  const int32_t tiles = TilesOf<D>(work), first = together ? group : 0, step = together ? kGroups : 1;
-  if (first < tiles) {
+  const int32_t tiles = TilesOf<D>(work), first = kTogether ? group : 0;
+  if (!kTogether || first < tiles) {
     AwaitPhase(places.KeysHere(first), places.TurnOf(first));
     BeginProducts();
     MultiplyKeys<D>(s, queries, places.Keys(first));
@@ -329,10 +330,10 @@ __device__ __forceinline__ void ComputeTiles(const ExactArgs& a, const ExactWork
     if (lane == 0) Arrive(places.KeysUsed(first));
     softmax.Take(s, work.first + first * R::kKeys, shrink);
     PackProbabilities(s, p);
-    if (first + step < tiles) AwaitPhase(places.KeysHere(first + step), places.TurnOf(first + step));
+    if (first + kStep < tiles) AwaitPhase(places.KeysHere(first + kStep), places.TurnOf(first + kStep));
 
     int32_t before = first;  // the tile whose probabilities wait for its values
-    for (int32_t tile = first + step; tile < tiles; before = tile, tile += step) {
+    for (int32_t tile = first + kStep; tile < tiles; before = tile, tile += kStep) {
       HoldRegisters(output);
       BeginProducts();
       MultiplyKeys<D>(s, queries, places.Keys(tile));
@@ -347,7 +348,7 @@ __device__ __forceinline__ void ComputeTiles(const ExactArgs& a, const ExactWork
       const bool changed = softmax.Take(s, work.first + tile * R::kKeys, shrink);
       HoldRegisters(s);
       // Here, since the compiler would move the wait for outputs up to where no branch is left between, and probabilities behind it.
-      if (tile + step < tiles) AwaitPhase(places.KeysHere(tile + step), places.TurnOf(tile + step));
+      if (tile + kStep < tiles) AwaitPhase(places.KeysHere(tile + kStep), places.TurnOf(tile + kStep));
       AwaitProducts<0>();
       HoldRegisters(output);
       if (lane == 0) Arrive(places.ValuesUsed(before));
@@ -365,7 +366,7 @@ __device__ __forceinline__ void ComputeTiles(const ExactArgs& a, const ExactWork
     AwaitProducts<0>();
     HoldRegisters(output);
   }
-  if (together) {
+  if constexpr (kTogether) {
     static_assert((D / 2 + 4) * kGroupThreads * 4 <= R::kBarriersAt - R::kKeysAt);
     JoinGroups(group, places.Keys(0), softmax, output);
     if (group == 1) return;
@@ -426,7 +427,11 @@ __global__ void __launch_bounds__(kThreads, 1) AttendPromptKernel(const ExactArg
     }
   } else {
     TakeRegisters<kComputeRegisters>();
-    ComputeTiles<D>(a, work, kv_head, role - 1, together, places);
+    if (together) {
+      ComputeTiles<D, true>(a, work, kv_head, role - 1, places);
+    } else {
+      ComputeTiles<D, false>(a, work, kv_head, role - 1, places);
+    }
   }
 #endif
 }
