@@ -59,7 +59,9 @@ struct Places {
   uint32_t base;
   __device__ __forceinline__ uint32_t Queries(int32_t group) const { return base + group * Room<D>::kQueryBytes; }
   __device__ __forceinline__ uint32_t Keys(int32_t tile) const { return base + Room<D>::kKeysAt + tile % kStages * Room<D>::kKeyTile; }
-  __device__ __forceinline__ uint32_t Values(int32_t tile) const { return base + Room<D>::kValuesAt + tile % kStages * Room<D>::kValueTile; }
+  __device__ __forceinline__ uint32_t Values(int32_t tile) const {
+    return base + Room<D>::kValuesAt + tile % kStages * Room<D>::kValueTile;
+  }
   // Barriers: a tile has come; it has been used. Their phases are a stage's turns.
   __device__ __forceinline__ uint32_t KeysHere(int32_t tile) const { return Barrier(tile % kStages); }
   __device__ __forceinline__ uint32_t KeysUsed(int32_t tile) const { return Barrier(kStages + tile % kStages); }
@@ -177,8 +179,8 @@ struct Softmax {
   float max[2] = {-INFINITY, -INFINITY};  // of products
   float sum[2] = {0, 0};                  // of this thread's columns
 
-  // Turns the products of the tile that begins at `token` into probabilities, up to a factor; `shrink` is what earlier ones are too large by.
-  // Whether any thread of the warp has some other than 1.
+  // Turns the products of the tile that begins at `token` into probabilities, up to a factor; what came before is to be multiplied by
+  // `shrink` for that. Whether any thread of the warp has one other than 1.
   __device__ __forceinline__ bool Take(float (&s)[kKeys / 2], int32_t token, float (&shrink)[2]) {
     const bool all_seen = token >= max_of_first() && token + kKeys - 1 <= min(seen[0].last, seen[1].last);
     if (!all_seen) {
@@ -258,12 +260,14 @@ __device__ __forceinline__ void MeetGroup(int32_t group) {
 }
 __device__ __forceinline__ void MeetGroups() { asm volatile("bar.sync 3, %0;" ::"n"(kGroups * kGroupThreads) : "memory"); }
 
-// Joins the second warpgroup's state into the first one's, thread by thread, when both had the same flats. `room`: shared memory for a float
-// of every thread's every output and four more, that nobody uses any longer once both groups are here.
+// Joins the second warpgroup's state into the first one's, thread by thread, when both had the same flats. `room`: shared memory for all
+// outputs of a warpgroup's threads and four floats more of each, that nobody uses any longer once both groups are here.
 template <int32_t kKeys, int32_t kOutputs>
 __device__ __forceinline__ void JoinGroups(int32_t group, uint32_t room, Softmax<kKeys>& softmax, float (&output)[kOutputs]) {
   const uint32_t at = room + static_cast<uint32_t>(threadIdx.x) % kGroupThreads * 4;
-  const auto put = [&](int32_t i, float x) { asm volatile("st.shared.f32 [%0], %1;" ::"r"(at + i * kGroupThreads * 4), "f"(x) : "memory"); };
+  const auto put = [&](int32_t i, float x) {
+    asm volatile("st.shared.f32 [%0], %1;" ::"r"(at + i * kGroupThreads * 4), "f"(x) : "memory");
+  };
   const auto get = [&](int32_t i) {
     float x;
     asm volatile("ld.shared.f32 %0, [%1];" : "=f"(x) : "r"(at + i * kGroupThreads * 4) : "memory");

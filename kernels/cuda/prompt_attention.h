@@ -1,5 +1,5 @@
-// Attention of chunks of prompts on Hopper (sm_90a): the same work as AttendTiles of exact_attention.h, which calls this where it can. Twin:
-// kernels/attention/exact_attention.h.
+// Attention of chunks of prompts on Hopper (sm_90a): the same work as AttendTiles of exact_attention.h, which calls this where it can.
+// Twin: kernels/attention/exact_attention.h.
 #ifndef SPHERICAL_KERNELS_CUDA_PROMPT_ATTENTION_H_
 #define SPHERICAL_KERNELS_CUDA_PROMPT_ATTENTION_H_
 

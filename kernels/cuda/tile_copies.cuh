@@ -38,13 +38,16 @@ __device__ __forceinline__ void ShowWritesToTiles() { asm volatile("fence.proxy.
 
 // Asks for the tile at these places of the map's dimensions, from the innermost out, and announces its coming to the barrier.
 __device__ __forceinline__ void CopyTile(uint32_t to, const CUtensorMap& map, uint32_t barrier, int32_t x, int32_t y, int32_t z) {
-  asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];" ::"r"(to),
-               "l"(reinterpret_cast<uint64_t>(&map)), "r"(barrier), "r"(x), "r"(y), "r"(z)
+  asm volatile("cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5}], [%2];"
+               :
+               : "r"(to), "l"(reinterpret_cast<uint64_t>(&map)), "r"(barrier), "r"(x), "r"(y), "r"(z)
                : "memory");
 }
-__device__ __forceinline__ void CopyTile(uint32_t to, const CUtensorMap& map, uint32_t barrier, int32_t x, int32_t y, int32_t z, int32_t w) {
-  asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2];" ::"r"(to),
-               "l"(reinterpret_cast<uint64_t>(&map)), "r"(barrier), "r"(x), "r"(y), "r"(z), "r"(w)
+__device__ __forceinline__ void CopyTile(uint32_t to, const CUtensorMap& map, uint32_t barrier, int32_t x, int32_t y, int32_t z,
+                                         int32_t w) {
+  asm volatile("cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, %5, %6}], [%2];"
+               :
+               : "r"(to), "l"(reinterpret_cast<uint64_t>(&map)), "r"(barrier), "r"(x), "r"(y), "r"(z), "r"(w)
                : "memory");
 }
 

@@ -54,23 +54,25 @@ __device__ __forceinline__ void HoldRegisters(float (&c)[kSize]) {
   for (int32_t i = 0; i < kSize; ++i) asm volatile("" : "+f"(c[i])::"memory");
 }
 
-// Numbers of operands, in the text of an instruction.
-#define SPH_TEXT_0 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
-#define SPH_TEXT_32 SPH_TEXT_0 ",%32,%33,%34,%35,%36,%37,%38,%39"
-#define SPH_TEXT_40 SPH_TEXT_32 ",%40,%41,%42,%43,%44,%45,%46,%47"
-#define SPH_TEXT_48 SPH_TEXT_40 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
-#define SPH_TEXT_64                                                                                                    \
-  SPH_TEXT_48 ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,%93," \
-              "%94,%95,%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,%118,"   \
-              "%119,%120,%121,%122,%123,%124,%125,%126,%127"
-// Accumulators as operands.
-#define SPH_EIGHT(i) "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3]), "+f"(c[i + 4]), "+f"(c[i + 5]), "+f"(c[i + 6]), "+f"(c[i + 7])
-#define SPH_UP_TO_32 SPH_EIGHT(0), SPH_EIGHT(8), SPH_EIGHT(16), SPH_EIGHT(24)
-#define SPH_UP_TO_40 SPH_UP_TO_32, SPH_EIGHT(32)
-#define SPH_UP_TO_48 SPH_UP_TO_40, SPH_EIGHT(40)
-#define SPH_UP_TO_64 SPH_UP_TO_48, SPH_EIGHT(48), SPH_EIGHT(56)
-#define SPH_UP_TO_128                                                                                                              \
-  SPH_UP_TO_64, SPH_EIGHT(64), SPH_EIGHT(72), SPH_EIGHT(80), SPH_EIGHT(88), SPH_EIGHT(96), SPH_EIGHT(104), SPH_EIGHT(112), SPH_EIGHT(120)
+// Numbers of operands, in the text of an instruction: accumulators from 0 to before 32, 40, 48, 64, 128.
+#define SPH_TEXT_32                                                                                                                       \
+  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+#define SPH_TEXT_40 SPH_TEXT_32 ",%32,%33,%34,%35,%36,%37,%38,%39"
+#define SPH_TEXT_48 SPH_TEXT_40 ",%40,%41,%42,%43,%44,%45,%46,%47"
+#define SPH_TEXT_64 SPH_TEXT_48 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+#define SPH_TEXT_128                                                                                                                      \
+  SPH_TEXT_64 ",%64,%65,%66,%67,%68,%69,%70,%71,%72,%73,%74,%75,%76,%77,%78,%79,%80,%81,%82,%83,%84,%85,%86,%87,%88,%89,%90,%91,%92,"     \
+              "%93,%94,%95,%96,%97,%98,%99,%100,%101,%102,%103,%104,%105,%106,%107,%108,%109,%110,%111,%112,%113,%114,%115,%116,%117,"    \
+              "%118,%119,%120,%121,%122,%123,%124,%125,%126,%127"
+// Those accumulators as operands.
+#define SPH_FOUR(i) "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3])
+#define SPH_EIGHT(i) SPH_FOUR(i), SPH_FOUR(i + 4)
+#define SPH_THIRTY_TWO(i) SPH_EIGHT(i), SPH_EIGHT(i + 8), SPH_EIGHT(i + 16), SPH_EIGHT(i + 24)
+#define SPH_OPERANDS_32 SPH_THIRTY_TWO(0)
+#define SPH_OPERANDS_40 SPH_OPERANDS_32, SPH_EIGHT(32)
+#define SPH_OPERANDS_48 SPH_OPERANDS_40, SPH_EIGHT(40)
+#define SPH_OPERANDS_64 SPH_OPERANDS_32, SPH_THIRTY_TWO(32)
+#define SPH_OPERANDS_128 SPH_OPERANDS_64, SPH_THIRTY_TWO(64), SPH_THIRTY_TWO(96)
 
 // c = a b, or c += a b where `add`; both in shared memory, a by rows, b by columns.
 template <int32_t kN>
@@ -79,31 +81,31 @@ __device__ __forceinline__ void MultiplyShared(float (&c)[kN / 2], uint64_t a, u
 template <int32_t kN>
 __device__ __forceinline__ void MultiplyRegisters(float (&c)[kN / 2], const uint32_t (&a)[4], uint64_t b);
 
-// in0 to in4: the numbers of the operands after the accumulators.
-#define SPH_MULTIPLY_SHARED(n, text, accumulators, in0, in1, in2)                                                                   \
-  template <>                                                                                                                       \
-  __device__ __forceinline__ void MultiplyShared<n>(float (&c)[n / 2], uint64_t a, uint64_t b, bool add) {                          \
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #in2 ", 0;\nwgmma.mma_async.sync.aligned.m64n" #n "k16.f32.f16.f16 {" text \
-                 "}, %" #in0 ", %" #in1 ", p, 1, 1, 0, 1;\n}"                                                                     \
-                 : accumulators                                                                                                    \
-                 : "l"(a), "l"(b), "r"(static_cast<int32_t>(add)));                                                                \
-  }
-#define SPH_MULTIPLY_REGISTERS(n, text, accumulators, in0, in1, in2, in3, in4)                                            \
-  template <>                                                                                                             \
-  __device__ __forceinline__ void MultiplyRegisters<n>(float (&c)[n / 2], const uint32_t (&a)[4], uint64_t b) {           \
-    asm volatile("wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.f16.f16 {" text "}, {%" #in0 ",%" #in1 ",%" #in2 ",%" #in3 \
-                 "}, %" #in4 ", 1, 1, 1, 1;"                                                                              \
-                 : accumulators                                                                                          \
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                                                  \
-  }
 #if SPHERICAL_WARPGROUPS
-SPH_MULTIPLY_SHARED(64, SPH_TEXT_0, SPH_UP_TO_32, 32, 33, 34)
-SPH_MULTIPLY_SHARED(128, SPH_TEXT_48, SPH_UP_TO_64, 64, 65, 66)
-SPH_MULTIPLY_REGISTERS(64, SPH_TEXT_0, SPH_UP_TO_32, 32, 33, 34, 35, 36)
-SPH_MULTIPLY_REGISTERS(80, SPH_TEXT_32, SPH_UP_TO_40, 40, 41, 42, 43, 44)
-SPH_MULTIPLY_REGISTERS(96, SPH_TEXT_40, SPH_UP_TO_48, 48, 49, 50, 51, 52)
-SPH_MULTIPLY_REGISTERS(128, SPH_TEXT_48, SPH_UP_TO_64, 64, 65, 66, 67, 68)
-SPH_MULTIPLY_REGISTERS(256, SPH_TEXT_64, SPH_UP_TO_128, 128, 129, 130, 131, 132)
+// half: N / 2, the number of accumulators, and so of the first operand after them; in1 to in4: the numbers of the next ones.
+#define SPH_MULTIPLY_SHARED(n, half, in1, in2)                                                                                            \
+  template <>                                                                                                                             \
+  __device__ __forceinline__ void MultiplyShared<n>(float (&c)[half], uint64_t a, uint64_t b, bool add) {                                 \
+    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #in2 ", 0;\n"                                                                       \
+                 "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.f16.f16 {" SPH_TEXT_##half "}, %" #half ", %" #in1 ", p, 1, 1, 0, 1;\n}" \
+                 : SPH_OPERANDS_##half                                                                                                    \
+                 : "l"(a), "l"(b), "r"(static_cast<int32_t>(add)));                                                                       \
+  }
+#define SPH_MULTIPLY_REGISTERS(n, half, in1, in2, in3, in4)                                                                               \
+  template <>                                                                                                                             \
+  __device__ __forceinline__ void MultiplyRegisters<n>(float (&c)[half], const uint32_t (&a)[4], uint64_t b) {                            \
+    asm volatile("wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.f16.f16 {" SPH_TEXT_##half "}, {%" #half ", %" #in1 ", %" #in2           \
+                 ", %" #in3 "}, %" #in4 ", 1, 1, 1, 1;"                                                                                   \
+                 : SPH_OPERANDS_##half                                                                                                    \
+                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b));                                                                   \
+  }
+SPH_MULTIPLY_SHARED(64, 32, 33, 34)
+SPH_MULTIPLY_SHARED(128, 64, 65, 66)
+SPH_MULTIPLY_REGISTERS(64, 32, 33, 34, 35, 36)
+SPH_MULTIPLY_REGISTERS(80, 40, 41, 42, 43, 44)
+SPH_MULTIPLY_REGISTERS(96, 48, 49, 50, 51, 52)
+SPH_MULTIPLY_REGISTERS(128, 64, 65, 66, 67, 68)
+SPH_MULTIPLY_REGISTERS(256, 128, 129, 130, 131, 132)
 #endif
 
 }  // namespace spherical::kernels::cuda
