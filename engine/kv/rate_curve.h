@@ -50,6 +50,7 @@ struct RateCurve {
       int32_t before = 0;
       for (int32_t s = 0; s <= step; ++s) {
         const int32_t left = below[r][static_cast<size_t>(s)];
+        if (left == before) continue;  // at most steps nobody leaves
         sum += saved * static_cast<double>(kernels::PriceOf(s)) * (left - before);
         before = left;
       }
