@@ -40,7 +40,8 @@ struct SettleHead {
 // The most tokens that move within T8.
 constexpr int64_t SettleMoves(int32_t tokens, int32_t after, int32_t ordered) { return int64_t{tokens} - after + tokens - ordered; }
 
-// losses: of CodedLossesOf, by head.   astray: counts heads whose tokens are not as many on each rung as `after` says: nothing of them moves.
+// losses: of CodedLossesOf, by head.
+// astray: counts heads whose tokens are not as many on each rung as `after` says: nothing of them moves.
 CudaStatus SettleHeads(Stream stream, int32_t head_dim, const DeviceGeometry* geometries, const CodedLosses* losses, uint8_t* coded,
                        int64_t page_bytes, const SettleHead* heads, int32_t count, int32_t* astray);
 

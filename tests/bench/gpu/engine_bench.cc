@@ -217,8 +217,9 @@ void Measure(const Case& c, const TransformerSpec& spec, const CudaWeights& weig
         start = Clock::now();
         Require(decoding.Settle(some, prices), "settling");
         const double all = SecondsSince(start) * 1e3, count = static_cast<double>(some.size());
-        std::printf("# %s: settling %zu sequences%s: each %.3f ms of measuring and %.3f of moving, %.3f with the host's\n", c.name.c_str(),
-                    some.size(), first_time ? " for the first time" : "", stepper.measure_ms / count, stepper.retier_ms / count, all / count);
+        std::printf("# %s: settling %zu sequences%s: each %.3f ms of measuring and %.3f of moving, %.3f with the host's\n",
+                    c.name.c_str(), some.size(), first_time ? " for the first time" : "", stepper.measure_ms / count,
+                    stepper.retier_ms / count, all / count);
       }
     }
   }
