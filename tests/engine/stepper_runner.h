@@ -173,7 +173,8 @@ class StepperRunner {
     return Retier(sequence, std::move(items));
   }
   absl::Status Retier(Sequence& sequence, std::vector<RetierItem> items) {
-    return Retier(std::vector<Sequence*>(items.size(), &sequence), std::move(items));
+    const std::vector<Sequence*> of_items(items.size(), &sequence);
+    return Retier(of_items, std::move(items));
   }
   // All but the sequence and the pages is filled in.   of_items [items]: whose they are
   absl::Status Retier(const std::vector<Sequence*>& of_items, std::vector<RetierItem> items) {
