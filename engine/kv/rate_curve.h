@@ -1,6 +1,7 @@
 #ifndef SPHERICAL_ENGINE_KV_RATE_CURVE_H_
 #define SPHERICAL_ENGINE_KV_RATE_CURVE_H_
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -48,11 +49,12 @@ struct RateCurve {
     for (size_t r = 0; r < below.size(); ++r) {
       const double saved = bytes[r] - bytes[r + 1];
       int32_t before = 0;
-      for (int32_t s = 0; s <= step; ++s) {
-        const int32_t left = below[r][static_cast<size_t>(s)];
-        if (left == before) continue;  // at most steps nobody leaves
-        sum += saved * static_cast<double>(kernels::PriceOf(s)) * (left - before);
-        before = left;
+      const auto& steps = below[r];
+      const int32_t all = steps[static_cast<size_t>(step)];
+      // From the first step at which any leave to the last one.
+      for (size_t s = static_cast<size_t>(std::upper_bound(steps.begin(), steps.begin() + step, 0) - steps.begin()); before < all; ++s) {
+        sum += saved * static_cast<double>(kernels::PriceOf(static_cast<int32_t>(s))) * (steps[s] - before);
+        before = steps[s];
       }
     }
     return sum;

@@ -170,67 +170,92 @@ __device__ int PlanMoves(const SettleHead& head, const Leaving& all) {
   return all.holes + head.after[0] - moves_up;
 }
 
-// T8 tokens as they are: all widths are 8, so a key's codes are words of its row, a value's are bytes of its column (page_layout.h).
+// Sixteen moves at a time. All of T8's widths are 8: a key's codes are words of its row, a value's are bytes of its column (page_layout.h).
+// So of keys a team has one word of each of sixteen tokens, which mostly lie side by side; of values one token's bytes.
 template <int kGroups>
-struct WholeToken {
-  static constexpr int kKeyWords = (kGroups + 3) / 4;  // of a lane
-  uint32_t key[kKeyWords], value[kKeyWords];           // value: a byte a group
-  uint32_t radii;
+struct MovedTile {
+  static constexpr int kWords = (kGroups + 3) / 4;
+  uint32_t key[kWords];    // words team + 16 i of token `lane`
+  uint32_t value[kWords];  // of token `team`: a byte a group, coordinate `lane`
+  uint32_t radii;          // of token `team`
   uint8_t utility;
 };
-template <int kGroups>
-__device__ inline void Take(int lane, const uint8_t* page, int slot, const TierLayout& whole, WholeToken<kGroups>& token) {
-  const int tile = slot / kTokenTile, index = slot % kTokenTile;
-  const uint32_t* const keys = reinterpret_cast<const uint32_t*>(page + tile * whole.key_tile) + index;
-  const uint8_t* const values = page + whole.values + tile * whole.value_tile + 64 * (index / 4) + 4 * lane + index % 4;
-#pragma unroll
-  for (int i = 0; i < WholeToken<kGroups>::kKeyWords; ++i) {
-    const int word = 16 * i + lane;
-    token.key[i] = word < 4 * kGroups ? __ldcg(keys + kTokenTile * word) : 0;
-    token.value[i] = 0;
-  }
-#pragma unroll
-  for (int g = 0; g < kGroups; ++g) token.value[g / 4] |= static_cast<uint32_t>(__ldcg(values + 256 * g)) << (8 * (g % 4));
-  token.radii = LoadHalf(page + whole.key_radii + 2 * slot) | static_cast<uint32_t>(LoadHalf(page + whole.value_radii + 2 * slot)) << 16;
-  token.utility = __ldcg(page + whole.utilities + slot);
+// A token's place; of none, no page.
+struct Place {
+  uint8_t* page;
+  int slot;
+};
+__device__ inline Place PlaceOf(const SettleHead& head, const Pages& pages, const TierLayout& whole, int slot) {
+  if (slot < 0) return {nullptr, 0};
+  return {pages.Of(head.pages, slot / whole.tokens), slot % whole.tokens};
 }
-template <int kGroups>
-__device__ inline void Put(int lane, const WholeToken<kGroups>& token, uint8_t* page, int slot, const TierLayout& whole) {
-  const int tile = slot / kTokenTile, index = slot % kTokenTile;
-  uint32_t* const keys = reinterpret_cast<uint32_t*>(page + tile * whole.key_tile) + index;
-  uint8_t* const values = page + whole.values + tile * whole.value_tile + 64 * (index / 4) + 4 * lane + index % 4;
-#pragma unroll
-  for (int i = 0; i < WholeToken<kGroups>::kKeyWords; ++i) {
-    if (16 * i + lane < 4 * kGroups) keys[kTokenTile * (16 * i + lane)] = token.key[i];
-  }
-#pragma unroll
-  for (int g = 0; g < kGroups; ++g) values[256 * g] = static_cast<uint8_t>(token.value[g / 4] >> (8 * (g % 4)));
-  if (lane != 0) return;
-  StoreHalf(page + whole.key_radii + 2 * slot, static_cast<uint16_t>(token.radii));
-  StoreHalf(page + whole.value_radii + 2 * slot, static_cast<uint16_t>(token.radii >> 16));
-  page[whole.utilities + slot] = token.utility;
+__device__ inline uint32_t* KeyWords(const Place& at, const TierLayout& whole) {
+  return reinterpret_cast<uint32_t*>(at.page + at.slot / kTokenTile * whole.key_tile) + at.slot % kTokenTile;
+}
+__device__ inline uint8_t* ValueBytes(const Place& at, const TierLayout& whole, int lane) {
+  const int index = at.slot % kTokenTile;
+  return at.page + whole.values + at.slot / kTokenTile * whole.value_tile + 64 * (index / 4) + 4 * lane + index % 4;
 }
 
-// Moves are in an order in which no place is taken before it was read: those of a round are read, then put.
+template <int kGroups>
+__device__ inline void Take(int team, int lane, const Place& key, const Place& value, const TierLayout& whole, MovedTile<kGroups>& tile) {
+#pragma unroll
+  for (int i = 0; i < MovedTile<kGroups>::kWords; ++i) tile.key[i] = tile.value[i] = 0;
+  if (key.page != nullptr) {
+    const uint32_t* const words = KeyWords(key, whole);
+#pragma unroll
+    for (int i = 0; i < MovedTile<kGroups>::kWords; ++i) {
+      if (16 * i + team < 4 * kGroups) tile.key[i] = words[kTokenTile * (16 * i + team)];
+    }
+  }
+  if (value.page == nullptr) return;
+  const uint8_t* const bytes = ValueBytes(value, whole, lane);
+#pragma unroll
+  for (int g = 0; g < kGroups; ++g) tile.value[g / 4] |= static_cast<uint32_t>(bytes[256 * g]) << (8 * (g % 4));
+  const uint8_t* const radii = value.page + whole.key_radii + 2 * value.slot;
+  tile.radii = LoadHalf(radii) | static_cast<uint32_t>(LoadHalf(radii + 2 * whole.tokens)) << 16;
+  tile.utility = value.page[whole.utilities + value.slot];
+}
+template <int kGroups>
+__device__ inline void Put(int team, int lane, const MovedTile<kGroups>& tile, const Place& key, const Place& value,
+                           const TierLayout& whole) {
+  if (key.page != nullptr) {
+    uint32_t* const words = KeyWords(key, whole);
+#pragma unroll
+    for (int i = 0; i < MovedTile<kGroups>::kWords; ++i) {
+      if (16 * i + team < 4 * kGroups) words[kTokenTile * (16 * i + team)] = tile.key[i];
+    }
+  }
+  if (value.page == nullptr) return;
+  uint8_t* const bytes = ValueBytes(value, whole, lane);
+#pragma unroll
+  for (int g = 0; g < kGroups; ++g) bytes[256 * g] = static_cast<uint8_t>(tile.value[g / 4] >> (8 * (g % 4)));
+  if (lane != 0) return;
+  StoreHalf(value.page + whole.key_radii + 2 * value.slot, static_cast<uint16_t>(tile.radii));
+  StoreHalf(value.page + whole.value_radii + 2 * value.slot, static_cast<uint16_t>(tile.radii >> 16));
+  value.page[whole.utilities + value.slot] = tile.utility;
+}
+
+// Moves are in an order in which no place is taken before it was read: those of a round are read, then put. The next round reads nothing
+// that this one puts.
 template <int kGroups>
 __device__ void MoveWithin(const SettleHead& head, int count, const Pages& pages, const TierLayout& whole) {
-  constexpr int kEach = kGroups > 8 ? 2 : 4;  // tokens of a team in a round
+  constexpr int kEach = kGroups > 8 ? 2 : 4;  // tiles of a round
   const int team = static_cast<int>(threadIdx.x) / 16, lane = static_cast<int>(threadIdx.x) % 16;
-  for (int base = 0; base < count; base += kEach * kTeams) {
-    WholeToken<kGroups> token[kEach];
-    int to[kEach];
+  const auto move = [&](int i) { return i < count ? head.moved[i] : MovedToken{.from = -1, .to = -1}; };
+  for (int base = 0; base < count; base += kEach * kTokenTile) {
+    MovedTile<kGroups> tiles[kEach];
+    Place key_to[kEach], value_to[kEach];
 #pragma unroll
     for (int k = 0; k < kEach; ++k) {
-      const int i = base + k * kTeams + team;
-      const MovedToken move = i < count ? head.moved[i] : MovedToken{.from = 0, .to = -1};
-      to[k] = move.to;
-      if (move.to >= 0) Take<kGroups>(lane, pages.Of(head.pages, move.from / whole.tokens), move.from % whole.tokens, whole, token[k]);
+      const MovedToken key = move(base + k * kTokenTile + lane), value = move(base + k * kTokenTile + team);
+      key_to[k] = PlaceOf(head, pages, whole, key.to);
+      value_to[k] = PlaceOf(head, pages, whole, value.to);
+      Take<kGroups>(team, lane, PlaceOf(head, pages, whole, key.from), PlaceOf(head, pages, whole, value.from), whole, tiles[k]);
     }
     __syncthreads();
 #pragma unroll
-    for (int k = 0; k < kEach; ++k) {
-      if (to[k] >= 0) Put<kGroups>(lane, token[k], pages.Of(head.pages, to[k] / whole.tokens), to[k] % whole.tokens, whole);
-    }
+    for (int k = 0; k < kEach; ++k) Put<kGroups>(team, lane, tiles[k], key_to[k], value_to[k], whole);
   }
 }
 

@@ -13,7 +13,7 @@
 // Of rdr: measured and sealed by price; in its steps utilities are refreshed, of each sequence in one step of sixteen. A line more says
 // what measuring took, what a step takes without refreshing, and what it takes to settle a sequence's heads, which comes once in 32 steps.
 // `capacity` only counts: sequences of 32,768 tokens that the engine admits in 100 GB. --launched: kernel by kernel, not as recorded; the
-// last step is what a profiler sees that is told to wait:
+// last step, and settling two sequences, are what a profiler sees that is told to wait:
 //   ncu --profile-from-start off --clock-control none --metrics gpu__time_duration.sum engine_bench --launched T4:64x32768@4
 #include <algorithm>
 #include <chrono>
@@ -214,9 +214,12 @@ void Measure(const Case& c, const TransformerSpec& spec, const CudaWeights& weig
       for (int32_t begin = 0, together = first_time ? c.batch : 1; begin < c.batch; begin += together, together *= 2) {
         std::vector<StepperRunner::Sequence*> some;
         for (int32_t n = begin; n < std::min(begin + together, c.batch); ++n) some.push_back(&sequences[static_cast<size_t>(n)]);
+        const bool looked_at = !first_time && some.size() == 2;
+        if (looked_at) kernels::cuda::BeginProfile();
         start = Clock::now();
         Require(decoding.Settle(some, prices), "settling");
         const double all = SecondsSince(start) * 1e3, count = static_cast<double>(some.size());
+        if (looked_at) kernels::cuda::EndProfile();
         std::printf("# %s: settling %zu sequences%s: each %.3f ms of measuring and %.3f of moving, %.3f with the host's\n",
                     c.name.c_str(), some.size(), first_time ? " for the first time" : "", stepper.measure_ms / count,
                     stepper.retier_ms / count, all / count);
