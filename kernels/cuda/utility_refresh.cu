@@ -1,7 +1,7 @@
 // One launch of as many blocks whatever there is to do. A block scores a chunk of an item's tokens, four a thread, so that its loads wait
-// side by side and what it reads of the queries serves four. It maps the item's queries itself: the map is in the second cache, and a launch
-// for it alone took longer than all blocks take. T8 has no other width than 8, so that a token's codes of a group are four words of its row
-// (page_layout.h).
+// side by side and what it reads of the queries serves four. It maps the item's queries itself: the map is in the second cache, and a
+// launch for it alone took longer than all blocks take. T8 has no other width than 8, so that a token's codes of a group are four words of
+// its row (page_layout.h).
 #include "kernels/cuda/utility_refresh.h"
 
 #include <cuda_fp16.h>
