@@ -347,10 +347,15 @@ CudaStatus CudaCodes::Attend(int32_t layer, int32_t rows, uint16_t* attended) {
 }
 
 CudaStatus CudaCodes::Retier(std::span<const RetierItem> items) {
+  Slot* slot = nullptr;  // of the last item's sequence, as most are its neighbour's
+  SequenceId of = 0;
   for (const RetierItem& item : items) {
-    for (Slot& slot : slots_) {
-      if (slot.sequence == item.sequence) slot.heads[static_cast<size_t>(item.head)] = {};
+    if (item.sequence != of || slot == nullptr) {
+      of = item.sequence;
+      const auto found = std::ranges::find(slots_, of, &Slot::sequence);
+      slot = found == slots_.end() ? nullptr : &*found;
     }
+    if (slot != nullptr) slot->heads[static_cast<size_t>(item.head)] = {};
   }
   return retier_.Run(items);
 }

@@ -177,13 +177,13 @@ MoveItem CudaRetier::ItemOf(const RetierItem& item, const TileMove& move, uint8_
           .to_page = to_page};
 }
 
+// Page ids are gathered for all heads of a batch; until they are put, pointers to them are where they begin.
 void CudaRetier::Settle(std::span<const RetierItem* const> items) {
+  const auto at = [&] { return reinterpret_cast<const PageId*>(settle_ids_.size() * sizeof(PageId)); };
   while (!items.empty() && status_ == CudaStatus::kOk) {
-    input_.Begin();
     settles_.clear();
+    settle_ids_.clear();
     DevicePieces pieces(scratch_.data());
-    int32_t* const astray = pieces.Take<int32_t>(1);
-    int64_t input = 0;
     size_t count = 0;
     for (; count < items.size(); ++count) {
       const RetierItem& item = *items[count];
@@ -200,45 +200,58 @@ void CudaRetier::Settle(std::span<const RetierItem* const> items) {
                          .price = item.price,
                          .lowest = AllowedRung(item, kLadderTiers),
                          .ordered = FirstOrdered(pages),
-                         .pages = nullptr,
-                         .lists = {},
+                         .pages = at(),
                          .first = {},
                          .after = {},
+                         .lists = {},
                          .scratch = {},
                          .rungs = nullptr,
                          .leaving = nullptr,
                          .moved = nullptr};
-      int64_t own_input = ListBytes(whole.pages.size()) + StepInput::BytesFor(sizeof(SettleHead));
-      for (size_t r = 0; r < kLadderTiers; ++r) {
-        head.first[r] = pages.tiers[r].tokens;
-        head.after[r] = after[r];
-        own_input += ListBytes(item.lists[r].size());
-      }
       DevicePieces own = pieces;
-      for (int32_t r = 1; r < kLadderTiers; ++r) {
-        head.scratch[r] = own.Take<uint8_t>(PagesOf(static_cast<Tier>(r), head.first[r], head.after[r]) * arenas_.coded_page_bytes);
+      size_t ids = whole.pages.size();
+      for (int32_t r = 0; r < kLadderTiers; ++r) {
+        const int32_t first = pages.tiers[static_cast<size_t>(r)].tokens, to = after[static_cast<size_t>(r)];
+        head.first[r] = first;
+        head.after[r] = to;
+        if (r == 0) continue;
+        const int64_t arriving = PagesOf(static_cast<Tier>(r), first, to);
+        head.scratch[r] = own.Take<uint8_t>(arriving * arenas_.coded_page_bytes);
+        ids += static_cast<size_t>(arriving);
       }
       head.rungs = own.Take<uint32_t>(2 * CeilDiv(head.tokens, 32));
       head.leaving = own.Take<LeavingToken>(leave);
       head.moved = own.Take<MovedToken>(kernels::cuda::SettleMoves(head.tokens, head.after[0], head.ordered));
-      if (own.used() > scratch_.bytes() || input + own_input > input_.bytes() - kAlignment) break;
+      const int64_t input = ListBytes(settle_ids_.size() + ids) +
+                            StepInput::BytesFor(static_cast<int64_t>((settles_.size() + 1) * sizeof(SettleHead)));
+      if (own.used() > scratch_.bytes() || input > input_.bytes() - kAlignment) break;
       pieces = own;
-      input += own_input;
-      head.pages = input_.Put(std::span<const PageId>(whole.pages));
-      for (size_t r = 1; r < kLadderTiers; ++r) head.lists[r] = input_.Put(std::span<const PageId>(item.lists[r]));
+      settle_ids_.insert(settle_ids_.end(), whole.pages.begin(), whole.pages.end());
+      for (int32_t r = 1; r < kLadderTiers; ++r) {
+        const auto first_page = item.lists[static_cast<size_t>(r)].begin() + head.first[r] / PageTokens(static_cast<Tier>(r));
+        head.lists[r] = at();
+        settle_ids_.insert(settle_ids_.end(), first_page, first_page + PagesOf(static_cast<Tier>(r), head.first[r], head.after[r]));
+      }
       settles_.push_back(head);
     }
     SPH_CHECK(count > 0);
     items = items.subspan(count);
     if (settles_.empty()) continue;
+    input_.Begin();
+    const PageId* const ids = input_.Put(std::span<const PageId>(settle_ids_));
+    const auto placed = [&](const PageId* list) { return ids + reinterpret_cast<uintptr_t>(list) / sizeof(PageId); };
+    for (SettleHead& head : settles_) {
+      head.pages = placed(head.pages);
+      for (int32_t r = 1; r < kLadderTiers; ++r) head.lists[r] = placed(head.lists[r]);
+    }
     const SettleHead* const heads = input_.Put(std::span<const SettleHead>(settles_));
+    int32_t* const astray = answer_.data<int32_t>();
+    *astray = 0;
     Note(input_.Send(stream_));
-    Note(kernels::cuda::FillBytes(stream_, astray, 0, sizeof(int32_t)));
     Note(kernels::cuda::SettleHeads(stream_, spec_.head_dim, geometries_, losses_, arenas_.coded, arenas_.coded_page_bytes, heads,
                                     static_cast<int32_t>(settles_.size()), astray));
-    Note(kernels::cuda::CopyToHost(stream_, answer_.data(), astray, sizeof(int32_t)));
     Note(kernels::cuda::Synchronize(stream_));
-    SPH_CHECK(status_ != CudaStatus::kOk || *answer_.data<int32_t>() == 0);  // moved as it was measured
+    SPH_CHECK(status_ != CudaStatus::kOk || *astray == 0);  // moved as it was measured
   }
 }
 

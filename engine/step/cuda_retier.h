@@ -72,6 +72,7 @@ class CudaRetier {
   int64_t context_max_ = 0;
 
   std::vector<kernels::cuda::SettleHead> settles_;
+  std::vector<PageId> settle_ids_;
   std::vector<kernels::cuda::SealHead> seals_;
   int64_t seal_tokens_ = 0, seal_tiles_ = 0, seal_input_ = 0;
 

@@ -279,8 +279,12 @@ __global__ void __launch_bounds__(kCodecThreads, 2) SettleKernel(const DeviceGeo
   const int own = static_cast<int>(threadIdx.x) / 16;
   const GroupScratch<kGroups> scratch = ScratchOf<kGroups>(reinterpret_cast<float*>(shared_quads), own);
   const DeviceGeometry& geometry = geometries[head.head];
+  // Of a rung's pages from that of its first new token on, the token's.
+  const auto page_of = [&](const LeavingToken& token, const TierLayout& layout) {
+    return token.to / layout.tokens - head.first[token.rung] / layout.tokens;
+  };
   const auto scratch_page = [&](const LeavingToken& token, const TierLayout& layout) {
-    return head.scratch[token.rung] + (token.to / layout.tokens - head.first[token.rung] / layout.tokens) * pages.page_bytes;
+    return head.scratch[token.rung] + page_of(token, layout) * pages.page_bytes;
   };
   for (int i = own; i < all.all(); i += kTeams) {
     const LeavingToken leaving = head.leaving[i];
@@ -301,7 +305,7 @@ __global__ void __launch_bounds__(kCodecThreads, 2) SettleKernel(const DeviceGeo
     const int slot = leaving.to % layout.tokens;
     CarriedToken<kGroups> token;
     TakeToken<kGroups>(team, geometry, tier, layout, scratch_page(leaving, layout), slot, tier, scratch, token);
-    PutToken<kGroups>(team, geometry, token, tier, layout, pages.Of(head.lists[leaving.rung], leaving.to / layout.tokens), slot);
+    PutToken<kGroups>(team, geometry, token, tier, layout, pages.Of(head.lists[leaving.rung], page_of(leaving, layout)), slot);
   }
 }
 

@@ -30,9 +30,9 @@ struct SettleHead {
   int32_t price, lowest;              // they go where this price puts them, but no lower than that rung, which is not the dropped one
   int32_t ordered;                    // slots from here on keep their order; those before fill holes with the last. A multiple of 32
   const PageId* pages;                // T8's
-  const PageId* lists[kLadderTiers];  // [r > 0]: pages of rung r afterwards, which may be some of T8's last
   int32_t first[kLadderTiers], after[kLadderTiers];  // rung r > 0 gets slots [first, after); of T8 `after` tokens stay
-  uint8_t* scratch[kLadderTiers];     // [r > 0]: pages that stand for those of lists[r], from that of slot `first` on
+  const PageId* lists[kLadderTiers];  // [r > 0]: pages of rung r afterwards from that of slot `first` on; they may be some of T8's last
+  uint8_t* scratch[kLadderTiers];     // [r > 0]: pages that stand for those of lists[r]
   uint32_t* rungs;                    // [2 CeilDiv(tokens, 32)] scratch
   LeavingToken* leaving;              // [tokens - after[0]] scratch
   MovedToken* moved;                  // [SettleMoves(...)] scratch
@@ -41,7 +41,7 @@ struct SettleHead {
 constexpr int64_t SettleMoves(int32_t tokens, int32_t after, int32_t ordered) { return int64_t{tokens} - after + tokens - ordered; }
 
 // losses: of CodedLossesOf, by head.
-// astray: counts heads whose tokens are not as many on each rung as `after` says: nothing of them moves.
+// astray: counts heads whose tokens are not as many on each rung as `after` says: nothing of them moves. It may be in pinned memory.
 CudaStatus SettleHeads(Stream stream, int32_t head_dim, const DeviceGeometry* geometries, const CodedLosses* losses, uint8_t* coded,
                        int64_t page_bytes, const SettleHead* heads, int32_t count, int32_t* astray);
 

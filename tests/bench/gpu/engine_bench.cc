@@ -124,7 +124,7 @@ void Measure(const Case& c, const TransformerSpec& spec, const CudaWeights& weig
   const int64_t notes = priced ? SamplePages(kSampledPositions, spec.heads / spec.kv_heads) + NotePages(c.context, spec.head_dim) : 0;
   const PageId prompt = exact ? 0 : static_cast<PageId>(int64_t{heads} * (CeilDiv(c.context, kernels::kExactTokensPerPage) + notes));
   const std::vector<float> value_weights(priced ? static_cast<size_t>(heads) : 0, 1.0f);
-  const PageId fresh = static_cast<PageId>(int64_t{c.batch} * heads * (priced ? 6 : 2));  // for what is decoded, and settled
+  const PageId fresh = static_cast<PageId>(int64_t{c.batch} * heads * (priced ? 9 : 2));  // for what is decoded, and settled
   const ModelGeometry geometry = ModelGeometry::Plain({spec.layers, spec.kv_heads, spec.head_dim});
   ThreadPool threads(8);
   CudaPass pass(spec, weights, threads, stream);
@@ -210,20 +210,29 @@ void Measure(const Case& c, const TransformerSpec& spec, const CudaWeights& weig
   if (priced) {
     std::printf("# %s: measuring %.3f s; a step without refreshing %.3f ms, at best %.3f\n", c.name.c_str(), measure_seconds,
                 without[without.size() / 2] * 1e3, without.front() * 1e3);
-    for (const bool first_time : {true, false}) {
-      for (int32_t begin = 0, together = first_time ? c.batch : 1; begin < c.batch; begin += together, together *= 2) {
-        std::vector<StepperRunner::Sequence*> some;
-        for (int32_t n = begin; n < std::min(begin + together, c.batch); ++n) some.push_back(&sequences[static_cast<size_t>(n)]);
-        const bool looked_at = !first_time && some.size() == 2;
-        if (looked_at) kernels::cuda::BeginProfile();
-        start = Clock::now();
-        Require(decoding.Settle(some, prices), "settling");
-        const double all = SecondsSince(start) * 1e3, count = static_cast<double>(some.size());
-        if (looked_at) kernels::cuda::EndProfile();
-        std::printf("# %s: settling %zu sequences%s: each %.3f ms of measuring and %.3f of moving, %.3f with the host's\n",
-                    c.name.c_str(), some.size(), first_time ? " for the first time" : "", stepper.measure_ms / count,
-                    stepper.retier_ms / count, all / count);
+    const auto settle = [&](int32_t begin, int32_t count) {
+      std::vector<StepperRunner::Sequence*> some;
+      for (int32_t n = begin; n < begin + count; ++n) some.push_back(&sequences[static_cast<size_t>(n)]);
+      Require(decoding.Settle(some, prices), "settling");
+    };
+    settle(0, c.batch);
+    std::printf("# %s: settling all sequences for the first time: each %.3f ms of measuring and %.3f of moving\n", c.name.c_str(),
+                stepper.measure_ms / c.batch, stepper.retier_ms / c.batch);
+    for (const int32_t together : {1, 2, 8}) {
+      std::vector<double> measured, moved;
+      for (int32_t n = 0; n + together <= c.batch; n += together) {
+        const bool last = together == 2 && n + 2 * together > c.batch;
+        if (last) kernels::cuda::BeginProfile();
+        settle(n, together);
+        if (last) kernels::cuda::EndProfile();
+        measured.push_back(stepper.measure_ms / together);
+        moved.push_back(stepper.retier_ms / together);
       }
+      if (measured.empty()) break;
+      std::ranges::sort(measured);
+      std::ranges::sort(moved);
+      std::printf("# %s: settling %d sequences in a call: each %.3f ms of measuring and %.3f of moving, at best %.3f and %.3f\n",
+                  c.name.c_str(), together, measured[measured.size() / 2], moved[moved.size() / 2], measured.front(), moved.front());
     }
   }
   std::fflush(stdout);
