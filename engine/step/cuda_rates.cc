@@ -344,8 +344,8 @@ void CudaRates::ReadExact(const MeasureItem& item, const Answer& answer, RateCur
   const uint8_t* const answers = pinned_answers_.data();
   if (!item.pages->local()) {
     const RateCounts& counts = *reinterpret_cast<const RateCounts*>(answers + answer.counts);
-    for (size_t r = 0; r < curve.below.size(); ++r) std::copy_n(counts.leaves[r], kPriceSteps, curve.below[r].begin());
-    for (const int32_t n : curve.below[0]) curve.tokens += n;
+    std::copy_n(counts.leaves[0], kLadderTiers * kPriceSteps, curve.below.Dense());
+    for (const int32_t n : counts.leaves[0]) curve.tokens += n;
     const LadderSteps* const newest = reinterpret_cast<const LadderSteps*>(answers + answer.newest);
     curve.newest.assign(newest, newest + answer.newest_count);
   } else {  // what is best for the sum of its tokens' distortions is best for the mean
@@ -378,13 +378,12 @@ void CudaRates::ReadCoded(const MeasureItem& item, const Answer& answer, RateCur
   }
   if (!item.pages->local()) {
     curve.tokens = tokens;
-    for (size_t r = 0; r < curve.below.size(); ++r) {  // finished at once
-      int32_t below = 0;
-      for (int32_t step = counts.begin[r]; step < counts.end[r]; ++step) {
-        below += counts.leaves[r][step];
-        curve.below[r][static_cast<size_t>(step)] = below;
-      }
-      std::fill(curve.below[r].begin() + counts.end[r], curve.below[r].end(), below);
+    int32_t kept = 0;
+    for (int32_t r = 0; r < kLadderTiers; ++r) kept += counts.end[r] - counts.begin[r];
+    curve.below.Reserve(kept);
+    for (int32_t r = 0; r < kLadderTiers; ++r) {
+      curve.below.Put(static_cast<size_t>(r), counts.begin[r],
+                      std::span(counts.leaves[r] + counts.begin[r], static_cast<size_t>(counts.end[r] - counts.begin[r])));
     }
     return;
   }
