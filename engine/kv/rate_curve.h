@@ -56,8 +56,9 @@ class CountsBelow {
   // In place of both, rung after rung: how many leave it at steps `begin` and on, neither the first nor the last of them 0.
   void Put(size_t rung, int32_t begin, std::span<const int32_t> leaves) {
     windows_[rung] = {.begin = begin, .size = static_cast<int32_t>(leaves.size()), .at = static_cast<int32_t>(counts_.size())};
+    counts_.resize(counts_.size() + leaves.size());
     int32_t below = 0;
-    for (const int32_t leave : leaves) counts_.push_back(below += leave);
+    for (size_t i = 0; i < leaves.size(); ++i) counts_[counts_.size() - leaves.size() + i] = below += leaves[i];
   }
   void Reserve(int32_t counts) { counts_.reserve(static_cast<size_t>(counts)); }
 
