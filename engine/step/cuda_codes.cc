@@ -64,8 +64,6 @@ CudaStatus CudaCodes::Create(int32_t sequences, int32_t context_max, const KvAre
     raw_value_ = pieces.Take<float>(row_heads * d);
     output_ = pieces.Take<float>(rows * spec_.heads * d);
     digits_ = pieces.Take<uint8_t>(lists_max_ * decoder_.DigitBytes());
-    refresh_mapped_ = pieces.Take<float>(priced() ? rows * spec_.heads * d : 0);
-    refresh_terms_ = pieces.Take<float>(priced() ? rows * spec_.heads * kernels::cuda::kRefreshTerms : 0);
     states_ = {.max = pieces.Take<float>(states * group), .sum = pieces.Take<float>(states * group),
                .output = pieces.Take<float>(states * group * d)};
     const int64_t before = pieces.used();
@@ -342,19 +340,22 @@ CudaStatus CudaCodes::Attend(int32_t layer, int32_t rows, uint16_t* attended) {
                                                   .head_states = planned.head_states,
                                                   .states = states_,
                                                   .arena = arenas_.coded,
-                                                  .step = geometry_.query(0).steps()[8],
-                                                  .mapped = refresh_mapped_,
-                                                  .terms = refresh_terms_},
+                                                  .step = geometry_.query(0).steps()[8]},
                                                  planned.refresh, planned.refreshed));
   }
   return status;
 }
 
 CudaStatus CudaCodes::Retier(std::span<const RetierItem> items) {
+  Slot* slot = nullptr;  // of the last item's sequence, as most are its neighbour's
+  SequenceId of = 0;
   for (const RetierItem& item : items) {
-    for (Slot& slot : slots_) {
-      if (slot.sequence == item.sequence) slot.heads[static_cast<size_t>(item.head)] = {};
+    if (item.sequence != of || slot == nullptr) {
+      of = item.sequence;
+      const auto found = std::ranges::find(slots_, of, &Slot::sequence);
+      slot = found == slots_.end() ? nullptr : &*found;
     }
+    if (slot != nullptr) slot->heads[static_cast<size_t>(item.head)] = {};
   }
   return retier_.Run(items);
 }
