@@ -67,7 +67,8 @@ struct EncodeItem {
   const CodedSlot* slots;            // [codings, rows]
   CodingError* errors;               // [codings, rows], or null
 };
-// overlap: the kernel may begin while the one queued before it ends (LaunchesOverlap).
+// overlap: the kernel may begin while the one queued before it ends (LaunchesOverlap); items and slots must be there before that. It lets
+// the next one begin once all that was queued before it is done.
 CudaStatus Encode(Stream stream, int32_t head_dim, const DeviceGeometry* geometries, const EncodeItem* items, int32_t count,
                   bool overlap = false);
 

@@ -7,6 +7,8 @@ namespace {
 
 __device__ const ValueSigns kDeviceSigns = kValueSigns;
 
+constexpr int kFewKeys = 4;  // of an item that all threads map together
+
 // A tile of keys on its way through the map: rows of k - mu, four floats longer than a key so that sixteen rows meet no bank twice.
 template <int kGroups>
 struct CentredTile {
@@ -14,21 +16,23 @@ struct CentredTile {
   float* floats;  // [16][kStride]
 };
 
-// Sixteen rows of k - mu. Rows that the item lacks are zero.
+// Rows of k - mu, sixteen or four. Rows that the item lacks are zero.
 template <int kGroups>
 __device__ void CentreKeys(const EncodeItem& item, const float* centre, const CentredTile<kGroups>& to) {
   constexpr int kDims = 16 * kGroups;
+  static_assert(kFewKeys == 4 && kTokenTile == 16);
+  const int log_rows = item.rows <= kFewKeys ? 2 : 4, rows = 1 << log_rows;
   if (item.source == TokenSource::kExactPage) {
     const uint16_t* const page = static_cast<const uint16_t*>(item.keys);  // [D][16]
-    for (int i = static_cast<int>(threadIdx.x); i < kTokenTile * kDims; i += kCodecThreads) {
-      const int row = i % kTokenTile, d = i / kTokenTile;
+    for (int i = static_cast<int>(threadIdx.x); i < rows * kDims; i += kCodecThreads) {
+      const int row = i & (rows - 1), d = i >> log_rows;
       const bool there = row < item.rows;
       to.floats[row * to.kStride + d] = there ? WidenHalf(page[d * kTokenTile + item.first + row]) - centre[d] : 0;
     }
     return;
   }
   const float* const keys = static_cast<const float*>(item.keys);
-  for (int i = static_cast<int>(threadIdx.x); i < kTokenTile * kDims; i += kCodecThreads) {
+  for (int i = static_cast<int>(threadIdx.x); i < rows * kDims; i += kCodecThreads) {
     const int row = i / kDims, d = i % kDims;
     to.floats[row * to.kStride + d] = row < item.rows ? keys[row * item.key_stride + d] - centre[d] : 0;
   }
@@ -113,7 +117,7 @@ __device__ inline void AddGiven(float4 (&to)[4][2], int threads, const float4* g
   AddQuads(to, from);
 }
 
-// MapTile's sums of at most four keys, by all threads of the block: each takes one of the four quads of chains, or two, so that the map,
+// MapTile's sums of at most kFewKeys keys, by all threads of the block: each takes one of the four quads of chains, or two, so that the map,
 // which comes from afar, is asked for at once. Called by all; `z` is the block's whole shared memory, the centred keys in it too.
 template <int kGroups>
 __device__ void MapFewKeys(const float* packed_map, const CentredTile<kGroups>& centred, float* z) {
@@ -152,6 +156,55 @@ __device__ void MapFewKeys(const float* packed_map, const CentredTile<kGroups>& 
     }
   }
 }
+
+// MapTile's sums of one key, as decoding has it: a lane takes a quad of chains of an output, a warp eight outputs at a time. What it needs
+// first of the map, which comes from afar, is asked for before the key is there.
+template <int kGroups>
+struct OneKeyMap {
+  static constexpr int kDims = 16 * kGroups, kWarps = kCodecThreads / 32, kOctets = kDims / 8;
+  static constexpr int kTurns = (kOctets + kWarps - 1) / kWarps, kAhead = kTurns * kGroups <= 16 ? kTurns : 1;
+  float4 ahead[kAhead][kGroups];
+  const float4* map;  // this lane's of the warp's first octet
+  int warp, quad;
+
+  __device__ OneKeyMap(const float* packed_map) {
+    const int lane = static_cast<int>(threadIdx.x) % 32;
+    warp = static_cast<int>(threadIdx.x) / 32, quad = lane / 8;
+    map = reinterpret_cast<const float4*>(packed_map) + quad * kDims + 8 * warp + lane % 8;
+  }
+  __device__ void Ask(int turn, float4 (&to)[kGroups]) const {
+    if (turn >= kTurns || warp + turn * kWarps >= kOctets) return;
+#pragma unroll
+    for (int g = 0; g < kGroups; ++g) to[g] = __ldg(map + 4 * g * kDims + 8 * kWarps * turn);
+  }
+  __device__ void AskFirst() {
+#pragma unroll
+    for (int i = 0; i < kAhead; ++i) Ask(i, ahead[i]);
+  }
+  // centred: a row of k - mu. z: as MapTile's row 0
+  __device__ void Map(const float* centred, float* z) {
+#pragma unroll
+    for (int turn = 0; turn < kTurns; ++turn) {
+      if (warp + turn * kWarps >= kOctets) break;
+      float4 sum = make_float4(0, 0, 0, 0);
+#pragma unroll
+      for (int g = 0; g < kGroups; ++g) {
+        const float4 weights = ahead[turn % kAhead][g], key = *reinterpret_cast<const float4*>(centred + 16 * g + 4 * quad);
+        sum.x = fmaf(weights.x, key.x, sum.x), sum.y = fmaf(weights.y, key.y, sum.y);
+        sum.z = fmaf(weights.z, key.z, sum.z), sum.w = fmaf(weights.w, key.w, sum.w);
+      }
+      Ask(turn + kAhead, ahead[turn % kAhead]);
+#pragma unroll
+      for (int apart = 16; apart >= 8; apart /= 2) {  // chains 8 apart, then 4: quads 2 apart, then neighbours
+        const float4 other = make_float4(__shfl_xor_sync(~0u, sum.x, apart), __shfl_xor_sync(~0u, sum.y, apart),
+                                         __shfl_xor_sync(~0u, sum.z, apart), __shfl_xor_sync(~0u, sum.w, apart));
+        sum = make_float4(sum.x + other.x, sum.y + other.y, sum.z + other.z, sum.w + other.w);
+      }
+      const int i = 8 * (warp + turn * kWarps) + static_cast<int>(threadIdx.x) % 8;
+      if (quad == 0) z[i / 16 * GroupScratch<kGroups>::kStride + i % 16] = (sum.x + sum.z) + (sum.y + sum.w);
+    }
+  }
+};
 
 // RotateValue (geometry.h): signs, Walsh-Hadamard from neighbours outwards, then the reflection across what is left.
 template <int kGroups>
@@ -204,7 +257,6 @@ __device__ inline void LoadValue(const HalfWarp& team, const EncodeItem& item, i
 #pragma unroll
     for (int g = 0; g < kGroups; ++g) x[g] = item.values[row * item.value_stride + 16 * g + team.lane];
   }
-  if (item.source != TokenSource::kMapped) RotateValue<kGroups>(team, x);
 }
 
 struct Coded {
@@ -284,7 +336,6 @@ __global__ void __launch_bounds__(kCodecThreads, 2) EncodeKernel(const DeviceGeo
   extern __shared__ float4 shared_quads[];
   float* const shared = reinterpret_cast<float*>(shared_quads);
   constexpr int kFloats = GroupScratch<kGroups>::kFloats;
-  WaitForBefore();
   const EncodeItem item = items[blockIdx.x];
   const DeviceGeometry& geometry = geometries[item.head];
   const HalfWarp team = HalfWarp::Own();
@@ -292,6 +343,12 @@ __global__ void __launch_bounds__(kCodecThreads, 2) EncodeKernel(const DeviceGeo
   const bool apart = item.rows <= kTokenTile / 2;
   const int number = static_cast<int>(threadIdx.x) / 16, row = apart ? number % (kTokenTile / 2) : number;
   const bool has_key = !apart || number == row, has_value = !apart || number != row;
+  const CodedSlot first_slot = row < item.rows ? item.slots[row] : CodedSlot{};
+  const bool one = item.rows == 1 && item.source != TokenSource::kMapped;
+  OneKeyMap<kGroups> one_map(geometry.map);
+  if (one) one_map.AskFirst();
+  WaitForBefore();
+  LetNextBegin();
   float key[kGroups], value[kGroups];
   if (has_value && row < item.rows) LoadValue<kGroups>(team, item, row, value);  // while the map comes
 
@@ -300,7 +357,9 @@ __global__ void __launch_bounds__(kCodecThreads, 2) EncodeKernel(const DeviceGeo
     const CentredTile<kGroups> centred = {shared + kTokenTile * kFloats};
     CentreKeys<kGroups>(item, geometry.centre, centred);
     __syncthreads();
-    if (item.rows <= 4) {
+    if (one) {
+      one_map.Map(centred.floats, shared);
+    } else if (item.rows <= kFewKeys) {
       MapFewKeys<kGroups>(geometry.map, centred, shared);
     } else {
       MapTile<kGroups>(geometry.map, centred, item.rows, shared);
@@ -317,9 +376,10 @@ __global__ void __launch_bounds__(kCodecThreads, 2) EncodeKernel(const DeviceGeo
                                                    : scratch.points[GroupScratch<kGroups>::kStride * g + team.lane];
     }
   }
+  if (has_value && item.source != TokenSource::kMapped) RotateValue<kGroups>(team, value);
   team.Sync();  // z was read before the scratch is used anew
   for (int32_t i = row; i < item.codings * item.rows; i += item.rows) {
-    const CodedSlot slot = item.slots[i];
+    const CodedSlot slot = i == row ? first_slot : item.slots[i];
     if (slot.page == nullptr && item.errors == nullptr) continue;  // nobody wants it
     const TierLayout& layout = layouts.of[static_cast<int>(slot.tier)];
     float key_error = 0, value_error = 0;
