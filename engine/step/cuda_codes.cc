@@ -20,7 +20,7 @@ using kernels::cuda::EncodeItem;
 using kernels::cuda::RefreshItem;
 using kernels::cuda::RefreshWork;
 
-constexpr int32_t kEntryRows = 4;  // of new tokens that are coded together: the codec is quick with so few, and blocks are many
+constexpr int32_t kEntryRows = kernels::cuda::kAppendRows;  // of new tokens that are coded together
 
 bool Both(CudaStatus& status, CudaStatus next) {
   if (status == CudaStatus::kOk) status = next;
@@ -312,7 +312,7 @@ kernels::AttentionShape CudaCodes::ShapeOfCodes() const {
 
 CudaStatus CudaCodes::Attend(int32_t layer, int32_t rows, uint16_t* attended) {
   const Layer& planned = layers_[static_cast<size_t>(layer)];
-  CudaStatus status = kernels::cuda::Encode(stream_, spec_.head_dim, on_device_.keys(), planned.entries, EntryCount(rows), overlap_);
+  CudaStatus status = kernels::cuda::Append(stream_, spec_.head_dim, on_device_.keys(), planned.entries, EntryCount(rows), overlap_);
   Both(status, decoder_.Attend(stream_, on_device_.heads(layer),
                                {.shape = ShapeOfCodes(),
                                 .rows = rows,
