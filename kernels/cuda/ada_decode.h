@@ -50,7 +50,7 @@ struct AdaBatch {
   uint16_t* attended = nullptr;       // the same as bf16, but a head without states is left as it is; null: not wanted
   bool unrotate = true;               // the value rotation taken off
   // The launch before this one codes the rows' new tokens, which are T8: queries were there before it, and it lets the next one begin
-  // (Encode does). They are then prepared beside it, and read after it.
+  // (Append does). They are then prepared beside it, and read after it.
   bool entering = false;
 };
 
