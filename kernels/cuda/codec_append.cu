@@ -1,5 +1,5 @@
-// New tokens into codes (codec.h), as decoding brings them: a block an item. What Encode does, in as few instructions and with as many threads
-// as it takes to be done soon: decoding waits for each layer's, and a kernel that runs once a layer waits for its own instructions too.
+// New tokens into codes (codec.h), as decoding brings them: a block an item. What Encode does, in few instructions and by many threads:
+// decoding waits for each layer's, and a kernel that runs once a layer waits for its own instructions too.
 #include "kernels/cuda/codec_coding.cuh"
 #include "kernels/cuda/launch_overlap.cuh"
 
@@ -147,8 +147,9 @@ __global__ void __launch_bounds__(kAppendThreads<kGroups>) AppendKernel(const De
   if (item.rows == 1) one_map.AskFirst();
   if (thread < item.rows) slots[thread] = item.slots[thread];
   if (kNear && geometry.shaping != nullptr) {
+    const float4* const from = reinterpret_cast<const float4*>(geometry.shaping);
     for (int i = thread; i < 64 * kGroups; i += kThreads) {
-      reinterpret_cast<float4*>(near_shaping + i / 64 * kShapingStride)[i % 64] = __ldg(reinterpret_cast<const float4*>(geometry.shaping) + i);
+      reinterpret_cast<float4*>(near_shaping + i / 64 * kShapingStride)[i % 64] = __ldg(from + i);
     }
   }
   __syncthreads();

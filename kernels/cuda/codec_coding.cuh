@@ -1,5 +1,5 @@
-// What coding many tokens of a head (codec_encode.cu) and a few new ones (codec_append.cu) share: the map's chains, the rotation of values, a
-// vector into codes.
+// What coding many tokens of a head (codec_encode.cu) and a few new ones (codec_append.cu) share: the map's chains, the rotation of values,
+// a vector into codes.
 #ifndef SPHERICAL_KERNELS_CUDA_CODEC_CODING_CUH_
 #define SPHERICAL_KERNELS_CUDA_CODEC_CODING_CUH_
 

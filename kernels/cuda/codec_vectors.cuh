@@ -173,7 +173,8 @@ __device__ inline void QuantiseVector(const HalfWarp& team, const float (&u)[kGr
       int width = 0;  // this lane's: a register has no run-time index
 #pragma unroll
       for (int g = 0; g < kGroups; ++g) width = g == team.lane ? widths[g] : width;
-      QuantiseGroup<kNear>(width, metric.shaping + metric.shaping_stride * team.lane, scratch.points + at, scratch.vector + at, scratch.codes + at);
+      const float* const shaping = metric.shaping + metric.shaping_stride * team.lane;
+      QuantiseGroup<kNear>(width, shaping, scratch.points + at, scratch.vector + at, scratch.codes + at);
     }
     team.Sync();
 #pragma unroll
