@@ -374,7 +374,7 @@ __global__ void __launch_bounds__(kMergeThreads) MergeStates(const __grid_consta
   const bool real = at_head < static_cast<uint32_t>(a.query_heads);  // of a whole warp, and of kWarps > 1 of the whole block
   const AdaHeadStates states = real ? a.heads[kv_head] : AdaHeadStates{0, 0};  // the plan was there before
   WaitForBefore();
-  if (!real || (states.count == 0 && a.attended != nullptr)) return;
+  if (!real || (states.count == 0 && a.output == nullptr)) return;
   const int64_t first = int64_t{states.first} * a.group + (at_head - kv_head * a.group);
   const float *maxima = a.states.max + first, *totals = a.states.sum + first;
   const int turns = (states.count - warp + kWarps - 1) / kWarps, stride = kWarps * a.group;  // the warp's states: warp, warp + kWarps, ...
@@ -451,7 +451,7 @@ __global__ void __launch_bounds__(kMergeThreads) MergeStates(const __grid_consta
   for (int k = 0; k < kSets; ++k) {
     const int64_t to = int64_t{at_head} * kQuads + lane + 32 * k;
     if (a.output != nullptr) reinterpret_cast<float4*>(a.output)[to] = {x[k][0], x[k][1], x[k][2], x[k][3]};
-    if (a.attended != nullptr) {
+    if (a.attended != nullptr && states.count > 0) {
       reinterpret_cast<ushort4*>(a.attended)[to] = {Bf16Of(x[k][0]), Bf16Of(x[k][1]), Bf16Of(x[k][2]), Bf16Of(x[k][3])};
     }
   }
