@@ -36,6 +36,14 @@ __device__ __forceinline__ float Exp2(float x) {
 __device__ __forceinline__ uint4 Load16(const uint8_t* p) { return *reinterpret_cast<const uint4*>(p); }
 __device__ __forceinline__ uint32_t WordOf(const uint4& v, int i) { return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w; }
 
+// Masked once for all shifts of it: the compiler would mask each of them.
+template <uint32_t kMask>
+__device__ __forceinline__ uint32_t Only(uint32_t word) {
+  uint32_t out;
+  asm("and.b32 %0, %1, %2;" : "=r"(out) : "r"(word), "n"(kMask));
+  return out;
+}
+
 // Bits of four rows, 16 columns of one bit each: byte c of two_rows[i] is four columns 4c .. of row 2i, above them those of row 2i + 1.
 __device__ __forceinline__ void JoinRows(const uint8_t* bits, uint32_t (&two_rows)[2]) {
   const auto columns = [&](int c) -> uint32_t { return *reinterpret_cast<const uint16_t*>(bits + 8 * c); };
@@ -71,16 +79,19 @@ struct AdaReader {
   float reference[kHeadTiles], sum[kHeadTiles], surplus[kHeadTiles];  // surplus: what each output has too much, from rounding offsets down
 
   // Of the list.
-  const uint32_t* digits;
-  const AdaPlanes* planes;
+  uint32_t digits_at, entries_at;  // bytes from arguments.digits, from arguments.planes: what this lane reads first
+  uint32_t chunks;  // of planes, a byte for each kind
   float factor[kHeadTiles], half[kHeadTiles], centre[kHeadTiles];  // half: times -factor
   int start[kHeadTiles];
 
   __device__ __forceinline__ void Begin(const AdaPart& part) {
-    const uint8_t* query = arguments.digits + part.list * arguments.digit_bytes;
-    const AdaDigitHeader* header = reinterpret_cast<const AdaDigitHeader*>(query);
-    digits = reinterpret_cast<const uint32_t*>(query + sizeof(AdaDigitHeader));
-    planes = arguments.planes + part.head % arguments.kv_heads * kTierCount + part.tier;
+    digits_at = static_cast<uint32_t>(part.list) * static_cast<uint32_t>(arguments.digit_bytes);
+    const AdaDigitHeader* header = reinterpret_cast<const AdaDigitHeader*>(arguments.digits + digits_at);
+    digits_at += sizeof(AdaDigitHeader);
+    const int at = part.head % arguments.kv_heads * kTierCount + part.tier;
+    entries_at = static_cast<uint32_t>(at * sizeof(AdaPlanes) + offsetof(AdaPlanes, entry) + sizeof(uint32_t) * t);
+    chunks = 0;
+    for (int kind = 0; kind < kAdaPlaneKinds; ++kind) chunks |= static_cast<uint32_t>(arguments.planes[at].chunks[kind]) << (8 * kind);
 #pragma unroll
     for (int n = 0; n < kHeadTiles; ++n) {
       const int head = 4 * n + t;
@@ -100,14 +111,20 @@ struct AdaReader {
   __device__ __forceinline__ void AddKeys(const uint8_t* keys, int key_tile, int (&sums)[kHalves][2][kHeadTiles][4]) const {
     const uint8_t* tile = keys + (g >> 2) * key_tile;
     const int row = (g & 3) * 16;
-    const uint32_t* chunk_digits = digits;
-    int chunk = 0;
+    uint32_t chunk_digits = digits_at, next = entries_at;
+    const auto load_entry = [&] { return *reinterpret_cast<const uint32_t*>(reinterpret_cast<const uint8_t*>(arguments.planes) + next); };
+    uint32_t coming = load_entry();  // a chunk ahead of its use
+    const auto entry_of_chunk = [&] {
+      const uint32_t entry = coming;
+      next += sizeof(AdaPlanes::entry[0]), coming = load_entry();  // behind the last one there is something else, which is not used
+      return entry;
+    };
 #pragma unroll 1
-    for (const int end = planes->chunks[0]; chunk < end; ++chunk, chunk_digits += 64 * kHeadTiles) {
-      const uint32_t entry = planes->entry[chunk][t];
+    for (int left = chunks & 0xff; left > 0; --left, chunk_digits += 256 * kHeadTiles) {
+      const uint32_t entry = entry_of_chunk();
       uint2 b[kHeadTiles];
 #pragma unroll
-      for (int n = 0; n < kHeadTiles; ++n) b[n] = reinterpret_cast<const uint2*>(chunk_digits + 64 * n)[lane];
+      for (int n = 0; n < kHeadTiles; ++n) b[n] = *reinterpret_cast<const uint2*>(arguments.digits + (chunk_digits + 256 * n + 8 * lane));
 #pragma unroll
       for (int h = 0; h < kHalves; ++h) {
         const uint4 first = Load16(tile + 2 * h * key_tile + row + (entry & 0xffff));
@@ -123,11 +140,11 @@ struct AdaReader {
       }
     }
 #pragma unroll 1
-    for (const int end = chunk + planes->chunks[1]; chunk < end; ++chunk, chunk_digits += 64 * kHeadTiles) {
-      const uint32_t entry = planes->entry[chunk][t];
+    for (int left = chunks >> 8 & 0xff; left > 0; --left, chunk_digits += 256 * kHeadTiles) {
+      const uint32_t entry = entry_of_chunk();
       uint2 b[kHeadTiles];
 #pragma unroll
-      for (int n = 0; n < kHeadTiles; ++n) b[n] = reinterpret_cast<const uint2*>(chunk_digits + 64 * n)[lane];
+      for (int n = 0; n < kHeadTiles; ++n) b[n] = *reinterpret_cast<const uint2*>(arguments.digits + (chunk_digits + 256 * n + 8 * lane));
 #pragma unroll
       for (int h = 0; h < kHalves; ++h) {
         const uint4 words = Load16(tile + 2 * h * key_tile + row + (entry & 0xffff));
@@ -136,18 +153,17 @@ struct AdaReader {
           const uint32_t w0 = WordOf(words, 2 * m), w1 = WordOf(words, 2 * m + 1);
 #pragma unroll
           for (int n = 0; n < kHeadTiles; ++n) {
-            AddProducts(sums[h][m][n], w0 & 0x0f0f0f0f, w1 & 0x0f0f0f0f, w0 >> 4 & 0x0f0f0f0f, w1 >> 4 & 0x0f0f0f0f, b[n].x, b[n].y);
+            AddProducts(sums[h][m][n], w0 << 4, w1 << 4, w0, w1, b[n].x, b[n].y);
           }
         }
       }
     }
 #pragma unroll 1
-    for (const int end = chunk + planes->chunks[2]; chunk < end; ++chunk, chunk_digits += 128 * kHeadTiles) {
-      const uint32_t entry = planes->entry[chunk][t], place = entry >> 16;
-      const uint32_t mask = 0x03030303u << place;
+    for (int left = chunks >> 16 & 0xff; left > 0; --left, chunk_digits += 512 * kHeadTiles) {
+      const uint32_t entry = entry_of_chunk();
       uint4 b[kHeadTiles];
 #pragma unroll
-      for (int n = 0; n < kHeadTiles; ++n) b[n] = reinterpret_cast<const uint4*>(chunk_digits + 128 * n)[lane];
+      for (int n = 0; n < kHeadTiles; ++n) b[n] = *reinterpret_cast<const uint4*>(arguments.digits + (chunk_digits + 512 * n + 16 * lane));
 #pragma unroll
       for (int h = 0; h < kHalves; ++h) {
         const uint4 words = Load16(tile + 2 * h * key_tile + row + (entry & 0xffff));
@@ -155,11 +171,7 @@ struct AdaReader {
         for (int m = 0; m < 2; ++m) {
           uint32_t a[4][2];  // [columns 4c ..][row]
 #pragma unroll
-          for (int r = 0; r < 2; ++r) {
-            const uint32_t word = __funnelshift_l(WordOf(words, 2 * m + r), WordOf(words, 2 * m + r), place);
-#pragma unroll
-            for (int c = 0; c < 4; ++c) a[c][r] = __funnelshift_r(word, word, 2 * c) & mask;
-          }
+          for (int c = 0; c < 4; ++c) a[c][0] = WordOf(words, 2 * m) << (6 - 2 * c), a[c][1] = WordOf(words, 2 * m + 1) << (6 - 2 * c);
 #pragma unroll
           for (int n = 0; n < kHeadTiles; ++n) {
             AddProducts(sums[h][m][n], a[0][0], a[0][1], a[1][0], a[1][1], b[n].x, b[n].y);
@@ -169,12 +181,11 @@ struct AdaReader {
       }
     }
 #pragma unroll 1
-    for (const int end = chunk + planes->chunks[3]; chunk < end; ++chunk, chunk_digits += 128 * kHeadTiles) {
-      const uint32_t entry = planes->entry[chunk][t], place = entry >> 16;
-      const uint32_t mask = 0x01010101u << place;
+    for (int left = chunks >> 24; left > 0; --left, chunk_digits += 512 * kHeadTiles) {
+      const uint32_t entry = entry_of_chunk();
       uint4 b[kHeadTiles];
 #pragma unroll
-      for (int n = 0; n < kHeadTiles; ++n) b[n] = reinterpret_cast<const uint4*>(chunk_digits + 128 * n)[lane];
+      for (int n = 0; n < kHeadTiles; ++n) b[n] = *reinterpret_cast<const uint4*>(arguments.digits + (chunk_digits + 512 * n + 16 * lane));
 #pragma unroll
       for (int h = 0; h < kHalves; ++h) {
         const uint8_t* bits = tile + 2 * h * key_tile + row / 8 + (entry & 0xffff);
@@ -182,13 +193,10 @@ struct AdaReader {
         JoinRows(bits, two_rows);
 #pragma unroll
         for (int m = 0; m < 2; ++m) {
-          const uint32_t word = __funnelshift_l(two_rows[m], two_rows[m], place);
+          const uint32_t even = Only<0x0f0f0f0f>(two_rows[m]), odd = Only<0xf0f0f0f0>(two_rows[m]);
           uint32_t a[4][2];  // [columns c, 4 + c ..][row]
 #pragma unroll
-          for (int c = 0; c < 4; ++c) {
-            a[c][0] = __funnelshift_r(word, word, c) & mask;
-            a[c][1] = __funnelshift_r(word, word, 4 + c) & mask;
-          }
+          for (int c = 0; c < 4; ++c) a[c][0] = even << (7 - c), a[c][1] = odd << (3 - c);
 #pragma unroll
           for (int n = 0; n < kHeadTiles; ++n) {
             AddProducts(sums[h][m][n], a[0][0], a[0][1], a[1][0], a[1][1], b[n].x, b[n].y);

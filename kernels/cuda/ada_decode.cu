@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "kernels/cuda/ada_digits.cuh"
 #include "kernels/cuda/ada_launch.h"
 #include "kernels/cuda/launch_overlap.cuh"
 #include "kernels/cuda/page_ring.cuh"
@@ -17,7 +18,6 @@ CudaStatus StatusOf(cudaError_t error) { return static_cast<CudaStatus>(error); 
 constexpr int kPrepareThreads = 512;
 constexpr int kPrepareWarps = kPrepareThreads / 32;
 constexpr int kMergeThreads = 256;
-constexpr int kDigitMax = 32639;  // of two int8 digits: 256 * 127 + 127
 
 __device__ __forceinline__ float WarpMax(float x) {
   for (int apart = 16; apart > 0; apart /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, apart));
@@ -41,69 +41,6 @@ struct PrepareArguments {
   int64_t digit_bytes;
 };
 
-// Digits of one head's mapped query for one list, by a warp; heads beyond the group get zeros. `space` [2 * kHeadDimMax] is the warp's own.
-// The arithmetic is ada_query.inc's, step by step: the same mapped query gives the same digits.
-__device__ void SplitForList(const PrepareArguments& a, const AdaPlanes& planes, int list_index, int head, const float* mapped,
-                             float centre, int8_t* space, int lane) {
-  const int dims = a.shape.head_dim;
-  uint8_t* out = a.digits + list_index * a.digit_bytes;
-  AdaDigitHeader* header = reinterpret_cast<AdaDigitHeader*>(out);
-  int8_t *high = space, *low = space + kHeadDimMax;
-  const bool real = head < a.shape.group;
-  float largest = 0, zero = 0;  // zero: NaN if any coordinate is not finite
-  if (real) {
-    for (int i = lane; i < dims; i += 32) {
-      const float step = __fmul_rn(mapped[i], planes.steps[i / kGroup]);
-      largest = fmaxf(largest, fabsf(step));
-      zero = __fmaf_rn(step, 0.0f, zero);
-    }
-  }
-  largest = WarpMax(largest);
-  const bool finite = WarpSum(zero) == 0;
-  const float inverse = finite && largest > 1e-30f ? __fdiv_rn(static_cast<float>(kDigitMax), largest) : 0.0f;
-  int offset = 0;
-  for (int i = lane; i < dims; i += 32) {
-    const float step = real && finite ? __fmul_rn(mapped[i], planes.steps[i / kGroup]) : 0.0f;
-    const int digits = static_cast<int>(__fsub_rn(__fmaf_rn(step, inverse, 0x1.8p23f), 0x1.8p23f));
-    const int upper = (digits + 128) >> 8;
-    high[i] = static_cast<int8_t>(upper);
-    low[i] = static_cast<int8_t>(digits - 256 * upper);
-    offset += digits * ((1 << planes.widths[i / kGroup]) - 1);
-  }
-  offset = WarpSum(offset);
-  __syncwarp();
-  if (lane == 0) {
-    const float nan = __int_as_float(0x7fffffff);
-    const float scale = !real ? 0.0f : finite ? largest * (256.0f / kDigitMax) : nan;
-    header->factor[head] = a.shape.scale * scale * (1.0f / 256) * 1.44269504f;
-    header->start[head] = -(offset >> 1);
-    header->half[head] = (offset & 1) ? 0.5f : 0.0f;
-    header->centre[head] = real ? a.shape.scale * centre : 0.0f;
-  }
-  // This head's two columns of every chunk: lanes 4 g + t of tile `head / 4`, g = 2 (head % 4) + digit.
-  uint32_t* words = reinterpret_cast<uint32_t*>(out + sizeof(AdaDigitHeader));
-  int chunk = 0;
-  for (int kind = 0; kind < kAdaPlaneKinds; ++kind) {
-    const int each = kind < 2 ? 2 : 4;  // words of a lane
-    for (int c = 0; c < planes.chunks[kind]; ++c, ++chunk, words += 32 * each * a.head_tiles) {
-      if (lane >= 8 * each) continue;
-      const int digit = lane / (4 * each), t = lane / each % 4, word = lane % each;
-      const int plane = kind == 0 ? word : kind == 1 ? t / 2 : t;
-      const int column = kind == 0 ? 4 * t : kind == 1 ? 8 * (t % 2) + 4 * word : 4 * word;
-      const int group = planes.group[chunk][plane];
-      const int8_t* from = digit == 0 ? high : low;
-      uint32_t four = 0;
-      if (group >= 0 && kind < 3) four = *reinterpret_cast<const uint32_t*>(from + group * kGroup + column);
-      if (group >= 0 && kind == 3) {
-        for (int c = 0; c < 4; ++c) four |= static_cast<uint32_t>(static_cast<uint8_t>(from[group * kGroup + 4 * c + word])) << (8 * c);
-      }
-      const int to = 4 * (2 * (head % 4) + digit) + t;
-      words[(head / 4 * 32 + to) * each + word] = four;
-    }
-  }
-  __syncwarp();
-}
-
 // A block maps the queries of up to kQueries / G rows of one kv head, and splits them for the rows' lists.
 template <int kQueries>
 __global__ void __launch_bounds__(kPrepareThreads) PrepareQueries(const __grid_constant__ PrepareArguments a) {
@@ -116,7 +53,6 @@ __global__ void __launch_bounds__(kPrepareThreads) PrepareQueries(const __grid_c
   float* query = memory;                          // [D][kQueries]
   float* mapped = query + kQueries * dims;        // [kQueries][D]
   float* partial = mapped + kQueries * dims;      // [slices][kQueries][D]
-  int8_t* spaces = reinterpret_cast<int8_t*>(partial + slices * kQueries * dims);
   __shared__ float centres[kQueries];
   __shared__ AdaPlanes planes[kTierCount];
   static_assert(sizeof(planes) % 4 == 0);
@@ -171,8 +107,9 @@ __global__ void __launch_bounds__(kPrepareThreads) PrepareQueries(const __grid_c
     for (; turn < count; turn += kPrepareWarps) {
       const int list = begin + turn / heads, of_group = turn % heads;
       const int q = row * group + min(of_group, group - 1);
-      SplitForList(a, planes[list_tier[row][turn / heads]], list, of_group, mapped + q * dims, centres[q],
-                   spaces + warp * 2 * kHeadDimMax, lane);
+      const AdaSplit split = {.planes = planes[list_tier[row][turn / heads]], .head_dim = dims, .head_tiles = a.head_tiles,
+                              .scale = a.shape.scale, .mapped = mapped + q * dims, .centre = centres[q]};
+      SplitForList(split, of_group, of_group < group, lane, a.digits + list * a.digit_bytes);
     }
     turn -= count;
   }
@@ -325,7 +262,7 @@ dim3 BlocksOf(int blocks) { return dim3(static_cast<unsigned>(blocks)); }
 // How many queries a block of PrepareQueries takes, and the memory that takes.
 int QueriesTogether(int group) { return group <= 4 ? 4 : group <= 8 ? 8 : 16; }
 int PrepareBytes(int head_dim, int queries) {
-  return 4 * queries * head_dim * (2 + kPrepareThreads / head_dim) + kPrepareWarps * 2 * kHeadDimMax;
+  return 4 * queries * head_dim * (2 + kPrepareThreads / head_dim);
 }
 
 }  // namespace
