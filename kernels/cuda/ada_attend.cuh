@@ -107,9 +107,9 @@ struct AdaReader {
   }
 
   // sums[half][two of a lane's four tokens][head tile] += keys times the query; of each, high digits of two tokens are [0] and [2].
+  // tiles: the lane's of each half.
   template <int kHalves>
-  __device__ __forceinline__ void AddKeys(const uint8_t* keys, int key_tile, int (&sums)[kHalves][2][kHeadTiles][4]) const {
-    const uint8_t* tile = keys + (g >> 2) * key_tile;
+  __device__ __forceinline__ void AddKeys(const uint8_t* const (&tiles)[kHalves], int (&sums)[kHalves][2][kHeadTiles][4]) const {
     const int row = (g & 3) * 16;
     uint32_t chunk_digits = digits_at, next = entries_at;
     const auto load_entry = [&] { return *reinterpret_cast<const uint32_t*>(reinterpret_cast<const uint8_t*>(arguments.planes) + next); };
@@ -127,8 +127,8 @@ struct AdaReader {
       for (int n = 0; n < kHeadTiles; ++n) b[n] = *reinterpret_cast<const uint2*>(arguments.digits + (chunk_digits + 256 * n + 8 * lane));
 #pragma unroll
       for (int h = 0; h < kHalves; ++h) {
-        const uint4 first = Load16(tile + 2 * h * key_tile + row + (entry & 0xffff));
-        const uint4 second = Load16(tile + 2 * h * key_tile + row + (entry >> 16));
+        const uint4 first = Load16(tiles[h] + row + (entry & 0xffff));
+        const uint4 second = Load16(tiles[h] + row + (entry >> 16));
 #pragma unroll
         for (int m = 0; m < 2; ++m) {
 #pragma unroll
@@ -147,7 +147,7 @@ struct AdaReader {
       for (int n = 0; n < kHeadTiles; ++n) b[n] = *reinterpret_cast<const uint2*>(arguments.digits + (chunk_digits + 256 * n + 8 * lane));
 #pragma unroll
       for (int h = 0; h < kHalves; ++h) {
-        const uint4 words = Load16(tile + 2 * h * key_tile + row + (entry & 0xffff));
+        const uint4 words = Load16(tiles[h] + row + (entry & 0xffff));
 #pragma unroll
         for (int m = 0; m < 2; ++m) {
           const uint32_t w0 = WordOf(words, 2 * m), w1 = WordOf(words, 2 * m + 1);
@@ -166,7 +166,7 @@ struct AdaReader {
       for (int n = 0; n < kHeadTiles; ++n) b[n] = *reinterpret_cast<const uint4*>(arguments.digits + (chunk_digits + 512 * n + 16 * lane));
 #pragma unroll
       for (int h = 0; h < kHalves; ++h) {
-        const uint4 words = Load16(tile + 2 * h * key_tile + row + (entry & 0xffff));
+        const uint4 words = Load16(tiles[h] + row + (entry & 0xffff));
 #pragma unroll
         for (int m = 0; m < 2; ++m) {
           uint32_t a[4][2];  // [columns 4c ..][row]
@@ -188,7 +188,7 @@ struct AdaReader {
       for (int n = 0; n < kHeadTiles; ++n) b[n] = *reinterpret_cast<const uint4*>(arguments.digits + (chunk_digits + 512 * n + 16 * lane));
 #pragma unroll
       for (int h = 0; h < kHalves; ++h) {
-        const uint8_t* bits = tile + 2 * h * key_tile + row / 8 + (entry & 0xffff);
+        const uint8_t* bits = tiles[h] + row / 8 + (entry & 0xffff);
         uint32_t two_rows[2];
         JoinRows(bits, two_rows);
 #pragma unroll
@@ -238,6 +238,7 @@ struct AdaReader {
   static constexpr int ValueShift(int width) { return width == 8 ? 0 : 8 - width; }
 
   // sums[two of a lane's four coordinates][head tile] = start + 32 coordinates' codes, shifted, times the weights of a step.
+  // values: of 4 and 8 bits those of the step's first tile, of others those of the lane's.
   template <int kWidth, int kHalves>
   __device__ __forceinline__ void AddValues(const uint8_t* values, int value_tile, int pair, const uint32_t (&b)[kHeadTiles][4],
                                             const uint32_t (&across)[kHeadTiles][4], const int (&from)[kHeadTiles][4],
@@ -270,7 +271,6 @@ struct AdaReader {
         }
       }
     } else {
-      block += (kHalves == 1 ? t & 1 : t) * value_tile;
       uint32_t a[4][4];
       if constexpr (kWidth == 1) UnpackOneBit(block, i, a);
       if constexpr (kWidth != 1) UnpackTwoBits<8 - kWidth>(block, i, a);
@@ -297,13 +297,25 @@ struct AdaReader {
     }
   }
 
-  // Tokens [from, to) of the 32 kHalves that begin at a tile of a page.
+  // Pages whose tiles do not come out even in steps: there, steps go across pages, and both warps read all of them.
+  template <Tier kTier>
+  static constexpr bool kAcross = LayoutOf(kTier, kHeadDim).tokens / kTokenTile > 4 && LayoutOf(kTier, kHeadDim).tokens / kTokenTile % 4 != 0;
+
+  // Tokens [from, to) of the 32 kHalves that begin at a tile of a page. Where steps go across pages the last tiles may be the next page's.
   template <Tier kTier, int kHalves>
-  __device__ __forceinline__ void Step(const uint8_t* page, int tile, int from, int to) {
+  __device__ __forceinline__ void Step(const uint8_t* page, const uint8_t* next_page, int tile, int from, int to) {
     constexpr TierLayout kPage = LayoutOf(kTier, kHeadDim);
-    constexpr int kWidth = ValueWidth(kTier);
-    const uint8_t* keys = page + tile * kPage.key_tile;
-    const uint8_t* radii_at = page + kPage.key_radii + 2 * kTokenTile * tile + 8 * g;
+    constexpr int kWidth = ValueWidth(kTier), kTiles = kPage.tokens / kTokenTile;
+    const uint8_t* key_tiles[kHalves];  // the lane's of each half
+    const uint8_t* radii_at[kHalves];
+#pragma unroll
+    for (int h = 0; h < kHalves; ++h) {
+      int at = tile + (g >> 2) + 2 * h;
+      const uint8_t* of = page;
+      if (kAcross<kTier> && at >= kTiles) at -= kTiles, of = next_page;
+      key_tiles[h] = of + at * kPage.key_tile;
+      radii_at[h] = of + kPage.key_radii + 2 * kTokenTile * at + 8 * (g & 3);
+    }
 
     // 1. Logits, in bits.
     float logit[kHeadTiles][kHalves][4], value_radius[kHalves][4];
@@ -319,10 +331,13 @@ struct AdaReader {
           for (int n = 0; n < kHeadTiles; ++n) sums[h][m][n][0] = sums[h][m][n][2] = 0, sums[h][m][n][1] = sums[h][m][n][3] = start[n];
         }
       }
-      AddKeys<kAtOnce>(keys + 2 * first * kPage.key_tile, kPage.key_tile, sums);
+      const uint8_t* tiles[kAtOnce];
+#pragma unroll
+      for (int h = 0; h < kAtOnce; ++h) tiles[h] = key_tiles[first + h];
+      AddKeys<kAtOnce>(tiles, sums);
 #pragma unroll
       for (int h = 0; h < kAtOnce; ++h) {
-        const uint2 radii = *reinterpret_cast<const uint2*>(radii_at + 64 * (first + h));
+        const uint2 radii = *reinterpret_cast<const uint2*>(radii_at[first + h]);
         const float2 r01 = __half22float2(reinterpret_cast<const __half2&>(radii.x));
         const float2 r23 = __half22float2(reinterpret_cast<const __half2&>(radii.y));
         const float radius[4] = {r01.x, r01.y, r23.x, r23.y};
@@ -339,7 +354,7 @@ struct AdaReader {
     }
 #pragma unroll
     for (int h = 0; h < kHalves; ++h) {
-      const uint2 radii = *reinterpret_cast<const uint2*>(radii_at + 2 * kPage.tokens + 64 * h);
+      const uint2 radii = *reinterpret_cast<const uint2*>(radii_at[h] + 2 * kPage.tokens);
       const float2 r01 = __half22float2(reinterpret_cast<const __half2&>(radii.x));
       const float2 r23 = __half22float2(reinterpret_cast<const __half2&>(radii.y));
       value_radius[h][0] = r01.x, value_radius[h][1] = r01.y, value_radius[h][2] = r23.x, value_radius[h][3] = r23.y;
@@ -458,7 +473,13 @@ struct AdaReader {
       from_sums[n][0] = from_sums[n][2] = 0, from_sums[n][1] = from_sums[n][3] = twice >> 1;
       surplus[n] -= (twice & 1) ? 0.5f * unit[n] : 0;
     }
-    const uint8_t* values = page + kPage.values + tile * kPage.value_tile;
+    const uint8_t* values = page + kPage.values;
+    int value_tile = tile;
+    if constexpr (kWidth < 4) {
+      value_tile += kHalves == 1 ? t & 1 : t;
+      if (kAcross<kTier> && value_tile >= kTiles) value_tile -= kTiles, values = next_page + kPage.values;
+    }
+    values += value_tile * kPage.value_tile;
 #pragma unroll
     for (int pair = 0; pair < kPairs; ++pair) {
       int sums[2][kHeadTiles][4];
@@ -538,22 +559,39 @@ struct AdaReader {
   __device__ __forceinline__ void ReadPart(const AdaPart& part, int number, int warp, int barrier, PageStream<kHeadDim>& stream) {
     constexpr TierLayout kPage = LayoutOf(kTier, kHeadDim);
     constexpr int kTiles = kPage.tokens / kTokenTile;
-    // Steps are of four tiles, but for what is left of a page if that is one or two: worth code of its own where full pages have it.
-    constexpr bool kShortStep = kTiles % 4 == 1 || kTiles % 4 == 2;
-    for (int at = (number ^ warp) & 1; at < part.pages; at += 2) {
-      const uint8_t* page = stream.Wait(number + at);
-      const int first = at * kPage.tokens;
-      const int tokens = min(part.tokens - first, kPage.tokens);
-      for (int tile = 0; tile * kTokenTile < tokens; tile += 4) {
-        const int from = part.skip - first - tile * kTokenTile, to = tokens - tile * kTokenTile;
-        if (kTiles > 2 && !(kShortStep && tile == kTiles / 4 * 4)) {
-          Step<kTier, 2>(page, tile, from, to);
-        } else if constexpr (kTiles <= 2 || kShortStep) {
-          Step<kTier, 1>(page, tile, from, to);
-        }
+    const int turn = (number ^ warp) & 1;
+    if constexpr (kAcross<kTier>) {
+      int page = 0, waited = 0;  // where this warp's next step begins; how many pages have come
+      for (int first = 4 * turn, tile = first; first * kTokenTile < part.tokens; first += 8, tile += 8) {
+        for (; tile >= kTiles; tile -= kTiles, ++page) stream.template Pass<PageUse::kShared>();
+        const bool both = tile + 4 > kTiles && page + 1 < part.pages;
+        for (; waited < page + 1 + both; ++waited) stream.Wait(number + waited, waited >= kRingStages);
+        Step<kTier, 2>(stream.At(number + page), stream.At(number + page + both), tile, part.skip - first * kTokenTile,
+                       part.tokens - first * kTokenTile);
+        __syncwarp();
       }
-      __syncwarp();
-      stream.Next();
+      for (; page < part.pages; ++page) stream.template Pass<PageUse::kShared>();
+    } else {
+      // Steps are of four tiles, but for what is left of a page if that is one or two: worth code of its own where full pages have it.
+      constexpr bool kShortStep = kTiles % 4 == 1 || kTiles % 4 == 2;
+      for (int at = 0; at < part.pages; ++at) {
+        const bool mine = (at & 1) == turn;
+        if (mine) {
+          const uint8_t* page = stream.Wait(number + at);
+          const int first = at * kPage.tokens;
+          const int tokens = min(part.tokens - first, kPage.tokens);
+          for (int tile = 0; tile * kTokenTile < tokens; tile += 4) {
+            const int from = part.skip - first - tile * kTokenTile, to = tokens - tile * kTokenTile;
+            if (kTiles > 2 && !(kShortStep && tile == kTiles / 4 * 4)) {
+              Step<kTier, 2>(page, page, tile, from, to);
+            } else if constexpr (kTiles <= 2 || kShortStep) {
+              Step<kTier, 1>(page, page, tile, from, to);
+            }
+          }
+          __syncwarp();
+        }
+        stream.template Pass<PageUse::kMine>(mine);
+      }
     }
     constexpr float kStep = kReadStep[ValueWidth(kTier)] / (1 << ValueShift(ValueWidth(kTier)));
     End(part.state, kStep, warp, barrier);
