@@ -565,12 +565,15 @@ struct AdaReader {
       for (int first = 4 * turn, tile = first; first * kTokenTile < part.tokens; first += 8, tile += 8) {
         for (; tile >= kTiles; tile -= kTiles, ++page) stream.template Pass<PageUse::kShared>();
         const bool both = tile + 4 > kTiles && page + 1 < part.pages;
-        for (; waited < page + 1 + both; ++waited) stream.Wait(number + waited, waited >= kRingStages);
+        for (; waited <= page + both; ++waited) stream.Wait(number + waited, waited >= kRingStages);
         Step<kTier, 2>(stream.At(number + page), stream.At(number + page + both), tile, part.skip - first * kTokenTile,
                        part.tokens - first * kTokenTile);
         __syncwarp();
       }
-      for (; page < part.pages; ++page) stream.template Pass<PageUse::kShared>();
+      for (; page < part.pages; ++page) {  // a page may only be left once it has come: until then its place is that of another
+        for (; waited <= page; ++waited) stream.Wait(number + waited, waited >= kRingStages);
+        stream.template Pass<PageUse::kShared>();
+      }
     } else {
       // Steps are of four tiles, but for what is left of a page if that is one or two: worth code of its own where full pages have it.
       constexpr bool kShortStep = kTiles % 4 == 1 || kTiles % 4 == 2;

@@ -173,8 +173,8 @@ struct Batch {
     std::copy(out.begin(), out.end(), output);
   }
 
-  // The same by the definition, list by list.
-  std::vector<float> OnHost() const {
+  // The same by the definition, list by list; or by the CPU's reference, which is the definition too, but for queries split as the CPU does.
+  std::vector<float> OnHost(bool split = false) const {
     std::vector<float> all(query.size(), 0.0f);
     for (int32_t head = 0; head < rows * kv_heads; ++head) {
       std::vector<float> max, sum, output;
@@ -187,8 +187,17 @@ struct Batch {
         if (lists[l].head != head) continue;
         ++runs;
         std::vector<float> m(group), s(group), o(group * dims);
-        for (int32_t g = 0; g < group; ++g) {
-          AttendInDouble(tokens[l].pages, tokens[l].skip, head % kv_heads, &query[(head * group + g) * dims], m[g], s[g], &o[g * dims]);
+        const CodedPages& pages = tokens[l].pages;
+        if (split) {
+          AdaQuery digits = {};
+          PrepareAdaQuery(AdaDecodeImpls()[0], geometry[head % kv_heads], pages.tier, &query[head * group * dims], group, digits);
+          AdaDecodeImpls()[0].attend(shape, pages.arena.data(),
+                                     {.query = &digits, .pages = pages.pages.data(), .tokens = pages.tokens, .skip = tokens[l].skip,
+                                      .tier = pages.tier, .widths = pages.widths.data(), .state = {m.data(), s.data(), o.data()}});
+          for (int32_t g = 0; g < group; ++g) m[g] += CentreLogit(shape, digits, g);
+        }
+        for (int32_t g = 0; g < group && !split; ++g) {
+          AttendInDouble(pages, tokens[l].skip, head % kv_heads, &query[(head * group + g) * dims], m[g], s[g], &o[g * dims]);
         }
         max.insert(max.end(), m.begin(), m.end()), sum.insert(sum.end(), s.begin(), s.end());
         output.insert(output.end(), o.begin(), o.end());
@@ -229,11 +238,14 @@ Worst WorstOf(const std::vector<float>& got, const std::vector<float>& want, int
 
 double g_worst = 0;  // of all cases so far, to be printed: how near the bound they come
 
-void CheckBatch(const std::string& what, Batch& batch, double bound = 1e-3) {
-  const Worst worst = WorstOf(batch.OnDevice(), batch.OnHost(), batch.dims);
+// Within 1e-3 of the definition. Where logits are so large that two digits of a query do not do, the device may err as the CPU does.
+void CheckBatch(const std::string& what, Batch& batch) {
+  const std::vector<float> want = batch.OnHost();
+  const Worst worst = WorstOf(batch.OnDevice(), want, batch.dims);
+  const double bound = worst.error <= 1e-3 ? 1e-3 : 1.1 * WorstOf(batch.OnHost(true), want, batch.dims).error;
   if (worst.error > g_worst) {
     g_worst = worst.error;
-    std::printf("worst so far %.2e: %s\n", g_worst, what.c_str());
+    std::printf("worst so far %.2e (bound %.2e): %s\n", g_worst, bound, what.c_str());
   }
   INFO(what << " D " << batch.dims << " G " << batch.group << " tokens of list 0 " << (batch.lists.empty() ? 0 : batch.lists[0].tokens)
             << ": query head " << worst.head << " of all, coordinate " << worst.d << ": got " << worst.got << ", want " << worst.want);
