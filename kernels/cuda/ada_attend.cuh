@@ -5,8 +5,8 @@
 //
 //     1  keys      32-token halves: lane (g, t) loads rows 4 (g % 4) .. + 3 of tile g / 4, so that its sums are head t's logits of tokens
 //                  4g .. 4g + 3 of the half
-//     2  softmax   weights p * value radius as digits, scaled to the step's largest; the running maximum moves only when a logit exceeds it
-//                  by 8 (in bits), so that the usual step needs one reduction, not two
+//     2  softmax   weights p * value radius as digits, scaled to the step's largest; the reference moves only when a logit exceeds it
+//                  by about 8 (in bits), so that the usual step needs one reduction, not two
 //     3  values    the digits change places through shared memory and become B; lane (g, t) holds outputs 32 pair + 4g .. + 3 of head t
 #ifndef SPHERICAL_KERNELS_CUDA_ADA_ATTEND_CUH_
 #define SPHERICAL_KERNELS_CUDA_ADA_ATTEND_CUH_
@@ -25,7 +25,7 @@
 namespace spherical::kernels::cuda {
 
 inline constexpr float kInfinity = __builtin_huge_valf();
-inline constexpr float kRescaleAbove = 8;        // bits
+inline constexpr float kRescaleAbove = 256;  // a weight: 8 bits above the reference
 inline constexpr float kLn2 = 0.693147181f;
 
 __device__ __forceinline__ float Exp2(float x) {
@@ -77,11 +77,12 @@ struct AdaReader {
   // Of head t of each tile.
   float output[kHeadTiles][kPairs][4];
   float reference[kHeadTiles], sum[kHeadTiles], surplus[kHeadTiles];  // surplus: what each output has too much, from rounding offsets down
+  bool fresh;  // no token has been seen
 
   // Of the list.
   uint32_t digits_at, entries_at;  // bytes from arguments.digits, from arguments.planes: what this lane reads first
   uint32_t chunks;  // of planes, a byte for each kind
-  float factor[kHeadTiles], half[kHeadTiles], centre[kHeadTiles];  // half: times -factor
+  float factor[kHeadTiles], centre[kHeadTiles];
   int start[kHeadTiles];
 
   __device__ __forceinline__ void Begin(const AdaPart& part) {
@@ -90,14 +91,14 @@ struct AdaReader {
     digits_at += sizeof(AdaDigitHeader);
     const int at = part.head % arguments.kv_heads * kTierCount + part.tier;
     entries_at = static_cast<uint32_t>(at * sizeof(AdaPlanes) + offsetof(AdaPlanes, entry) + sizeof(uint32_t) * t);
-    chunks = 0;
+    chunks = 0, fresh = true;
     for (int kind = 0; kind < kAdaPlaneKinds; ++kind) chunks |= static_cast<uint32_t>(arguments.planes[at].chunks[kind]) << (8 * kind);
 #pragma unroll
     for (int n = 0; n < kHeadTiles; ++n) {
       const int head = 4 * n + t;
-      factor[n] = header->factor[head], half[n] = -header->half[head] * factor[n], centre[n] = header->centre[head];
+      factor[n] = header->factor[head], centre[n] = header->centre[head];
       start[n] = header->start[head];
-      reference[n] = -kInfinity, sum[n] = 0, surplus[n] = 0;
+      reference[n] = 0, sum[n] = 0, surplus[n] = 0;
 #pragma unroll
       for (int pair = 0; pair < kPairs; ++pair) {
 #pragma unroll
@@ -317,8 +318,8 @@ struct AdaReader {
       radii_at[h] = of + kPage.key_radii + 2 * kTokenTile * at + 8 * (g & 3);
     }
 
-    // 1. Logits, in bits.
-    float logit[kHeadTiles][kHalves][4], value_radius[kHalves][4];
+    // 1. Logits, in bits above the reference.
+    float above[kHeadTiles][kHalves][4], value_radius[kHalves][4];
     constexpr int kAtOnce = kHalves < kTogether ? kHalves : kTogether;
 #pragma unroll
     for (int first = 0; first < kHalves; first += kAtOnce) {
@@ -347,7 +348,7 @@ struct AdaReader {
           for (int n = 0; n < kHeadTiles; ++n) {
             const int(&c)[4] = sums[h][j / 2][n];
             const float dot = static_cast<float>(c[2 * (j % 2)] * 256 + c[2 * (j % 2) + 1]);
-            logit[n][first + h][j] = fmaf(dot, factor[n], half[n]) * radius[j];
+            above[n][first + h][j] = fmaf(dot, factor[n] * radius[j], -reference[n]);
           }
         }
       }
@@ -366,8 +367,8 @@ struct AdaReader {
         for (int h = 0; h < kHalves; ++h) {
 #pragma unroll
           for (int j = 0; j < 4; ++j) {
-            const float x = (logit[n][h][j] * kLn2 + centre[n]) / arguments.softcap;
-            logit[n][h][j] = arguments.softcap / kLn2 * tanhf(x);
+            const float x = ((above[n][h][j] + reference[n]) * kLn2 + centre[n]) / arguments.softcap;
+            above[n][h][j] = fmaf(arguments.softcap / kLn2, tanhf(x), -reference[n]);
           }
         }
       }
@@ -381,53 +382,64 @@ struct AdaReader {
           if (token >= from && token < to) continue;
           value_radius[h][j] = 0;
 #pragma unroll
-          for (int n = 0; n < kHeadTiles; ++n) logit[n][h][j] = -kInfinity;
+          for (int n = 0; n < kHeadTiles; ++n) above[n][h][j] = -kInfinity;
         }
       }
     }
 
-    // 2. Weights.
-    float top[kHeadTiles];
-    bool above = false;
+    // 2. Weights. Where a lane's add up to more than kRescaleAbove allows one of them, and at first, the reference moves.
+    float p[kHeadTiles][kHalves][4], of_step[kHeadTiles];
+    bool move = fresh;
 #pragma unroll
     for (int n = 0; n < kHeadTiles; ++n) {
-      top[n] = -kInfinity;
+      of_step[n] = 0;
 #pragma unroll
       for (int h = 0; h < kHalves; ++h) {
 #pragma unroll
-        for (int j = 0; j < 4; ++j) top[n] = fmaxf(top[n], logit[n][h][j]);
+        for (int j = 0; j < 4; ++j) of_step[n] += p[n][h][j] = Exp2(above[n][h][j]);
       }
-      above |= top[n] > reference[n] + kRescaleAbove;
+      move |= of_step[n] > kRescaleAbove;
     }
-    if (__any_sync(~0u, above)) {
+    if (__any_sync(~0u, move)) {
 #pragma unroll
       for (int n = 0; n < kHeadTiles; ++n) {
-        const float now = fmaxf(reference[n], MaxOverRows(top[n]));
-        const float shrink = reference[n] == -kInfinity ? 0 : Exp2(reference[n] - now);
-        reference[n] = now;
+        float top = -kInfinity;
+#pragma unroll
+        for (int h = 0; h < kHalves; ++h) {
+#pragma unroll
+          for (int j = 0; j < 4; ++j) top = fmaxf(top, above[n][h][j]);
+        }
+        top = MaxOverRows(top);
+        // At first it may move down too. A head that has no token yet, or only NaN, stays where it is.
+        const float by = fresh ? (top == -kInfinity ? 0.0f : top) : fmaxf(top, 0.0f), shrink = fresh ? 0.0f : Exp2(-by);
+        reference[n] += by;
         sum[n] *= shrink, surplus[n] *= shrink;
 #pragma unroll
         for (int pair = 0; pair < kPairs; ++pair) {
 #pragma unroll
           for (int i = 0; i < 4; ++i) output[n][pair][i] *= shrink;
         }
+        of_step[n] = 0;
+#pragma unroll
+        for (int h = 0; h < kHalves; ++h) {
+#pragma unroll
+          for (int j = 0; j < 4; ++j) of_step[n] += p[n][h][j] = Exp2(above[n][h][j] - by);
+        }
       }
+      fresh = fresh && from >= min(to, 32 * kHalves);
     }
     float unit[kHeadTiles];  // what a low digit stands for
     __syncwarp();            // the last step's digits have been read
 #pragma unroll
     for (int n = 0; n < kHeadTiles; ++n) {
-      // A head that has seen nothing yet (its logits are NaN, or this step has no token of it) must not make NaN of what is no token.
-      const float from_reference = reference[n] == -kInfinity ? 0 : reference[n];
+      sum[n] += of_step[n];
       float largest = 1e-30f;
 #pragma unroll
       for (int h = 0; h < kHalves; ++h) {
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          const float p = Exp2(logit[n][h][j] - from_reference);
-          sum[n] += p;
-          logit[n][h][j] = p * value_radius[h][j];
-          largest = fmaxf(largest, fabsf(logit[n][h][j]));
+          p[n][h][j] *= value_radius[h][j];
+          largest = fmaxf(largest, fabsf(p[n][h][j]));
         }
       }
       largest = MaxOverRows(largest);
@@ -437,7 +449,7 @@ struct AdaReader {
       for (int h = 0; h < kHalves; ++h) {
         uint32_t shifted[4];  // byte 0: the low digit + 128; byte 1: the high one
 #pragma unroll
-        for (int j = 0; j < 4; ++j) shifted[j] = __float_as_uint(fmaf(logit[n][h][j], inverse, 0x1.8p23f + 128));
+        for (int j = 0; j < 4; ++j) shifted[j] = __float_as_uint(fmaf(p[n][h][j], inverse, 0x1.8p23f + 128));
         const uint32_t first = __byte_perm(shifted[0], shifted[1], 0x5140), second = __byte_perm(shifted[2], shifted[3], 0x5140);
         uint32_t* place = exchange + (8 * n + 2 * t) * kExchangeRow + 8 * h + g;
         place[0] = __byte_perm(first, second, 0x7632);
@@ -597,6 +609,7 @@ struct AdaReader {
       }
     }
     constexpr float kStep = kReadStep[ValueWidth(kTier)] / (1 << ValueShift(ValueWidth(kTier)));
+    for (int n = 0; n < kHeadTiles && fresh; ++n) reference[n] = -kInfinity;
     End(part.state, kStep, warp, barrier);
   }
 };

@@ -148,8 +148,7 @@ __device__ inline void SplitForList(const AdaSplit& of, int head, bool real, int
     const float nan = __int_as_float(0x7fffffff);
     const float unit = !real ? 0.0f : finite ? largest * (1.0f / kDigitMax) : nan;
     header->factor[head] = of.scale * unit * 1.44269504f;
-    header->start[head] = static_cast<int>(-(offset >> 1));  // sums come out right modulo 2^32
-    header->half[head] = (offset & 1) ? 0.5f : 0.0f;
+    header->start[head] = static_cast<int>(-(offset >> 1));  // right modulo 2^32; half a unit is nothing beside their rounding
     header->centre[head] = real ? of.scale * of.centre : 0.0f;
   }
 }
