@@ -1,8 +1,10 @@
 #include "kernels/cuda/ada_decode.h"
 
+#include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <cstddef>
 
 #include "kernels/cuda/ada_digits.cuh"
 #include "kernels/cuda/ada_launch.h"
@@ -23,16 +25,19 @@ __device__ __forceinline__ float WarpMax(float x) {
   for (int apart = 16; apart > 0; apart /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, apart));
   return x;
 }
-template <class T>
-__device__ __forceinline__ T WarpSum(T x) {
+__device__ __forceinline__ float WarpSum(float x) {
   for (int apart = 16; apart > 0; apart /= 2) x += __shfl_xor_sync(~0u, x, apart);
   return x;
 }
+
+// How many outputs of the map a thread of PrepareQueries makes: with the queries of its block at most 32 sums.
+constexpr int OutputsTogether(int queries) { return queries == 16 ? 2 : 4; }
 
 struct PrepareArguments {
   AttentionShape shape;
   AdaHeads heads;
   int rows, kv_heads, rows_together, head_tiles;
+  int group_inverse;  // q * group_inverse >> 16 is q / group, for q below 16
   bool next_begins;  // the reading kernel's blocks may take places while this runs
   const float* query;
   const AdaList* lists;
@@ -41,79 +46,145 @@ struct PrepareArguments {
   int64_t digit_bytes;
 };
 
-// A block maps the queries of up to kQueries / G rows of one kv head, and splits them for the rows' lists.
-template <int kQueries>
-__global__ void __launch_bounds__(kPrepareThreads) PrepareQueries(const __grid_constant__ PrepareArguments a) {
+// kCount floats that lie together, loaded at once.
+template <int kCount>
+struct Together {
+  float of[kCount];
+  __device__ __forceinline__ static Together Load(const float* from) {
+    if constexpr (kCount == 4) {
+      const float4 x = __ldg(reinterpret_cast<const float4*>(from));
+      return {{x.x, x.y, x.z, x.w}};
+    } else {
+      const float2 x = __ldg(reinterpret_cast<const float2*>(from));
+      return {{x.x, x.y}};
+    }
+  }
+};
+
+// A block maps the queries of up to kQueries / G rows of one kv head, and splits them for the rows' lists. A thread maps all of them to
+// kOutputs outputs, over a slice of the coordinates: what it reads first of the map it asks for before all else. All that is known when
+// this is compiled makes it short: a kernel that runs once a layer waits for its own instructions.
+template <int kDims, int kQueries>
+__global__ void __launch_bounds__(kPrepareThreads, kDims == 256 && kQueries == 4 ? 1 : 2)
+    PrepareQueries(const __grid_constant__ PrepareArguments a) {
   extern __shared__ __align__(16) float memory[];
-  if (a.next_begins) LetNextBegin();
-  const int dims = a.shape.head_dim, group = a.shape.group, head = blockIdx.x % a.kv_heads;
+  constexpr int kOutputs = OutputsTogether(kQueries), kPieces = kDims / kOutputs, kSlices = kPrepareThreads / kPieces;
+  constexpr int kLongest = (kDims + kSlices - 1) / kSlices;  // slice
+  constexpr int kAheadMost = kQueries > 4 ? 4 : kDims < 256 ? 8 : 16, kAhead = kLongest < kAheadMost ? kLongest : kAheadMost;
+  using Piece = Together<kOutputs>;
+  const int group = a.shape.group, head = blockIdx.x % a.kv_heads;
   const int first_row = blockIdx.x / a.kv_heads * a.rows_together;
   const int rows = min(a.rows_together, a.rows - first_row), queries = rows * group;
-  const int slices = kPrepareThreads / dims, lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  float* query = memory;                          // [D][kQueries]
-  float* mapped = query + kQueries * dims;        // [kQueries][D]
-  float* partial = mapped + kQueries * dims;      // [slices][kQueries][D]
-  __shared__ float centres[kQueries];
-  __shared__ AdaPlanes planes[kTierCount];
-  static_assert(sizeof(planes) % 4 == 0);
-  for (int i = threadIdx.x; i < static_cast<int>(sizeof(planes) / 4); i += kPrepareThreads) {
-    reinterpret_cast<uint32_t*>(planes)[i] = reinterpret_cast<const uint32_t*>(a.heads.planes + head * kTierCount)[i];
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+  const int output = threadIdx.x % kPieces * kOutputs, slice = threadIdx.x / kPieces;
+  const int begin = kDims * slice / kSlices;
+  const int length = slice >= kSlices ? 0 : kDims % kSlices == 0 ? kDims / kSlices : kDims * (slice + 1) / kSlices - begin;
+  const float* map = a.heads.maps + (int64_t{head} * kDims + begin) * kDims + output;
+  Piece ahead[kAhead];
+#pragma unroll
+  for (int i = 0; i < kAhead; ++i) {
+    if (i < length) ahead[i] = Piece::Load(map + i * kDims);
   }
+  if (a.next_begins) LetNextBegin();
+  constexpr int kCoordinates = kQueries * kDims, kTurns = (kCoordinates + kPrepareThreads - 1) / kPrepareThreads;
+  float* query = memory;                  // [D][kQueries]
+  float* mapped = query + kCoordinates;   // [kQueries][D]
+  float* partial = mapped + kCoordinates;  // [kSlices][kQueries][D]
+  __shared__ float centre[kDims], centres[kQueries];
+  __shared__ TierSteps tiers[kTierCount];
   __shared__ int list_begin[kQueries], list_count[kQueries], list_tier[kQueries][32];
-  if (warp < rows) {  // at most 16
-    const int at = (first_row + warp) * a.kv_heads + head, begin = a.head_lists[at], count = a.head_lists[at + 1] - begin;
-    if (lane < count) list_tier[warp][lane] = a.lists[begin + lane].tier;
-    if (lane == 0) list_begin[warp] = begin, list_count[warp] = count;
+  // Past the first cache: what made them may have ended a moment ago.
+#pragma unroll
+  for (int turn = 0; turn < kTurns; ++turn) {
+    const int i = static_cast<int>(threadIdx.x) + turn * kPrepareThreads, q = i / kDims, d = i % kDims, row = q * a.group_inverse >> 16;
+    if (i >= kCoordinates) break;
+    const int64_t from = (int64_t{first_row + row} * a.kv_heads + head) * group + q - row * group;
+    query[d * kQueries + q] = q < queries ? __ldcg(a.query + from * kDims + d) : 0.0f;
   }
-  for (int i = threadIdx.x; i < kQueries * dims; i += kPrepareThreads) {
-    const int q = i / dims, d = i % dims;
-    const int64_t row = first_row + q / group;
-    query[d * kQueries + q] = q < queries ? a.query[((row * a.kv_heads + head) * group + q % group) * dims + d] : 0.0f;
+  if (a.heads.centres != nullptr && threadIdx.x < kDims) centre[threadIdx.x] = a.heads.centres[head * kDims + threadIdx.x];
+  constexpr int kTierWords = sizeof(TierSteps) / 4;
+  static_assert(kTierCount * kTierWords <= kPrepareThreads);
+  if (threadIdx.x < kTierCount * kTierWords) {
+    const int tier = threadIdx.x / kTierWords, word = threadIdx.x % kTierWords;
+    reinterpret_cast<uint32_t*>(tiers)[threadIdx.x] =
+        reinterpret_cast<const uint32_t*>(a.heads.planes[head * kTierCount + tier].widths)[word];
+  }
+  int own_begin = 0, own_count = 0, own_tier = 0;  // of the warp's row: there are at most 16
+  if (warp < rows) {
+    const int at = (first_row + warp) * a.kv_heads + head;
+    own_begin = a.head_lists[at], own_count = a.head_lists[at + 1] - own_begin;
+    if (lane < own_count) own_tier = a.lists[own_begin + lane].tier;
   }
   __syncthreads();
-  const int output = threadIdx.x % dims, slice = threadIdx.x / dims;
-  if (slice < slices) {
-    const float* map = a.heads.maps + int64_t{head} * dims * dims + output;
-    const int begin = dims * slice / slices, end = dims * (slice + 1) / slices;
-    float sums[kQueries] = {};
-#pragma unroll 32
-    for (int d = begin; d < end; ++d) {
-      const float f = __ldg(map + d * dims);
+  if (slice < kSlices) {
+    float sums[kQueries][kOutputs] = {};
+#pragma unroll 1
+    for (int first = 0; first < length; first += kAhead) {
 #pragma unroll
-      for (int q = 0; q < kQueries; ++q) sums[q] = fmaf(f, query[d * kQueries + q], sums[q]);
+      for (int i = 0; i < kAhead; ++i) {
+        if (first + i >= length) break;
+        const float4* of_queries = reinterpret_cast<const float4*>(query + (begin + first + i) * kQueries);
+#pragma unroll
+        for (int four = 0; four < kQueries / 4; ++four) {
+          const float4 x = of_queries[four];
+          const float of_query[4] = {x.x, x.y, x.z, x.w};
+#pragma unroll
+          for (int q = 0; q < 4; ++q) {
+#pragma unroll
+            for (int o = 0; o < kOutputs; ++o) sums[4 * four + q][o] = fmaf(ahead[i].of[o], of_query[q], sums[4 * four + q][o]);
+          }
+        }
+        if (kAhead < kLongest && first + i + kAhead < length) ahead[i] = Piece::Load(map + (first + i + kAhead) * kDims);
+      }
     }
 #pragma unroll
-    for (int q = 0; q < kQueries; ++q) partial[(slice * kQueries + q) * dims + output] = sums[q];
+    for (int q = 0; q < kQueries; ++q) {
+      *reinterpret_cast<Piece*>(partial + (slice * kQueries + q) * kDims + output) = reinterpret_cast<const Piece&>(sums[q]);
+    }
   }
-  for (int q = warp; q < kQueries; q += kPrepareWarps) {
+  if (warp < rows) {
+    list_tier[warp][lane] = own_tier;
+    if (lane == 0) list_begin[warp] = own_begin, list_count[warp] = own_count;
+  }
+  if (warp < kQueries) {
     float sum = 0;
     if (a.heads.centres != nullptr) {
-      for (int d = lane; d < dims; d += 32) sum = fmaf(a.heads.centres[head * dims + d], query[d * kQueries + q], sum);
+#pragma unroll
+      for (int d = lane, turn = 0; turn < (kDims + 31) / 32; ++turn, d += 32) {
+        if (d < kDims) sum = fmaf(centre[d], query[d * kQueries + warp], sum);
+      }
+      sum = WarpSum(sum);
     }
-    sum = WarpSum(sum);
-    if (lane == 0) centres[q] = sum;
+    if (lane == 0) centres[warp] = sum;
   }
   __syncthreads();
-  for (int i = threadIdx.x; i < kQueries * dims; i += kPrepareThreads) {
+#pragma unroll 1
+  for (int turn = 0; turn < kTurns; ++turn) {
+    const int i = static_cast<int>(threadIdx.x) + turn * kPrepareThreads;
+    if (i >= kCoordinates) break;
     float sum = 0;
-    for (int s = 0; s < slices; ++s) sum += partial[s * kQueries * dims + i];
+#pragma unroll
+    for (int s = 0; s < kSlices; ++s) sum += partial[s * kCoordinates + i];
     mapped[i] = sum;
   }
   __syncthreads();
   const int heads = 4 * a.head_tiles;
   int turn = warp;  // of all (row, list, head) of the block this warp takes every kPrepareWarps-th
+#pragma unroll 1
   for (int row = 0; row < rows; ++row) {
-    const int begin = list_begin[row], count = list_count[row] * heads;
+    const int lists = list_begin[row], count = list_count[row] * heads;
+#pragma unroll 1
     for (; turn < count; turn += kPrepareWarps) {
-      const int list = begin + turn / heads, of_group = turn % heads;
-      const int q = row * group + min(of_group, group - 1);
-      const AdaSplit split = {.planes = planes[list_tier[row][turn / heads]], .head_dim = dims, .head_tiles = a.head_tiles,
-                              .scale = a.shape.scale, .mapped = mapped + q * dims, .centre = centres[q]};
-      SplitForList(split, of_group, of_group < group, lane, a.digits + list * a.digit_bytes);
+      const int list = turn / 4 / a.head_tiles, of_group = turn - list * heads, q = row * group + min(of_group, group - 1);
+      const AdaSplit split = {.tier = tiers[list_tier[row][list]], .head_tiles = a.head_tiles, .head = of_group, .real = of_group < group,
+                              .scale = a.shape.scale, .mapped = mapped + q * kDims, .centre = centres[q]};
+      SplitForList<kDims>(split, lane, a.digits + (lists + list) * a.digit_bytes);
     }
     turn -= count;
   }
+  WaitForBefore();  // what codes the rows' new tokens, perhaps: who waits for this kernel waits for it too
 }
+static_assert(kPrepareWarps >= 16);  // as many as a block has queries
 
 // A bit per sign, one for minus: read by lanes at different places, and constants of 32 places come one after another.
 struct SignBits {
@@ -129,22 +200,23 @@ constexpr SignBits kSignBits = BitsOfSigns();
 struct MergeArguments {
   AttentionState states;
   const AdaHeadStates* heads;
-  int query_heads, group, dims;
+  int query_heads, group;
   bool unrotate;
   float* output;
+  uint16_t* attended;
 };
 
 // value_rotation.inc backwards, a row in a warp's registers: Walsh-Hadamard over the power of two, then the reflection across what is left,
 // then the signs. x[k][i] is coordinate 128 k + 4 lane + i.
-__device__ __forceinline__ void UnrotateRow(int dims, const SignBits& signs, int lane, float (&x)[2][4]) {
-  const int power = dims & -dims, odd = dims / power;
+template <int kDims>
+__device__ __forceinline__ void UnrotateRow(const SignBits& signs, int lane, float (&x)[kDims > 128 ? 2 : 1][4]) {
+  constexpr int kPower = kDims & -kDims, kOdd = kDims / kPower, kSets = kDims > 128 ? 2 : 1;
 #pragma unroll
-  for (int k = 0; k < 2; ++k) {
+  for (int k = 0; k < kSets; ++k) {
     const float a = x[k][0] + x[k][1], b = x[k][0] - x[k][1], c = x[k][2] + x[k][3], d = x[k][2] - x[k][3];
     x[k][0] = a + c, x[k][1] = b + d, x[k][2] = a - c, x[k][3] = b - d;
 #pragma unroll
-    for (int half = 4; half < 128; half *= 2) {
-      if (half >= power) break;
+    for (int half = 4; half < (kPower < 128 ? kPower : 128); half *= 2) {
       const bool upper = (lane & (half / 4)) != 0;
 #pragma unroll
       for (int i = 0; i < 4; ++i) {
@@ -153,97 +225,133 @@ __device__ __forceinline__ void UnrotateRow(int dims, const SignBits& signs, int
       }
     }
   }
-  if (power == 256) {
+  if constexpr (kPower == 256) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       const float a = x[0][i], b = x[1][i];
       x[0][i] = a + b, x[1][i] = a - b;
     }
   }
-  const float scale = rsqrtf(static_cast<float>(power));
-  const uint32_t minus[2] = {signs.bits[lane / 8] >> lane % 8 * 4, signs.bits[4 + lane / 8] >> lane % 8 * 4};
+  const float scale = rsqrtf(static_cast<float>(kPower));
 #pragma unroll
-  for (int i = 0; i < 4; ++i) {
-    float shift = 0;
-    if (odd > 1) {  // 80 and 96: the runs lie in lanes power / 4 apart
-      for (int run = 0; run < odd; ++run) shift += __shfl_sync(~0u, x[0][i], run * (power / 4) + lane % (power / 4));
-      shift *= 2.0f / odd;
+  for (int k = 0; k < kSets; ++k) {
+    const uint32_t minus = signs.bits[4 * k + lane / 8] >> lane % 8 * 4;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      float shift = 0;
+      if constexpr (kOdd > 1) {  // 80 and 96: the runs lie in lanes kPower / 4 apart
+#pragma unroll
+        for (int run = 0; run < kOdd; ++run) shift += __shfl_sync(~0u, x[k][i], run * (kPower / 4) + lane % (kPower / 4));
+        shift *= 2.0f / kOdd;
+      }
+      x[k][i] = (x[k][i] - shift) * ((minus >> i & 1) != 0 ? -scale : scale);
     }
-    x[0][i] = (x[0][i] - shift) * ((minus[0] >> i & 1) != 0 ? -scale : scale);
-    x[1][i] = x[1][i] * ((minus[1] >> i & 1) != 0 ? -scale : scale);
   }
 }
 
-// kWarps warps merge the states of one query head: many where one sequence has most of the device, one where a head has a few states. Lane
-// l has coordinates 4l .. 4l + 3, and of 256 also those 128 further on.
-template <int kWarps>
+__device__ __forceinline__ void AddWeighted(float weight, const float4& x, float4& sum) {
+  sum.x = fmaf(weight, x.x, sum.x), sum.y = fmaf(weight, x.y, sum.y);
+  sum.z = fmaf(weight, x.z, sum.z), sum.w = fmaf(weight, x.w, sum.w);
+}
+__device__ __forceinline__ uint16_t Bf16Of(float x) { return __bfloat16_as_ushort(__float2bfloat16_rn(x)); }
+
+// kWarps warps merge the states of one query head, each every kWarps-th: many where one sequence has most of the device, one where a head
+// has a few states. Lane l has coordinates 4l .. 4l + 3, and of 256 also those 128 further on. A warp asks for its first states' outputs
+// before it knows what they weigh.
+template <int kDims, int kWarps>
 __global__ void __launch_bounds__(kMergeThreads) MergeStates(const __grid_constant__ MergeArguments a,
                                                               const __grid_constant__ SignBits signs) {
   constexpr int kHeads = kMergeThreads / 32 / kWarps;  // of a block
-  __shared__ float4 outputs[kWarps > 1 ? 2 * kMergeThreads : 1];
+  constexpr int kSets = kDims > 128 ? 2 : 1, kQuads = kDims / 4;
+  constexpr int kAhead = kWarps > 1 ? 8 : 4;           // divides 32
+  __shared__ float4 outputs[kWarps > 1 ? kSets * kMergeThreads : 1];
   __shared__ float sums[kWarps];
+  LetNextBegin();
+  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % kWarps;
+  const uint32_t at_head = blockIdx.x * kHeads + threadIdx.x / (32 * kWarps), kv_head = at_head / static_cast<uint32_t>(a.group);
+  const bool real = at_head < static_cast<uint32_t>(a.query_heads);  // of a whole warp, and of kWarps > 1 of the whole block
+  const AdaHeadStates states = real ? a.heads[kv_head] : AdaHeadStates{0, 0};  // the plan was there before
   WaitForBefore();
-  const int dims = a.dims, lane = threadIdx.x % 32, warp = threadIdx.x / 32 % kWarps;
-  const int at_head = blockIdx.x * kHeads + threadIdx.x / (32 * kWarps);
-  if (at_head >= a.query_heads) return;  // a whole warp, and of kWarps > 1 the whole block
-  const AdaHeadStates states = a.heads[at_head / a.group];
-  const int64_t first = int64_t{states.first} * a.group + at_head % a.group;
+  if (!real || (states.count == 0 && a.output == nullptr)) return;
+  const int64_t first = int64_t{states.first} * a.group + (at_head - kv_head * a.group);
   const float *maxima = a.states.max + first, *totals = a.states.sum + first;
-  const float4* rows = reinterpret_cast<const float4*>(a.states.output + first * dims);
-  const int quads = dims / 4, row_quads = a.group * quads;
+  const int turns = (states.count - warp + kWarps - 1) / kWarps, stride = kWarps * a.group;  // the warp's states: warp, warp + kWarps, ...
+  const float4* next = reinterpret_cast<const float4*>(a.states.output + (first + warp * a.group) * kDims) + lane;
+  float4 ahead[kAhead][kSets];
+  const auto ask = [&](int turn, float4 (&to)[kSets]) {  // turn after turn
+#pragma unroll
+    for (int k = 0; k < kSets; ++k) {
+      if (turn < turns && (kQuads % 32 == 0 || lane < kQuads)) to[k] = next[32 * k];
+    }
+    next += stride * kQuads;
+  };
+#pragma unroll
+  for (int j = 0; j < kAhead; ++j) ask(j, ahead[j]);
   float max = -__builtin_huge_valf();
-  for (int s = lane; s < states.count; s += 32) max = fmaxf(max, maxima[s * a.group]);
+#pragma unroll 1
+  for (int s = lane; s < states.count; s += 128) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      if (s + 32 * i < states.count) max = fmaxf(max, maxima[(s + 32 * i) * a.group]);
+    }
+  }
   max = WarpMax(max);
   float total = 0;
-  float4 sum[2] = {};
-  const int each = kWarps == 1 ? 32 : min(32, (states.count + kWarps - 1) / kWarps);  // states a warp takes at a time
-  for (int begin = each * warp; begin < states.count; begin += each * kWarps) {
-    // A state that saw nothing has -infinity and weighs nothing; one of NaN weighs itself.
+  float4 sum[kSets] = {};
+#pragma unroll 1
+  for (int turn = 0; turn < turns; turn += 32) {
+    // A lane's turn. A state that saw nothing has -infinity and weighs nothing; one of NaN weighs itself.
     float weight = 0;
-    const int here = min(each, states.count - begin);
-    if (lane < here) {
-      const float m = maxima[(begin + lane) * a.group];
-      weight = m == max ? 1.0f : __expf(m - max);
-      total = fmaf(weight, totals[(begin + lane) * a.group], total);
+    if (turn + lane < turns) {
+      const int at = (warp + kWarps * (turn + lane)) * a.group;
+      const float own_max = maxima[at];
+      weight = own_max == max ? 1.0f : __expf(own_max - max);
+      total = fmaf(weight, totals[at], total);
     }
-#pragma unroll 8
-    for (int s = 0; s < here; ++s) {
-      const float w = __shfl_sync(~0u, weight, s);
+#pragma unroll 1
+    for (int from = 0; from < min(32, turns - turn); from += kAhead) {
 #pragma unroll
-      for (int k = 0; k < 2; ++k) {
-        if (lane + 32 * k >= quads) continue;
-        const float4 o = rows[int64_t{begin + s} * row_quads + lane + 32 * k];
-        sum[k].x = fmaf(w, o.x, sum[k].x), sum[k].y = fmaf(w, o.y, sum[k].y);
-        sum[k].z = fmaf(w, o.z, sum[k].z), sum[k].w = fmaf(w, o.w, sum[k].w);
+      for (int j = 0; j < kAhead; ++j) {
+        const float w = __shfl_sync(~0u, weight, from + j);  // nothing beyond the last one
+        if (turn + from + j < turns) {
+#pragma unroll
+          for (int k = 0; k < kSets; ++k) {
+            if (kQuads % 32 == 0 || lane < kQuads) AddWeighted(w, ahead[j][k], sum[k]);
+          }
+        }
+        ask(turn + from + j + kAhead, ahead[j]);
       }
     }
   }
   total = WarpSum(total);
   if constexpr (kWarps > 1) {
-    outputs[threadIdx.x] = sum[0], outputs[kMergeThreads + threadIdx.x] = sum[1];
+#pragma unroll
+    for (int k = 0; k < kSets; ++k) outputs[k * kMergeThreads + threadIdx.x] = sum[k];
     if (lane == 0) sums[warp] = total;
     __syncthreads();
     if (warp > 0) return;
+#pragma unroll
     for (int w = 1; w < kWarps; ++w) {
       total += sums[w];
 #pragma unroll
-      for (int k = 0; k < 2; ++k) {
-        const float4 o = outputs[k * kMergeThreads + 32 * w + lane];
-        sum[k].x += o.x, sum[k].y += o.y, sum[k].z += o.z, sum[k].w += o.w;
-      }
+      for (int k = 0; k < kSets; ++k) AddWeighted(1, outputs[k * kMergeThreads + 32 * w + lane], sum[k]);
     }
   }
   const float inverse = states.count == 0 ? 0.0f : 1 / total;
-  float x[2][4];
+  float x[kSets][4];
 #pragma unroll
-  for (int k = 0; k < 2; ++k) {
+  for (int k = 0; k < kSets; ++k) {
     x[k][0] = sum[k].x * inverse, x[k][1] = sum[k].y * inverse, x[k][2] = sum[k].z * inverse, x[k][3] = sum[k].w * inverse;
   }
-  if (a.unrotate) UnrotateRow(dims, signs, lane, x);
-  float4* out = reinterpret_cast<float4*>(a.output + int64_t{at_head} * dims);
+  if (a.unrotate) UnrotateRow<kDims>(signs, lane, x);
+  if (kQuads % 32 != 0 && lane >= kQuads) return;
 #pragma unroll
-  for (int k = 0; k < 2; ++k) {
-    if (lane + 32 * k < quads) out[lane + 32 * k] = {x[k][0], x[k][1], x[k][2], x[k][3]};
+  for (int k = 0; k < kSets; ++k) {
+    const int64_t to = int64_t{at_head} * kQuads + lane + 32 * k;
+    if (a.output != nullptr) reinterpret_cast<float4*>(a.output)[to] = {x[k][0], x[k][1], x[k][2], x[k][3]};
+    if (a.attended != nullptr && states.count > 0) {
+      reinterpret_cast<ushort4*>(a.attended)[to] = {Bf16Of(x[k][0]), Bf16Of(x[k][1]), Bf16Of(x[k][2]), Bf16Of(x[k][3])};
+    }
   }
 }
 
@@ -259,10 +367,33 @@ AdaReadKernel ReadKernel(int head_dim, int head_tiles) {
 
 dim3 BlocksOf(int blocks) { return dim3(static_cast<unsigned>(blocks)); }
 
-// How many queries a block of PrepareQueries takes, and the memory that takes.
+// How many queries a block of PrepareQueries takes, and the memory that takes: the queries, mapped ones, and the sums of all threads.
 int QueriesTogether(int group) { return group <= 4 ? 4 : group <= 8 ? 8 : 16; }
 int PrepareBytes(int head_dim, int queries) {
-  return 4 * queries * head_dim * (2 + kPrepareThreads / head_dim);
+  return 4 * queries * (2 * head_dim + OutputsTogether(queries) * kPrepareThreads);
+}
+
+// of.operator()<D>(), of the head dims that there are
+template <class Of>
+auto ForHeadDim(int head_dim, Of of) {
+  switch (head_dim) {
+    case 64: return of.template operator()<64>();
+    case 80: return of.template operator()<80>();
+    case 96: return of.template operator()<96>();
+    case 128: return of.template operator()<128>();
+    default: return of.template operator()<256>();
+  }
+}
+using PrepareKernel = void (*)(PrepareArguments);
+PrepareKernel PrepareKernelOf(int head_dim, int queries) {
+  return ForHeadDim(head_dim, [&]<int kDims>() -> PrepareKernel {
+    return queries == 4 ? PrepareQueries<kDims, 4> : queries == 8 ? PrepareQueries<kDims, 8> : PrepareQueries<kDims, 16>;
+  });
+}
+using MergeKernel = void (*)(MergeArguments, SignBits);
+constexpr int kMergeWarps = kMergeThreads / 32;
+MergeKernel MergeKernelOf(int head_dim, bool many) {
+  return ForHeadDim(head_dim, [&]<int kDims>() -> MergeKernel { return many ? MergeStates<kDims, kMergeWarps> : MergeStates<kDims, 1>; });
 }
 
 }  // namespace
@@ -285,10 +416,9 @@ CudaStatus AdaDecoder::Create(int32_t head_dim, int32_t group) {
   blocks_ = processors;
   const cudaError_t allowed = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes_);
   if (allowed != cudaSuccess) return StatusOf(allowed);
-  const auto allow = [&](auto* prepare, int queries) {
-    return cudaFuncSetAttribute(prepare, cudaFuncAttributeMaxDynamicSharedMemorySize, PrepareBytes(head_dim, queries));
-  };
-  for (const cudaError_t error : {allow(PrepareQueries<4>, 4), allow(PrepareQueries<8>, 8), allow(PrepareQueries<16>, 16)}) {
+  for (const int queries : {4, 8, 16}) {
+    const cudaError_t error = cudaFuncSetAttribute(PrepareKernelOf(head_dim, queries), cudaFuncAttributeMaxDynamicSharedMemorySize,
+                                                   PrepareBytes(head_dim, queries));
     if (error != cudaSuccess) return StatusOf(error);
   }
   return CudaStatus::kOk;
@@ -308,12 +438,13 @@ CudaStatus AdaDecoder::Prepare(Stream stream, const AdaHeads& heads, const AdaBa
   // to 5 %: blocks that ask most of the memory then lie side by side. One tier gains 1 %, few rows of any kind 3 to 5 %.
   const bool next_begins = batch.list_count <= batch.rows * batch.kv_heads || 4 * blocks <= processors;
   PrepareArguments arguments = {.shape = batch.shape, .heads = heads, .rows = batch.rows, .kv_heads = batch.kv_heads,
-                                .rows_together = rows_together, .head_tiles = AdaHeadTiles(group_), .next_begins = next_begins,
+                                .rows_together = rows_together, .head_tiles = AdaHeadTiles(group_),
+                                .group_inverse = (65536 + group_ - 1) / group_, .next_begins = next_begins,
                                 .query = batch.query,
                                 .lists = batch.lists, .head_lists = batch.head_lists, .digits = batch.digits,
                                 .digit_bytes = DigitBytes()};
-  const auto kernel = queries == 4 ? PrepareQueries<4> : queries == 8 ? PrepareQueries<8> : PrepareQueries<16>;
-  return LaunchOverlapped(stream, false, kernel, BlocksOf(blocks), kPrepareThreads, PrepareBytes(head_dim_, queries), arguments);
+  return LaunchOverlapped(stream, overlap_ && batch.entering, PrepareKernelOf(head_dim_, queries), BlocksOf(blocks), kPrepareThreads,
+                          PrepareBytes(head_dim_, queries), arguments);
 }
 
 CudaStatus AdaDecoder::Read(Stream stream, const AdaHeads& heads, const AdaBatch& batch) const {
@@ -322,21 +453,19 @@ CudaStatus AdaDecoder::Read(Stream stream, const AdaHeads& heads, const AdaBatch
                                       .parts = batch.parts, .worker_parts = batch.worker_parts,
                                       .planes = heads.planes, .digits = batch.digits, .digit_bytes = DigitBytes(),
                                       .states = batch.states, .kv_heads = batch.kv_heads, .group = group_,
-                                      .softcap = batch.shape.softcap};
+                                      .softcap = batch.shape.softcap, .entering = batch.entering};
   return LaunchOverlapped(stream, overlap_, ReadKernel(head_dim_, AdaHeadTiles(group_)), BlocksOf(blocks_), 32 * warps_, shared_bytes_,
                           arguments);
 }
 
 CudaStatus AdaDecoder::Merge(Stream stream, const AdaBatch& batch) const {
   const MergeArguments arguments = {.states = batch.states, .heads = batch.head_states,
-                                    .query_heads = batch.rows * batch.kv_heads * group_, .group = group_, .dims = head_dim_,
-                                    .unrotate = batch.unrotate, .output = batch.output};
+                                    .query_heads = batch.rows * batch.kv_heads * group_, .group = group_,
+                                    .unrotate = batch.unrotate, .output = batch.output, .attended = batch.attended};
   // A plan has about a state per worker and list.
   const bool many = kAdaPartStates * workers() > 16 * batch.rows * batch.kv_heads;
-  constexpr int kBlockWarps = kMergeThreads / 32;
-  const int blocks = many ? arguments.query_heads : static_cast<int>(CeilDiv(arguments.query_heads, kBlockWarps));
-  const auto kernel = many ? MergeStates<kBlockWarps> : MergeStates<1>;
-  return LaunchOverlapped(stream, overlap_, kernel, BlocksOf(blocks), kMergeThreads, 0, arguments, kSignBits);
+  const int blocks = many ? arguments.query_heads : static_cast<int>(CeilDiv(arguments.query_heads, kMergeWarps));
+  return LaunchOverlapped(stream, overlap_, MergeKernelOf(head_dim_, many), BlocksOf(blocks), kMergeThreads, 0, arguments, kSignBits);
 }
 
 CudaStatus AdaDecoder::Attend(Stream stream, const AdaHeads& heads, const AdaBatch& batch) const {

@@ -6,10 +6,11 @@
 // with f_q the field at bits w q .. of a row's word, a shifted byte is X_q = 2^8 (f_q / 2^w + f_(q-1) / 4^w + ...), and of the wanted weights
 // W come those of bytes,
 //     W_q = V_q + V_(q+1) / 2^w + ... over the w-bit fields of a byte      hence      V_q = U_q - U_(q+1) / 2^w,  U_q = W_q + U_(q+8/w) / 256
-// (of 1 bit see BytesOfOneBit: half of its fields are another row's, and masked away). All exact, but for V being rounded to two digits.
+// (of 1 bit see WeighNibble: half of a byte is another row's, and masked away). All exact, but for V being rounded to two digits.
 #ifndef SPHERICAL_KERNELS_CUDA_ADA_DIGITS_CUH_
 #define SPHERICAL_KERNELS_CUDA_ADA_DIGITS_CUH_
 
+#include <cstddef>
 #include <cstdint>
 
 #include "kernels/cuda/ada_launch.h"
@@ -19,137 +20,171 @@ namespace spherical::kernels::cuda {
 
 inline constexpr int kDigitMax = 32639;  // of two int8 digits: 256 * 127 + 127
 
-// What four bytes of a row weigh, and twice what is to be taken off: the products if all fields were full.
-struct ByteWeights {
-  float weight[4];
-  int most[4];
+// What splitting needs to know of a tier; these lie together in AdaPlanes too.
+struct TierSteps {
+  uint8_t widths[kGroupsMax];
+  float steps[kGroupsMax];
 };
+static_assert(offsetof(AdaPlanes, steps) == offsetof(AdaPlanes, widths) + offsetof(TierSteps, steps));
 
-// Fields of kBits bits: those at place `field` of each of a word's four bytes. weight(c): that of the word's column c.
-template <int kBits, class Weight>
-__device__ __forceinline__ ByteWeights BytesOf(int field, const Weight& weight) {
-  constexpr int kFields = 8 / kBits;
-  ByteWeights out;
-  if constexpr (kFields == 1) {
-    for (int j = 0; j < 4; ++j) out.weight[j] = weight(j), out.most[j] = 255;
-  } else {
-    const bool last = field == kFields - 1;  // the next one is then in the next byte
-    const int next = last ? 0 : field + 1;
-    float mine = 0, theirs = 0;
-#pragma unroll
-    for (int j = 3; j >= 0; --j) {
-      const float before = theirs;
-      mine = fmaf(mine, 1.0f / 256, weight(4 * field + j));
-      theirs = fmaf(theirs, 1.0f / 256, weight(4 * next + j));
-      out.weight[j] = fmaf(last ? before : theirs, -1.0f / (1 << kBits), mine);
-      out.most[j] = j > 0 || last ? 255 : 256 - (256 >> kBits * (field + 1));
-    }
-  }
-  return out;
-}
-
-// Fields of 1 bit: column 4j + field, bit `field` of a nibble of byte j. Above it in the byte the shift left nothing, below it are the
-// nibble's lower bits and, of those that the shift moved out of byte j - 1, at most three. Sums over a nibble from `field` on,
-// T_f = V_f + V_(f+1) / 2 + ..., and the next byte's T' give W_f = T_f + 2^(f-8) T'_0 - T'_f / 256.
-template <class Weight>
-__device__ __forceinline__ ByteWeights BytesOfOneBit(int field, const Weight& weight) {
-  ByteWeights out;
-  float first = 0, mine = 0, above = 0;  // T'_0, T'_field, T'_(field + 1)
-  const float share = 1.0f / static_cast<float>(256 >> field);
-#pragma unroll
-  for (int j = 3; j >= 0; --j) {
-    mine = weight(4 * j + field) - share * first + mine * (1.0f / 256);
-    above = field == 3 ? 0.0f : weight(4 * j + field + 1) - 2 * share * first + above * (1.0f / 256);
-    first = weight(4 * j);
-    out.weight[j] = mine - 0.5f * above;
-    out.most[j] = 256 - (128 >> field) + (j > 0 ? (8 >> field) - 1 : 0);
-  }
-  return out;
-}
-
-// How much larger than the weights W those of bytes may be, by the group's width. Of one with a plane of 1 bit, that plane's are
-// |W - W' / 2|, W' being the next coordinate's of the nibble, and at most kMore of the largest W more; for the other plane this suffices.
-constexpr float RoomOf(int width) { return width % 2 == 1 ? 0.64f : width == 8 ? 1.0f : width == 4 ? 1.07f : 1.26f; }
-inline constexpr float kMore = 0.04f;
-
-// What a list's digits are made from: of a query head its mapped query, in shared memory.
+// A query head and a list of its rows.
 struct AdaSplit {
-  const AdaPlanes& planes;
-  int head_dim, head_tiles;
+  const TierSteps& tier;
+  int head_tiles, head;
+  bool real;            // or beyond the group: gets zeros
   float scale;          // of the softmax
-  const float* mapped;  // [D]
+  const float* mapped;  // [D], in shared memory
   float centre;         // q.mu
 };
 
-// Digits of one head for one list, by a warp; a head that is not `real` gets zeros.   out: the list's, DigitBytes() of them
-__device__ inline void SplitForList(const AdaSplit& of, int head, bool real, int lane, uint8_t* out) {
-  const AdaPlanes& planes = of.planes;
-  AdaDigitHeader* header = reinterpret_cast<AdaDigitHeader*>(out);
-  const auto power_of_two = [](int exponent) { return __int_as_float((127 + exponent) << 23); };
-  // A code of the width w reaches to 2^w: so much, and for its lower planes less, a group's weights grow when its fields go to the top.
-  float largest = 0, more = 0, zero = 0;  // zero: NaN if any coordinate is not finite
-  if (real) {
-    for (int i = lane; i < of.head_dim; i += 32) {
-      const int width = planes.widths[i / kGroup];
-      const float step = planes.steps[i / kGroup] * power_of_two(width - 8), weight = of.mapped[i] * step;
-      largest = fmaxf(largest, fabsf(weight) * RoomOf(width));
-      if (width % 2 == 1) {
-        largest = fmaxf(largest, fabsf(weight - (i % 4 == 3 ? 0.0f : 0.5f * step * of.mapped[i + 1])));
-        more = fmaxf(more, kMore * fabsf(weight));
-      }
-      zero = fmaf(weight, 0.0f, zero);
-    }
-  }
-  for (int apart = 16; apart > 0; apart /= 2) {
-    largest = fmaxf(largest, __shfl_xor_sync(~0u, largest, apart));
-    more = fmaxf(more, __shfl_xor_sync(~0u, more, apart));
-    zero += __shfl_xor_sync(~0u, zero, apart);
-  }
-  largest += more;
-  const bool finite = zero == 0;
-  const float inverse = real && finite && largest > 1e-30f ? static_cast<float>(kDigitMax) / largest : 0.0f;
+// Four digits to the place that AdaDigitHeader says: of plane `rank` of a kind, four of its group's coordinates. words: of the kind's first
+// chunk; quad: which four, of 1 bit every fourth from there on.
+__device__ __forceinline__ void PutDigits(uint32_t* words, int kind, int rank, int quad, int head_tiles, int head, uint32_t high,
+                                          uint32_t low) {
+  const int together = kind < 2 ? 2 : 4, each = kind < 2 ? 2 : 4;  // planes of a chunk; words of a lane
+  const int chunk = rank / together, plane = rank % together;
+  const int t = kind == 0 ? quad : kind == 1 ? 2 * plane + quad / 2 : plane;
+  const int word = kind == 0 ? plane : kind == 1 ? quad % 2 : quad;
+  uint32_t* to = words + (32 * (chunk * head_tiles + head / 4) + 8 * (head % 4) + t) * each + word;
+  to[0] = high, to[4 * each] = low;
+}
 
-  // This head's two columns of every chunk: lanes 4 g + t of tile `head / 4`, g = 2 (head % 4) + digit.
-  uint32_t* words = reinterpret_cast<uint32_t*>(out + sizeof(AdaDigitHeader));
-  int64_t offset = 0;
-  int chunk = 0;
-  for (int kind = 0; kind < kAdaPlaneKinds; ++kind) {
-    const int each = kind < 2 ? 2 : 4, bits = 8 >> kind;  // words of a lane
-    const int digit = lane / (4 * each), t = lane / each % 4, word = lane % each;
-    const int plane = kind == 0 ? word : kind == 1 ? t / 2 : t;
-    for (int c = 0; c < planes.chunks[kind]; ++c, ++chunk, words += 32 * each * of.head_tiles) {
-      if (lane >= 8 * each) continue;
-      const int group = planes.group[chunk][plane];
-      uint32_t four = 0;
-      if (group >= 0 && inverse > 0) {
-        // The plane is at place `place` of the code, above the wider ones; a field at the top of a byte is 2^(8 - bits) times itself.
-        const int place = planes.widths[group] & ~(2 * bits - 1);
-        const float step = planes.steps[group] * inverse * power_of_two(place + bits - 8);
-        const float* mapped = of.mapped + group * kGroup + (kind == 0 ? 4 * t : kind == 1 ? 8 * (t % 2) : 0);
-        const auto weight = [&](int column) -> float { return mapped[column] * step; };
-        const ByteWeights bytes = kind == 0   ? BytesOf<8>(0, weight)
-                                  : kind == 1 ? BytesOf<4>(word, weight)
-                                  : kind == 2 ? BytesOf<2>(word, weight)
-                                              : BytesOfOneBit(word, weight);
+// The same four bytes of a group, as lane 4 g + w wants them of a plane of 1 bit: byte w of each of the four lanes' words.
+__device__ __forceinline__ uint32_t AcrossQuads(uint32_t word, int lane) {
+  uint32_t across = 0;
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          const int digits = __float2int_rn(bytes.weight[j]);
-          const int upper = (digits + 128) >> 8;
-          four |= static_cast<uint32_t>((digit == 0 ? upper : digits - 256 * upper) & 0xff) << (8 * j);
-          if (digit == 0) offset += int64_t{digits} * bytes.most[j];
-        }
+  for (int i = 0; i < 4; ++i) across |= (__shfl_sync(~0u, word, lane / 4 * 4 + i) >> (8 * (lane % 4)) & 0xff) << (8 * i);
+  return across;
+}
+
+// Weights W of four coordinates in a plane of 8 >> kind bits, 2 or more, become those of bytes. A lane has one field of a word's four bytes;
+// most: what such a byte is if all its fields are full.
+__device__ __forceinline__ void WeighBytes(int kind, int lane, float (&w)[4], int (&most)[4]) {
+  const int bits = 8 >> kind, fields = 1 << kind, field = lane % fields;
+  const bool last = field == fields - 1;  // the next field is then in the next byte
+  const float share = kind == 0 ? 0.0f : 1.0f / static_cast<float>(1 << bits), byte = kind == 0 ? 0.0f : 1.0f / 256;
+#pragma unroll
+  for (int j = 2; j >= 0; --j) w[j] = fmaf(w[j + 1], byte, w[j]);
+  float next[5] = {};
+#pragma unroll
+  for (int j = 0; j < 4; ++j) {
+    next[j] = __shfl_sync(~0u, w[j], last ? lane - field : lane + 1);
+    most[j] = j > 0 || last ? 255 : 256 - (256 >> bits * (field + 1));
+  }
+#pragma unroll
+  for (int j = 0; j < 4; ++j) w[j] = fmaf(last ? next[j + 1] : next[j], -share, w[j]);
+}
+
+// Of 1 bit: a lane has a nibble, its lowest bit first; the next lane of the group the next byte's. Above it in the byte a shift leaves
+// nothing, below it are the nibble's lower bits and, of those that the shift moved out of the byte before, at most three. With sums over
+// the nibble's bits from b on, T_b = V_b + V_(b+1) / 2 + .., and the next byte's T': W_b = T_b + 2^(b-8) T'_0 - T'_b / 256.
+__device__ __forceinline__ void WeighNibble(int lane, float (&w)[4], int (&most)[4]) {
+  float sums[4] = {w[0], w[1], w[2], w[3]};
+#pragma unroll
+  for (int turn = 0; turn < 2; ++turn) {  // what a third would bring is 2^-20
+    float next[4];
+#pragma unroll
+    for (int b = 0; b < 4; ++b) {
+      next[b] = __shfl_down_sync(~0u, sums[b], 1);
+      if (lane % 4 == 3) next[b] = 0;
+    }
+#pragma unroll
+    for (int b = 0; b < 4; ++b) sums[b] = w[b] - next[0] / static_cast<float>(256 >> b) + next[b] * (1.0f / 256);
+  }
+#pragma unroll
+  for (int b = 0; b < 4; ++b) {
+    w[b] = b < 3 ? sums[b] - 0.5f * sums[b + 1] : sums[b];
+    most[b] = 256 - (128 >> b) + (lane % 4 > 0 ? (8 >> b) - 1 : 0);
+  }
+}
+
+// Digits of one head's mapped query for one list, by a warp. Lane l has coordinates 4l .. 4l + 3, and of 256 also those 128 further on.
+template <int kDims>
+__device__ __forceinline__ void SplitForList(const AdaSplit& of, int lane, uint8_t* out) {
+  constexpr int kSets = kDims > 128 ? 2 : 1;
+  const auto power_of_two = [](int exponent) { return __int_as_float((127 + exponent) << 23); };
+  // A code of the width w reaches to 2^w: so much, and for its wider plane less, a group's weights grow when its fields go to the top. Those
+  // of bytes are larger than these by as much as bits / 256 and the next one's 1 / 2^bits may add; where there is 1 bit that would be half,
+  // so there it is looked at: they are |W_b - W_(b+1) / 2|, and at most 0.04 of the largest W more.
+  float weights[kSets][4] = {};  // of the narrowest plane
+  int width[kSets] = {};
+  float largest = 0, more = 0;
+  bool finite = true;
+#pragma unroll
+  for (int k = 0; k < kSets; ++k) {
+    const int quad = lane + 32 * k;
+    if (4 * quad >= kDims) continue;
+    width[k] = of.tier.widths[quad / 4];
+    const float4 x = reinterpret_cast<const float4*>(of.mapped)[quad];
+    const float step = of.tier.steps[quad / 4] * power_of_two(width[k] - 8);
+    const float room = width[k] % 2 == 1 ? 0.64f : width[k] == 8 ? 1.0f : width[k] == 4 ? 1.07f : 1.26f;
+    weights[k][0] = x.x * step, weights[k][1] = x.y * step, weights[k][2] = x.z * step, weights[k][3] = x.w * step;
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float size = fabsf(weights[k][i]);
+      largest = fmaxf(largest, size * room);
+      if (width[k] % 2 == 1) {
+        largest = fmaxf(largest, i < 3 ? fabsf(weights[k][i] - 0.5f * weights[k][(i + 1) % 4]) : size);
+        more = fmaxf(more, 0.04f * size);
       }
-      const int to = 4 * (2 * (head % 4) + digit) + t;
-      words[(head / 4 * 32 + to) * each + word] = four;
+      finite = finite && size < __int_as_float(0x7f800000);
     }
   }
-  for (int apart = 16; apart > 0; apart /= 2) offset += __shfl_xor_sync(~0u, offset, apart);
+  finite = __all_sync(~0u, finite);
+  // Of numbers that are not negative the bits are in order.
+  largest = __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(largest))) + __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(more)));
+  const float inverse = of.real && finite && largest > 1e-30f ? __fdividef(static_cast<float>(kDigitMax), largest) : 0.0f;
+#pragma unroll
+  for (int k = 0; k < kSets; ++k) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) weights[k][i] = inverse == 0 ? 0.0f : weights[k][i] * inverse;
+  }
+
+  // A group has a plane of each kind whose bit is in its width, in the order of groups.
+  uint32_t* words = reinterpret_cast<uint32_t*>(out + sizeof(AdaDigitHeader));
+  int offset = 0;  // half of what all products are if all fields are full: to be taken off
+#pragma unroll 1
+  for (int kind = 0; kind < kAdaPlaneKinds; ++kind) {
+    const int bits = 8 >> kind, together = kind < 2 ? 2 : 4, each = kind < 2 ? 2 : 4, quad = lane % 4;
+    int count = 0;  // of planes
+#pragma unroll
+    for (int k = 0; k < kSets; ++k) {
+      const bool has = (width[k] & bits) != 0;
+      const uint32_t lanes = __ballot_sync(~0u, has);
+      if (lanes == 0) continue;
+      const float lower = power_of_two((width[k] & ~(2 * bits - 1)) + bits - width[k]);  // its place in the code is below the narrowest's
+      float w[4];
+      int most[4];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) w[i] = weights[k][i] * lower;
+      if (kind < 3) WeighBytes(kind, lane, w, most);
+      if (kind == 3) WeighNibble(lane, w, most);
+      uint32_t high = 0, low = 0;
+      int sum = 0;
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        const int digits = __float2int_rn(w[i]), upper = (digits + 128) >> 8;
+        high |= static_cast<uint32_t>(upper & 0xff) << (8 * i);
+        low |= static_cast<uint32_t>((digits - 256 * upper) & 0xff) << (8 * i);
+        sum += digits * most[i];
+      }
+      if (has) offset += sum >> 1;
+      if (kind == 3) high = AcrossQuads(high, lane), low = AcrossQuads(low, lane);
+      if (has) PutDigits(words, kind, count + __popc(lanes & ((1u << lane / 4 * 4) - 1)) / 4, quad, of.head_tiles, of.head, high, low);
+      count += __popc(lanes) / 4;
+    }
+    const int chunks = (count + together - 1) / together;
+    if (count + lane / 4 < chunks * together) PutDigits(words, kind, count + lane / 4, quad, of.head_tiles, of.head, 0, 0);  // missing ones
+    words += 32 * each * of.head_tiles * chunks;
+  }
+  offset = __reduce_add_sync(~0u, offset);
   if (lane == 0) {
+    AdaDigitHeader* header = reinterpret_cast<AdaDigitHeader*>(out);
     const float nan = __int_as_float(0x7fffffff);
-    const float unit = !real ? 0.0f : finite ? largest * (1.0f / kDigitMax) : nan;
-    header->factor[head] = of.scale * unit * 1.44269504f;
-    header->start[head] = static_cast<int>(-(offset >> 1));  // right modulo 2^32; half a unit is nothing beside their rounding
-    header->centre[head] = real ? of.scale * of.centre : 0.0f;
+    const float unit = !of.real ? 0.0f : finite ? largest * (1.0f / kDigitMax) : nan;
+    header->factor[of.head] = of.scale * unit * 1.44269504f;
+    header->start[of.head] = -offset;
+    header->centre[of.head] = of.real ? of.scale * of.centre : 0.0f;
   }
 }
 

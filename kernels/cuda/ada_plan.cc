@@ -1,6 +1,7 @@
 #include "kernels/cuda/ada_plan.h"
 
 #include <algorithm>
+#include <array>
 
 #include "kernels/base/check.h"
 #include "kernels/spherical/query_geometry.h"
@@ -12,10 +13,35 @@ struct Plane {
   int32_t group, offset, place;
 };
 
-// What a page costs a worker, tuned on an H200 with rdr mixtures, where lists of T8 have the memory for themselves; and what beginning and
-// ending a part costs. Lower tiers have more tokens in a page, hence more arithmetic to the byte.
-constexpr int64_t kPageCost[kTierCount] = {20, 28, 60, 52, 80};
-constexpr int64_t kPartCost = 32;
+// In units of some 80 ns, tuned on an H200 with rdr mixtures: what a page costs a worker in arithmetic (lower tiers have more tokens in a
+// page), what it costs where all workers wait for memory, and what beginning and ending a part costs.
+constexpr int64_t kArithmeticCost[kTierCount] = {18, 26, 47, 43, 65};
+constexpr int64_t kMemoryCost = 28;
+constexpr int64_t kPartCost = 55;
+
+// pages[tier]: of a whole plan. Pages of all tiers are as large. While tiers with much arithmetic leave memory to the others, these cost
+// what their own arithmetic does; but on average a page cannot cost less than memory gives: the cheapest are raised until none does.
+std::array<int64_t, kTierCount> PageCosts(const std::array<int64_t, kTierCount>& pages) {
+  std::array<int64_t, kTierCount> costs;
+  for (int64_t least = 0;; ++least) {
+    int64_t all = 0, in_memory = 0;
+    for (size_t tier = 0; tier < kTierCount; ++tier) {
+      costs[tier] = std::max(kArithmeticCost[tier], least);
+      all += pages[tier] * costs[tier], in_memory += pages[tier] * kMemoryCost;
+    }
+    if (all >= in_memory) return costs;
+  }
+}
+
+// Where few workers have something to do, and the first ones do, puts them far from each other: neighbours share a multiprocessor.
+void SpreadBusy(std::vector<int32_t>& worker_parts) {
+  const int32_t workers = static_cast<int32_t>(worker_parts.size()) - 1;
+  int32_t busy = workers;
+  while (busy > 0 && worker_parts[busy - 1] == worker_parts[busy]) --busy;
+  if (busy == 0 || 2 * busy > workers) return;
+  const int32_t apart = workers / busy;
+  for (int32_t w = workers; w > 0; --w) worker_parts[w] = worker_parts[std::min<int64_t>(CeilDiv(w, apart), busy)];
+}
 
 }  // namespace
 
@@ -62,17 +88,21 @@ AdaPlanes AdaPlanesOf(const uint8_t* widths, const float* steps, int32_t head_di
 void PlanAda(int32_t head_dim, std::span<const AdaList> lists, int32_t heads, std::span<const int32_t> others, int32_t workers,
              AdaPlan& plan) {
   struct Pages {
-    int64_t first, end, page_cost;
+    int64_t first, end;
   };
   const auto pages_of = [&](const AdaList& list) -> Pages {
     const int32_t in_page = TokensPerPage(static_cast<Tier>(list.tier), head_dim);
-    return {list.skip / in_page, CeilDiv(list.tokens, in_page), kPageCost[list.tier]};
+    return {list.skip / in_page, CeilDiv(list.tokens, in_page)};
   };
-  int64_t left = 0;
+  std::array<int64_t, kTierCount> tier_pages = {};
   for (const AdaList& list : lists) {
     const Pages pages = pages_of(list);
-    left += (pages.end - pages.first) * pages.page_cost + kPartCost;
+    tier_pages[static_cast<size_t>(list.tier)] += pages.end - pages.first;
   }
+  const std::array<int64_t, kTierCount> page_costs = PageCosts(tier_pages);
+  // A list makes a part, and so does every change of workers but those between two lists: the cost of these comes off when they are met.
+  int64_t left = (static_cast<int64_t>(lists.size()) + workers - 1) * kPartCost;
+  for (size_t tier = 0; tier < kTierCount; ++tier) left += tier_pages[tier] * page_costs[tier];
   plan.parts.clear();
   plan.worker_parts.assign(static_cast<size_t>(workers) + 1, 0);
   plan.head_lists.assign(static_cast<size_t>(heads) + 1, 0);
@@ -83,7 +113,8 @@ void PlanAda(int32_t head_dim, std::span<const AdaList> lists, int32_t heads, st
   int32_t worker = 0;
   bool fresh = true;  // the worker has nothing yet
   int64_t share = CeilDiv(std::max<int64_t>(left, 1), workers);  // what this worker may still take
-  const auto next_worker = [&] {
+  const auto next_worker = [&](bool in_list) {
+    if (!in_list) left -= kPartCost;
     plan.worker_parts[static_cast<size_t>(++worker)] = static_cast<int32_t>(plan.parts.size());
     share = CeilDiv(std::max<int64_t>(left, 1), workers - worker);
     fresh = true;
@@ -91,17 +122,18 @@ void PlanAda(int32_t head_dim, std::span<const AdaList> lists, int32_t heads, st
   const auto cut = [&](int32_t l) {
     const AdaList& list = lists[l];
     const Pages pages = pages_of(list);
+    const int64_t page_cost = page_costs[static_cast<size_t>(list.tier)];
     const int32_t in_page = TokensPerPage(static_cast<Tier>(list.tier), head_dim);
     for (int64_t at = pages.first; at < pages.end;) {
       // As many pages as the share has begun: what is left then falls to nobody. A worker that has something and room for less than half a
       // page more is done; the last one takes all there is.
       int64_t take = pages.end - at;
       if (worker + 1 < workers) {
-        if (!fresh && share < kPartCost + pages.page_cost / 2) {
-          next_worker();
+        if (!fresh && share < kPartCost + page_cost / 2) {
+          next_worker(at > pages.first);
           continue;
         }
-        take = std::min(take, std::max<int64_t>(CeilDiv(share - kPartCost, pages.page_cost), 1));
+        take = std::min(take, std::max<int64_t>(CeilDiv(share - kPartCost, page_cost), 1));
       }
       fresh = false;
       const int32_t before = static_cast<int32_t>(at) * in_page;
@@ -110,11 +142,10 @@ void PlanAda(int32_t head_dim, std::span<const AdaList> lists, int32_t heads, st
                             .tokens = std::min(list.tokens - before, static_cast<int32_t>(take) * in_page),
                             .skip = std::max(list.skip - before, 0), .state = 0});
       plan.states[static_cast<size_t>(list.head)].count += kAdaPartStates;
-      if (at > pages.first) left += kPartCost;  // a cut costs one more beginning
-      const int64_t cost = take * pages.page_cost + kPartCost;
+      const int64_t cost = take * page_cost + kPartCost;
       left -= cost, share -= cost;
       at += take;
-      if (share <= 0 && worker + 1 < workers) next_worker();
+      if (share <= 0 && worker + 1 < workers) next_worker(at < pages.end);
     }
   };
   for (int32_t tier = 0; tier < kTierCount; ++tier) {
@@ -123,6 +154,7 @@ void PlanAda(int32_t head_dim, std::span<const AdaList> lists, int32_t heads, st
     }
   }
   while (worker < workers) plan.worker_parts[static_cast<size_t>(++worker)] = static_cast<int32_t>(plan.parts.size());
+  SpreadBusy(plan.worker_parts);
   int32_t state = 0;
   for (int32_t head = 0; head < heads; ++head) {
     const int32_t brought = others.empty() ? 0 : others[head];

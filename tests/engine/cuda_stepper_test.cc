@@ -449,14 +449,17 @@ TEST_CASE("a build without CUDA says so") {
 // Last: nothing runs on the device in this process afterwards.
 TEST_CASE("a kernel that breaks the device ends the step with an error, and every step after it") {
   if (const std::string why = WhyNoDevice(); !why.empty()) SPH_SKIP(why.c_str());
+  constexpr PageId kPages = 1'000;
   const TinyModel model({.context = kContext});
   ThreadPool pool(1);
   auto stepper = MakeCudaStepper(model.spec, model.weights, pool,
-                                 {.pages = PageCount(1'000), .sequences = 2, .context_max = kContext, .break_at_step = 1});
+                                 {.pages = PageCount(kPages), .sequences = 2, .context_max = kContext, .break_at_step = 1});
   REQUIRE(stepper.ok());
-  StepperRunner runner(model.spec, **stepper);
+  StepperRunner runner(model.spec, **stepper, 1, kPages);
   StepperRunner::Sequence sequence = runner.Start();
-  CHECK(runner.Step({{&sequence, {TokenId{5}}}}).ok());
+  const auto whole = runner.Step({{&sequence, {TokenId{5}}}});
+  INFO(whole.status().ToString());
+  CHECK(whole.ok());
   for (int32_t i = 0; i < 2; ++i) {
     const auto broken = runner.Step({{&sequence, {TokenId{5}}}});
     REQUIRE_FALSE(broken.ok());

@@ -1,11 +1,12 @@
 // How long attention over codes takes on this machine's first CUDA device: everything from queries to merged outputs, all launches. One
 // line of CSV per workload and kind of pages; run.py puts it beside other implementations.
 //
-//   ada_decode_bench HISTOGRAM.csv [NAME ...]     NAME: a kind of pages (T8 T4 T3 T2 T1 rdr), default: all; or a workload, BATCHxCONTEXT or
-//                                                 mixed, default: those of issue 7's table and two small ones
+//   ada_decode_bench HISTOGRAM.csv [NAME ...]     NAME: a kind of pages (T8 T4 T3 T2 T1 rdr T8+T4), default: all; or a workload,
+//                                                 BATCHxCONTEXT or mixed, default: those of issue 7's table and two small ones
 //
 // `ms`: pages come from memory, each reading has pages of its own; plans and code may be in caches. `cold_ms`: nothing is.
 // Llama-8B's attention: 8 kv heads x 4 queries, head dim 128. Pages lie in random order; every list ends in a partly filled page.
+// T8+T4 is T4 as served: the newest 100 tokens are in T8.
 // HISTOGRAM.csv has, for heads of a real model, how many of its tokens are in each tier (README.md): the benchmark's heads take its lines
 // in turn.
 #include <algorithm>
@@ -29,6 +30,7 @@ namespace {
 
 constexpr int32_t kHeadDim = 128, kGroupSize = 4, kKvHeads = 8;
 constexpr int32_t kTimes = 21;
+constexpr int32_t kNewTokens = 100;  // of kind T8+T4, in T8: workloads are longer than that
 constexpr int64_t kBytesBetween = int64_t{256} << 20;  // read between two readings of a page: several times any cache
 constexpr const char* kTierNames[kTierCount] = {"T8", "T4", "T3", "T2", "T1"};
 // Widths of a quarter of the groups each, as a calibrated model's profiles fall.
@@ -58,7 +60,7 @@ constexpr const char* kUsualWorkloads[] = {"32x32768", "8x32768", "128x4096", "1
 Workload WorkloadNamed(const std::string& name) {
   Workload workload = {name};
   int32_t batch = 0, length = 0;
-  if (std::sscanf(name.c_str(), "%dx%d", &batch, &length) == 2 && batch > 0 && length > 64) {
+  if (std::sscanf(name.c_str(), "%dx%d", &batch, &length) == 2 && batch > 0 && length > 64 + kNewTokens) {
     workload.lengths.assign(static_cast<size_t>(batch), length);
   } else if (name == "mixed") {  // 1k to 64k, evenly in the logarithm, in random order: the same as run.py's
     for (int32_t i = 0; i < 64; ++i) workload.lengths.push_back(static_cast<int32_t>(1024 * std::pow(64.0, i / 63.0)));
@@ -98,6 +100,7 @@ void Measure(const AdaDecoder& decoder, const Workload& workload, const std::str
     const Shares shares = kind == "rdr" ? histogram[static_cast<size_t>(head) % histogram.size()] : Shares(kTierCount);
     for (int32_t t = 0; t < kTierCount; ++t) {
       int32_t tokens = kind == kTierNames[t] ? length : 0;
+      if (kind == "T8+T4") tokens = t == 0 ? kNewTokens : t == 1 ? length - kNewTokens : 0;
       if (kind == "rdr") tokens = static_cast<int32_t>(shares[static_cast<size_t>(t)] * length);
       if (tokens == 0) continue;
       const Tier tier = static_cast<Tier>(t);

@@ -113,8 +113,47 @@ TEST_CASE("A plan gives all workers as many pages, to a page or two, for any mix
       largest = std::max(largest, of_worker), pages += of_worker;
     }
     INFO(pages << " pages, " << workers << " workers, one has " << largest);
-    CHECK(largest <= CeilDiv(pages * 51, workers * 50) + 3);  // a worker with several short lists has fewer
+    CHECK(largest <= CeilDiv(pages * 51, workers * 50) + 4);  // a worker with several short lists has fewer
   }
+}
+
+TEST_CASE("Where a plan has work for few workers, they are not neighbours") {
+  AdaPlan plan;
+  const std::vector<AdaList> lists = {{.head = 0, .tier = 0, .first_page = 0, .tokens = 1, .skip = 0},
+                                      {.head = 0, .tier = 1, .first_page = 1, .tokens = 20 * TokensPerPage(Tier::kT4, 64), .skip = 0}};
+  for (const int32_t workers : {21, 41, 42, 64, 1056}) {
+    PlanAda(64, lists, 1, {}, workers, plan);
+    int32_t busy = 0, last = -workers, nearest = workers;
+    for (int32_t w = 0; w < workers; ++w) {
+      if (plan.worker_parts[w + 1] == plan.worker_parts[w]) continue;
+      CHECK(plan.worker_parts[w + 1] == plan.worker_parts[w] + 1);
+      ++busy, nearest = std::min(nearest, w - last), last = w;
+    }
+    INFO(workers << " workers, " << busy << " busy, two of them " << nearest << " apart");
+    CHECK(busy == 21);
+    CHECK(plan.worker_parts.back() == 21);
+    CHECK(nearest == workers / 21);
+  }
+}
+
+TEST_CASE("A plan of few T8 tokens before many of T4 leaves no worker with T8 lists alone for longer than the rest need") {
+  std::vector<AdaList> lists;
+  for (int32_t head = 0; head < 256; ++head) {
+    lists.push_back({.head = head, .tier = 0, .first_page = 0, .tokens = 100, .skip = 0});
+    lists.push_back({.head = head, .tier = 1, .first_page = 0, .tokens = 32'668, .skip = 0});
+  }
+  const int32_t workers = 1056;
+  AdaPlan plan;
+  PlanAda(128, lists, 256, {}, workers, plan);
+  // What was measured where memory is what all wait for: 2.24 us a page of either tier, 3 us a part.
+  double all = 0, longest = 0;
+  for (int32_t w = 0; w < workers; ++w) {
+    double us = 0;
+    for (int32_t p = plan.worker_parts[w]; p < plan.worker_parts[w + 1]; ++p) us += 2.24 * plan.parts[p].pages + 3;
+    all += us, longest = std::max(longest, us);
+  }
+  INFO("the longest " << longest << " us, on average " << all / workers);
+  CHECK(longest < 1.08 * all / workers);
 }
 
 }  // namespace
