@@ -1,6 +1,7 @@
 // The reading kernel of ADA decode (ada_decode.h, step 2), for one head dim and number of head tiles. Included by one file per head dim.
 //
-// A warp works on whole pages, in steps of up to 64 tokens. Of a lane, g = lane / 4 and t = lane % 4. Codes are the A operand, so that no
+// A warp works in steps of up to 64 tokens: on whole pages of its own, or, where steps do not come out even in pages, on every second step
+// of all of them. Of a lane, g = lane / 4 and t = lane % 4. Codes are the A operand, so that no
 // row of a tensor core is wasted; columns of B are (head, digit) pairs, four heads a head tile. A step:
 //
 //     1  keys      32-token halves: lane (g, t) loads rows 4 (g % 4) .. + 3 of tile g / 4, so that its sums are head t's logits of tokens
@@ -16,9 +17,9 @@
 #include <cstdint>
 
 #include "kernels/cuda/ada_launch.h"
+#include "kernels/cuda/code_products.cuh"
 #include "kernels/cuda/page_ring.cuh"
 #include "kernels/cuda/page_stream.cuh"
-#include "kernels/cuda/tensor_core.cuh"
 #include "kernels/spherical/page_layout.h"
 #include "kernels/spherical/query_geometry.h"
 
@@ -33,24 +34,6 @@ __device__ __forceinline__ float Exp2(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
-__device__ __forceinline__ uint4 Load16(const uint8_t* p) { return *reinterpret_cast<const uint4*>(p); }
-__device__ __forceinline__ uint32_t WordOf(const uint4& v, int i) { return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w; }
-
-// Masked once for all shifts of it: the compiler would mask each of them.
-template <uint32_t kMask>
-__device__ __forceinline__ uint32_t Only(uint32_t word) {
-  uint32_t out;
-  asm("and.b32 %0, %1, %2;" : "=r"(out) : "r"(word), "n"(kMask));
-  return out;
-}
-
-// Bits of four rows, 16 columns of one bit each: byte c of two_rows[i] is four columns 4c .. of row 2i, above them those of row 2i + 1.
-__device__ __forceinline__ void JoinRows(const uint8_t* bits, uint32_t (&two_rows)[2]) {
-  const auto columns = [&](int c) -> uint32_t { return *reinterpret_cast<const uint16_t*>(bits + 8 * c); };
-  const uint32_t left = __byte_perm(columns(0), columns(1), 0x5140), right = __byte_perm(columns(2), columns(3), 0x5140);
-  two_rows[0] = __byte_perm(left, right, 0x5410), two_rows[1] = __byte_perm(left, right, 0x7632);
-}
-
 // The largest of the eight lanes that share t.
 __device__ __forceinline__ float MaxOverRows(float x) {
   for (int apart = 4; apart < 32; apart *= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, apart));
@@ -65,13 +48,13 @@ __device__ __forceinline__ float SumOverRows(float x) {
 __device__ __forceinline__ void WaitForPair(int barrier) { asm volatile("bar.sync %0, 64;" ::"r"(barrier) : "memory"); }
 
 template <int kHeadDim, int kHeadTiles>
-struct AdaReader {
+struct AdaReader : CodeProducts<kHeadTiles> {
+  using Products = CodeProducts<kHeadTiles>;
+  using Products::arguments, Products::lane, Products::g, Products::t;
   static constexpr int kPairs = (kHeadDim / kGroup + 1) / 2;  // of 16 coordinates
   // Halves of a step whose keys are worked on together: they share the query's digits. With many heads registers do not suffice.
   static constexpr int kTogether = kHeadTiles == 1 ? 2 : 1;
 
-  const AdaReadArguments& arguments;
-  int lane, g, t;
   uint32_t* exchange;  // [8 * kHeadTiles, kExchangeRow] of this warp
 
   // Of head t of each tile.
@@ -80,19 +63,14 @@ struct AdaReader {
   bool fresh;  // no token has been seen
 
   // Of the list.
-  uint32_t digits_at, entries_at;  // bytes from arguments.digits, from arguments.planes: what this lane reads first
-  uint32_t chunks;  // of planes, a byte for each kind
   float factor[kHeadTiles], centre[kHeadTiles];
   int start[kHeadTiles];
 
   __device__ __forceinline__ void Begin(const AdaPart& part) {
-    digits_at = static_cast<uint32_t>(part.list) * static_cast<uint32_t>(arguments.digit_bytes);
-    const AdaDigitHeader* header = reinterpret_cast<const AdaDigitHeader*>(arguments.digits + digits_at);
-    digits_at += sizeof(AdaDigitHeader);
-    const int at = part.head % arguments.kv_heads * kTierCount + part.tier;
-    entries_at = static_cast<uint32_t>(at * sizeof(AdaPlanes) + offsetof(AdaPlanes, entry) + sizeof(uint32_t) * t);
-    chunks = 0, fresh = true;
-    for (int kind = 0; kind < kAdaPlaneKinds; ++kind) chunks |= static_cast<uint32_t>(arguments.planes[at].chunks[kind]) << (8 * kind);
+    const uint32_t list_at = static_cast<uint32_t>(part.list) * static_cast<uint32_t>(arguments.digit_bytes);
+    const AdaDigitHeader* header = reinterpret_cast<const AdaDigitHeader*>(arguments.digits + list_at);
+    Products::SetQuery(list_at + sizeof(AdaDigitHeader), part.head % arguments.kv_heads * kTierCount + part.tier);
+    fresh = true;
 #pragma unroll
     for (int n = 0; n < kHeadTiles; ++n) {
       const int head = 4 * n + t;
@@ -107,200 +85,11 @@ struct AdaReader {
     }
   }
 
-  // sums[half][two of a lane's four tokens][head tile] += keys times the query; of each, high digits of two tokens are [0] and [2].
-  // tiles: the lane's of each half.
-  template <int kHalves>
-  __device__ __forceinline__ void AddKeys(const uint8_t* const (&tiles)[kHalves], int (&sums)[kHalves][2][kHeadTiles][4]) const {
-    const int row = (g & 3) * 16;
-    uint32_t chunk_digits = digits_at, next = entries_at;
-    const auto load_entry = [&] { return *reinterpret_cast<const uint32_t*>(reinterpret_cast<const uint8_t*>(arguments.planes) + next); };
-    uint32_t coming = load_entry();  // a chunk ahead of its use
-    const auto entry_of_chunk = [&] {
-      const uint32_t entry = coming;
-      next += sizeof(AdaPlanes::entry[0]), coming = load_entry();  // behind the last one there is something else, which is not used
-      return entry;
-    };
-#pragma unroll 1
-    for (int left = chunks & 0xff; left > 0; --left, chunk_digits += 256 * kHeadTiles) {
-      const uint32_t entry = entry_of_chunk();
-      uint2 b[kHeadTiles];
-#pragma unroll
-      for (int n = 0; n < kHeadTiles; ++n) b[n] = *reinterpret_cast<const uint2*>(arguments.digits + (chunk_digits + 256 * n + 8 * lane));
-#pragma unroll
-      for (int h = 0; h < kHalves; ++h) {
-        const uint4 first = Load16(tiles[h] + row + (entry & 0xffff));
-        const uint4 second = Load16(tiles[h] + row + (entry >> 16));
-#pragma unroll
-        for (int m = 0; m < 2; ++m) {
-#pragma unroll
-          for (int n = 0; n < kHeadTiles; ++n) {
-            AddProducts(sums[h][m][n], WordOf(first, 2 * m), WordOf(first, 2 * m + 1), WordOf(second, 2 * m), WordOf(second, 2 * m + 1),
-                        b[n].x, b[n].y);
-          }
-        }
-      }
-    }
-#pragma unroll 1
-    for (int left = chunks >> 8 & 0xff; left > 0; --left, chunk_digits += 256 * kHeadTiles) {
-      const uint32_t entry = entry_of_chunk();
-      uint2 b[kHeadTiles];
-#pragma unroll
-      for (int n = 0; n < kHeadTiles; ++n) b[n] = *reinterpret_cast<const uint2*>(arguments.digits + (chunk_digits + 256 * n + 8 * lane));
-#pragma unroll
-      for (int h = 0; h < kHalves; ++h) {
-        const uint4 words = Load16(tiles[h] + row + (entry & 0xffff));
-#pragma unroll
-        for (int m = 0; m < 2; ++m) {
-          const uint32_t w0 = WordOf(words, 2 * m), w1 = WordOf(words, 2 * m + 1);
-#pragma unroll
-          for (int n = 0; n < kHeadTiles; ++n) {
-            AddProducts(sums[h][m][n], w0 << 4, w1 << 4, w0, w1, b[n].x, b[n].y);
-          }
-        }
-      }
-    }
-#pragma unroll 1
-    for (int left = chunks >> 16 & 0xff; left > 0; --left, chunk_digits += 512 * kHeadTiles) {
-      const uint32_t entry = entry_of_chunk();
-      uint4 b[kHeadTiles];
-#pragma unroll
-      for (int n = 0; n < kHeadTiles; ++n) b[n] = *reinterpret_cast<const uint4*>(arguments.digits + (chunk_digits + 512 * n + 16 * lane));
-#pragma unroll
-      for (int h = 0; h < kHalves; ++h) {
-        const uint4 words = Load16(tiles[h] + row + (entry & 0xffff));
-#pragma unroll
-        for (int m = 0; m < 2; ++m) {
-          uint32_t a[4][2];  // [columns 4c ..][row]
-#pragma unroll
-          for (int c = 0; c < 4; ++c) a[c][0] = WordOf(words, 2 * m) << (6 - 2 * c), a[c][1] = WordOf(words, 2 * m + 1) << (6 - 2 * c);
-#pragma unroll
-          for (int n = 0; n < kHeadTiles; ++n) {
-            AddProducts(sums[h][m][n], a[0][0], a[0][1], a[1][0], a[1][1], b[n].x, b[n].y);
-            AddProducts(sums[h][m][n], a[2][0], a[2][1], a[3][0], a[3][1], b[n].z, b[n].w);
-          }
-        }
-      }
-    }
-#pragma unroll 1
-    for (int left = chunks >> 24; left > 0; --left, chunk_digits += 512 * kHeadTiles) {
-      const uint32_t entry = entry_of_chunk();
-      uint4 b[kHeadTiles];
-#pragma unroll
-      for (int n = 0; n < kHeadTiles; ++n) b[n] = *reinterpret_cast<const uint4*>(arguments.digits + (chunk_digits + 512 * n + 16 * lane));
-#pragma unroll
-      for (int h = 0; h < kHalves; ++h) {
-        const uint8_t* bits = tiles[h] + row / 8 + (entry & 0xffff);
-        uint32_t two_rows[2];
-        JoinRows(bits, two_rows);
-#pragma unroll
-        for (int m = 0; m < 2; ++m) {
-          const uint32_t even = Only<0x0f0f0f0f>(two_rows[m]), odd = Only<0xf0f0f0f0>(two_rows[m]);
-          uint32_t a[4][2];  // [columns c, 4 + c ..][row]
-#pragma unroll
-          for (int c = 0; c < 4; ++c) a[c][0] = even << (7 - c), a[c][1] = odd << (3 - c);
-#pragma unroll
-          for (int n = 0; n < kHeadTiles; ++n) {
-            AddProducts(sums[h][m][n], a[0][0], a[0][1], a[1][0], a[1][1], b[n].x, b[n].y);
-            AddProducts(sums[h][m][n], a[2][0], a[2][1], a[3][0], a[3][1], b[n].z, b[n].w);
-          }
-        }
-      }
-    }
-  }
-
-  // What a product with values of 2 bits needs of a lane: a[c][r], coordinate 4i + r of tokens 4c .. 4c + 3, at `kLow` of each byte: shifts
-  // to the left may run on either of two pipes.
-  template <int kLow>
-  __device__ __forceinline__ static void UnpackTwoBits(const uint8_t* block, int i, uint32_t (&a)[4][4]) {
-    const uint4 words = Load16(block + 16 * i);
-#pragma unroll
-    for (int r = 0; r < 4; ++r) {
-      const uint32_t word = WordOf(words, r);
-#pragma unroll
-      for (int c = 0; c < 4; ++c) a[c][r] = (2 * c <= kLow ? word << (kLow - 2 * c) : word >> (2 * c - kLow)) & 0x03030303u << kLow;
-    }
-  }
-  // And of 1 bit: of tokens c, 4 + c, 8 + c, 12 + c, at the top of each byte.
-  __device__ __forceinline__ static void UnpackOneBit(const uint8_t* block, int i, uint32_t (&a)[4][4]) {
-    uint32_t two_rows[2];
-    JoinRows(block + 2 * i, two_rows);
-#pragma unroll
-    for (int bit = 0; bit < 16; ++bit) a[bit % 4][bit / 4] = two_rows[bit / 8] << (7 - bit % 8) & 0x80808080u;
-  }
-  // Weights of tokens 4c .. become those of tokens c, 4 + c, ...
-  __device__ __forceinline__ static void Transpose(const uint32_t (&from)[4], uint32_t (&to)[4]) {
-    const uint32_t a = __byte_perm(from[0], from[1], 0x5140), b = __byte_perm(from[2], from[3], 0x5140);
-    const uint32_t c = __byte_perm(from[0], from[1], 0x7362), d = __byte_perm(from[2], from[3], 0x7362);
-    to[0] = __byte_perm(a, b, 0x5410), to[1] = __byte_perm(a, b, 0x7632);
-    to[2] = __byte_perm(c, d, 0x5410), to[3] = __byte_perm(c, d, 0x7632);
-  }
-
-  // How far to the left of their place AddValues has codes.
-  static constexpr int ValueShift(int width) { return width == 8 ? 0 : 8 - width; }
-
-  // sums[two of a lane's four coordinates][head tile] = start + 32 coordinates' codes, shifted, times the weights of a step.
-  // values: of 4 and 8 bits those of the step's first tile, of others those of the lane's.
-  template <int kWidth, int kHalves>
-  __device__ __forceinline__ void AddValues(const uint8_t* values, int value_tile, int pair, const uint32_t (&b)[kHeadTiles][4],
-                                            const uint32_t (&across)[kHeadTiles][4], const int (&from)[kHeadTiles][4],
-                                            int (&sums)[2][kHeadTiles][4]) const {
-    const uint8_t* block = values + (2 * pair + (g >> 2)) * 32 * kWidth;
-    const int i = g & 3;
-    if constexpr (kWidth == 8) {
-      const uint4 first = Load16(block + 64 * t + 16 * i), second = Load16(block + value_tile + 64 * t + 16 * i);
-#pragma unroll
-      for (int m = 0; m < 2; ++m) {
-#pragma unroll
-        for (int n = 0; n < kHeadTiles; ++n) {
-          StartProducts(sums[m][n], from[n], WordOf(first, 2 * m), WordOf(first, 2 * m + 1), WordOf(second, 2 * m),
-                        WordOf(second, 2 * m + 1), b[n][0], b[n][1]);
-        }
-      }
-    } else if constexpr (kWidth == 4) {
-#pragma unroll
-      for (int h = 0; h < kHalves; ++h) {
-        const uint4 words = Load16(block + (2 * h + (t >> 1)) * value_tile + 64 * (t & 1) + 16 * i);
-#pragma unroll
-        for (int m = 0; m < 2; ++m) {
-          const uint32_t w0 = WordOf(words, 2 * m), w1 = WordOf(words, 2 * m + 1);
-#pragma unroll
-          for (int n = 0; n < kHeadTiles; ++n) {
-            const int(&before)[4] = h == 0 ? from[n] : const_cast<const int(&)[4]>(sums[m][n]);
-            StartProducts(sums[m][n], before, w0 << 4 & 0xf0f0f0f0, w1 << 4 & 0xf0f0f0f0, w0 & 0xf0f0f0f0, w1 & 0xf0f0f0f0, b[n][2 * h],
-                          b[n][2 * h + 1]);
-          }
-        }
-      }
-    } else {
-      uint32_t a[4][4];
-      if constexpr (kWidth == 1) UnpackOneBit(block, i, a);
-      if constexpr (kWidth != 1) UnpackTwoBits<8 - kWidth>(block, i, a);
-#pragma unroll
-      for (int m = 0; m < 2; ++m) {
-#pragma unroll
-        for (int n = 0; n < kHeadTiles; ++n) {
-          const uint32_t(&weights)[4] = kWidth == 1 ? across[n] : b[n];
-          StartProducts(sums[m][n], from[n], a[0][2 * m], a[0][2 * m + 1], a[1][2 * m], a[1][2 * m + 1], weights[0], weights[1]);
-          AddProducts(sums[m][n], a[2][2 * m], a[2][2 * m + 1], a[3][2 * m], a[3][2 * m + 1], weights[2], weights[3]);
-        }
-      }
-      if constexpr (kWidth == 3) {
-        UnpackOneBit(block + 64, i, a);
-#pragma unroll
-        for (int m = 0; m < 2; ++m) {
-#pragma unroll
-          for (int n = 0; n < kHeadTiles; ++n) {
-            AddProducts(sums[m][n], a[0][2 * m], a[0][2 * m + 1], a[1][2 * m], a[1][2 * m + 1], across[n][0], across[n][1]);
-            AddProducts(sums[m][n], a[2][2 * m], a[2][2 * m + 1], a[3][2 * m], a[3][2 * m + 1], across[n][2], across[n][3]);
-          }
-        }
-      }
-    }
-  }
-
   // Pages whose tiles do not come out even in steps: there, steps go across pages, and both warps read all of them.
   template <Tier kTier>
-  static constexpr bool kAcross = LayoutOf(kTier, kHeadDim).tokens / kTokenTile > 4 && LayoutOf(kTier, kHeadDim).tokens / kTokenTile % 4 != 0;
+  static constexpr int kTilesOf = LayoutOf(kTier, kHeadDim).tokens / kTokenTile;
+  template <Tier kTier>
+  static constexpr bool kAcross = kTilesOf<kTier> > 4 && kTilesOf<kTier> % 4 != 0;
 
   // Tokens [from, to) of the 32 kHalves that begin at a tile of a page. Where steps go across pages the last tiles may be the next page's.
   template <Tier kTier, int kHalves>
@@ -335,7 +124,7 @@ struct AdaReader {
       const uint8_t* tiles[kAtOnce];
 #pragma unroll
       for (int h = 0; h < kAtOnce; ++h) tiles[h] = key_tiles[first + h];
-      AddKeys<kAtOnce>(tiles, sums);
+      Products::template AddKeys<kAtOnce>(tiles, sums);
 #pragma unroll
       for (int h = 0; h < kAtOnce; ++h) {
         const uint2 radii = *reinterpret_cast<const uint2*>(radii_at[first + h]);
@@ -476,12 +265,12 @@ struct AdaReader {
         const uint4 all = *reinterpret_cast<const uint4*>(row + (filled ? 4 * t : 0));
         b[n][0] = filled ? all.x : 0, b[n][1] = filled ? all.y : 0, b[n][2] = filled ? all.z : 0, b[n][3] = filled ? all.w : 0;
       }
-      if constexpr (kWidth % 2 == 1) Transpose(b[n], across[n]);
+      if constexpr (kWidth % 2 == 1) Products::Transpose(b[n], across[n]);
       int total[4] = {0, 0, 0, 0};
       constexpr uint32_t kOnes = 0x01010101;
       AddProducts(total, kOnes, kOnes, kOnes, kOnes, b[n][0], b[n][1]);
       if (kWidth != 8 && (kWidth != 4 || kHalves == 2)) AddProducts(total, kOnes, kOnes, kOnes, kOnes, b[n][2], b[n][3]);
-      const int twice = (total[0] * 256 + total[1]) * (1 - (1 << kWidth)) * (1 << ValueShift(kWidth));
+      const int twice = (total[0] * 256 + total[1]) * (1 - (1 << kWidth)) * (1 << Products::ValueShift(kWidth));
       from_sums[n][0] = from_sums[n][2] = 0, from_sums[n][1] = from_sums[n][3] = twice >> 1;
       surplus[n] -= (twice & 1) ? 0.5f * unit[n] : 0;
     }
@@ -495,7 +284,7 @@ struct AdaReader {
 #pragma unroll
     for (int pair = 0; pair < kPairs; ++pair) {
       int sums[2][kHeadTiles][4];
-      AddValues<kWidth, kHalves>(values, kPage.value_tile, pair, b, across, from_sums, sums);
+      Products::template AddValues<kWidth, kHalves>(values, kPage.value_tile, pair, b, across, from_sums, sums);
 #pragma unroll
       for (int m = 0; m < 2; ++m) {
 #pragma unroll
@@ -608,7 +397,7 @@ struct AdaReader {
         stream.template Pass<PageUse::kMine>(mine);
       }
     }
-    constexpr float kStep = kReadStep[ValueWidth(kTier)] / (1 << ValueShift(ValueWidth(kTier)));
+    constexpr float kStep = kReadStep[ValueWidth(kTier)] / (1 << Products::ValueShift(ValueWidth(kTier)));
     for (int n = 0; n < kHeadTiles && fresh; ++n) reference[n] = -kInfinity;
     End(part.state, kStep, warp, barrier);
   }
@@ -631,8 +420,8 @@ __global__ void __launch_bounds__(32 * AdaWarps(kHeadDim, kHeadTiles), 1) ReadPa
   PageStream<kHeadDim> stream(arguments, ring, begin, end, lane);
   if (arguments.entering && static_cast<Tier>(arguments.parts[begin].tier) == Tier::kT8) arguments.WaitForQueries();  // T8 comes first
   stream.Begin(warp);
-  AdaReader<kHeadDim, kHeadTiles> reader = {.arguments = arguments, .lane = lane, .g = lane / 4, .t = lane % 4,
-                                            .exchange = reinterpret_cast<uint32_t*>(exchanges + (2 * pair + warp) * kExchange)};
+  AdaReader<kHeadDim, kHeadTiles> reader = {{.arguments = arguments, .lane = lane, .g = lane / 4, .t = lane % 4},
+                                            reinterpret_cast<uint32_t*>(exchanges + (2 * pair + warp) * kExchange)};
   arguments.WaitForQueries();
   int number = 0;  // of the part's first page in the stream
   for (int p = begin; p < end; ++p) {

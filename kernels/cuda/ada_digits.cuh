@@ -1,12 +1,15 @@
 // Mapped queries as the tensor cores of the reading kernel want them: weights of bytes that are multiplied as they lie in the page.
 //
-// A byte of a page holds one field of 8 bits, two of 4, four of 2, or four of 1 (of each of two rows). To have a field alone takes a shift
-// and a mask. The reading kernel only shifts: a field is at the top of its byte, and what stands below it, other fields of the same plane
-// and row, is multiplied too. That is a sum of known codes with known weights, and the weights are chosen so that all of it comes out right:
-// with f_q the field at bits w q .. of a row's word, a shifted byte is X_q = 2^8 (f_q / 2^w + f_(q-1) / 4^w + ...), and of the wanted weights
-// W come those of bytes,
+// A byte of a page holds one field of 8 bits, two of 4, four of 2, or four of 1 (of each of two rows). To have a field alone takes a
+// shift and a mask. The reading kernel only shifts: a field is at the top of its byte, and what stands below it, other fields of the same
+// plane and row, is multiplied too. That is a sum of known codes with known weights, and the weights are chosen so that all of it comes
+// out right: with f_q the field at bits w q .. of a row's word, a shifted byte is X_q = 2^8 (f_q / 2^w + f_(q-1) / 4^w + ...), and of the
+// wanted weights W come those of bytes, V,
 //     W_q = V_q + V_(q+1) / 2^w + ... over the w-bit fields of a byte      hence      V_q = U_q - U_(q+1) / 2^w,  U_q = W_q + U_(q+8/w) / 256
 // (of 1 bit see WeighNibble: half of a byte is another row's, and masked away). All exact, but for V being rounded to two digits.
+//
+// A group's weights are relative to what its codes reach to, so that groups of many bits and of few share a scale without loss; the CPU's
+// (ada_query.inc) are relative to steps, and lose an eighth of a group's digits with each bit that it has more than another.
 #ifndef SPHERICAL_KERNELS_CUDA_ADA_DIGITS_CUH_
 #define SPHERICAL_KERNELS_CUDA_ADA_DIGITS_CUH_
 
@@ -37,8 +40,8 @@ struct AdaSplit {
   float centre;         // q.mu
 };
 
-// Four digits to the place that AdaDigitHeader says: of plane `rank` of a kind, four of its group's coordinates. words: of the kind's first
-// chunk; quad: which four, of 1 bit every fourth from there on.
+// Four digits to the place that AdaDigitHeader says: of plane `rank` of a kind, four of its group's coordinates. words: of the kind's
+// first chunk; quad: which four, of 1 bit every fourth from there on.
 __device__ __forceinline__ void PutDigits(uint32_t* words, int kind, int rank, int quad, int head_tiles, int head, uint32_t high,
                                           uint32_t low) {
   const int together = kind < 2 ? 2 : 4, each = kind < 2 ? 2 : 4;  // planes of a chunk; words of a lane
@@ -57,8 +60,8 @@ __device__ __forceinline__ uint32_t AcrossQuads(uint32_t word, int lane) {
   return across;
 }
 
-// Weights W of four coordinates in a plane of 8 >> kind bits, 2 or more, become those of bytes. A lane has one field of a word's four bytes;
-// most: what such a byte is if all its fields are full.
+// Weights W of four coordinates in a plane of 8 >> kind bits, 2 or more, become those of bytes. A lane has one field of a word's four
+// bytes; most: what such a byte is if all its fields are full.
 __device__ __forceinline__ void WeighBytes(int kind, int lane, float (&w)[4], int (&most)[4]) {
   const int bits = 8 >> kind, fields = 1 << kind, field = lane % fields;
   const bool last = field == fields - 1;  // the next field is then in the next byte
@@ -103,9 +106,9 @@ template <int kDims>
 __device__ __forceinline__ void SplitForList(const AdaSplit& of, int lane, uint8_t* out) {
   constexpr int kSets = kDims > 128 ? 2 : 1;
   const auto power_of_two = [](int exponent) { return __int_as_float((127 + exponent) << 23); };
-  // A code of the width w reaches to 2^w: so much, and for its wider plane less, a group's weights grow when its fields go to the top. Those
-  // of bytes are larger than these by as much as bits / 256 and the next one's 1 / 2^bits may add; where there is 1 bit that would be half,
-  // so there it is looked at: they are |W_b - W_(b+1) / 2|, and at most 0.04 of the largest W more.
+  // A code of the width w reaches to 2^w: so much, and for its wider plane less, a group's weights grow when its fields go to the top.
+  // Those of bytes are larger than these by what next fields may add, 1 / 2^w of them and a little. Where there is 1 bit that would be
+  // half, so there it is looked at: they are |W_b - W_(b+1) / 2|, and at most 0.04 of the largest W more.
   float weights[kSets][4] = {};  // of the narrowest plane
   int width[kSets] = {};
   float largest = 0, more = 0;
@@ -132,7 +135,8 @@ __device__ __forceinline__ void SplitForList(const AdaSplit& of, int lane, uint8
   }
   finite = __all_sync(~0u, finite);
   // Of numbers that are not negative the bits are in order.
-  largest = __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(largest))) + __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(more)));
+  const auto most_of_warp = [](float x) { return __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(x))); };
+  largest = most_of_warp(largest) + most_of_warp(more);
   const float inverse = of.real && finite && largest > 1e-30f ? __fdividef(static_cast<float>(kDigitMax), largest) : 0.0f;
 #pragma unroll
   for (int k = 0; k < kSets; ++k) {

@@ -59,8 +59,8 @@ class PageRing {
 #endif
   }
 
-  // This warp, which has seen it come, is done with page k - 3, which both read. Whether it is the second: page k may come in its place. All lanes, all of which are done;
-  // on sm_90 the answer is lane 0's, which fills.
+  // This warp, which has seen it come, is done with page k - 3, which both read. Whether it is the second: page k may come in its place.
+  // All lanes, all of which are done; on sm_90 the answer is lane 0's, which fills.
   __device__ __forceinline__ bool Leave(int k) const {
     int before = 0;
     if (lane_ == 0) {

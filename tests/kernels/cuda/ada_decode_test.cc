@@ -163,7 +163,8 @@ struct Batch {
   }
 
   // One query head's attention over one list by the definition: queries mapped in double and not split, codes as they were written.
-  void AttendInDouble(const CodedPages& pages, int32_t skip, int32_t kv_head, const float* q, float& max, float& sum, float* output) const {
+  void AttendInDouble(const CodedPages& pages, int32_t skip, int32_t kv_head, const float* q, float& max, float& sum,
+                      float* output) const {
     std::vector<double> mapped(dims, 0), logits(pages.tokens), out(dims, 0);
     double centre = 0, largest = -std::numeric_limits<double>::infinity(), total = 0;
     for (int32_t i = 0; i < dims; ++i) {
