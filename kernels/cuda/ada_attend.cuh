@@ -1,8 +1,8 @@
 // The reading kernel of ADA decode (ada_decode.h, step 2), for one head dim and number of head tiles. Included by one file per head dim.
 //
 // A warp works in steps of up to 64 tokens: on whole pages of its own, or, where steps do not come out even in pages, on every second step
-// of all of them. Of a lane, g = lane / 4 and t = lane % 4. Codes are the A operand, so that no
-// row of a tensor core is wasted; columns of B are (head, digit) pairs, four heads a head tile. A step:
+// of all of them. Of a lane, g = lane / 4 and t = lane % 4. Codes are the A operand, so that no row of a tensor core is wasted; columns of
+// B are (head, digit) pairs, four heads a head tile. A step:
 //
 //     1  keys      32-token halves: lane (g, t) loads rows 4 (g % 4) .. + 3 of tile g / 4, so that its sums are head t's logits of tokens
 //                  4g .. 4g + 3 of the half

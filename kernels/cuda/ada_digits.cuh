@@ -5,7 +5,7 @@
 // plane and row, is multiplied too. That is a sum of known codes with known weights, and the weights are chosen so that all of it comes
 // out right: with f_q the field at bits w q .. of a row's word, a shifted byte is X_q = 2^8 (f_q / 2^w + f_(q-1) / 4^w + ...), and of the
 // wanted weights W come those of bytes, V,
-//     W_q = V_q + V_(q+1) / 2^w + ... over the w-bit fields of a byte      hence      V_q = U_q - U_(q+1) / 2^w,  U_q = W_q + U_(q+8/w) / 256
+//     W_q = V_q + V_(q+1) / 2^w + ... over the w-bit fields of a byte,  hence  V_q = U_q - U_(q+1) / 2^w with U_q = W_q + U_(q+8/w) / 256
 // (of 1 bit see WeighNibble: half of a byte is another row's, and masked away). All exact, but for V being rounded to two digits.
 //
 // A group's weights are relative to what its codes reach to, so that groups of many bits and of few share a scale without loss; the CPU's

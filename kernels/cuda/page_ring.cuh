@@ -68,6 +68,7 @@ class PageRing {
     }
 #if __CUDA_ARCH__ < 900
     before = __shfl_sync(~0u, before, 0);
+    __syncwarp();  // what the other warp has read is read before any lane writes
 #endif
     return before % 2 == 1;
   }

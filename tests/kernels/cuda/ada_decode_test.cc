@@ -187,7 +187,7 @@ struct Batch {
     std::copy(out.begin(), out.end(), output);
   }
 
-  // The same by the definition, list by list; or by the CPU's reference, which is the definition too, but for queries split as the CPU does.
+  // The same by the definition, list by list; or by the CPU's reference: the definition too, but for queries split as the CPU does.
   std::vector<float> OnHost(bool split = false) const {
     std::vector<float> all(query.size(), 0.0f);
     for (int32_t head = 0; head < rows * kv_heads; ++head) {
