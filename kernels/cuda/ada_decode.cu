@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cstddef>
 
+#include "kernels/cuda/ada_digits.cuh"
 #include "kernels/cuda/ada_launch.h"
 #include "kernels/cuda/launch_overlap.cuh"
 #include "kernels/cuda/page_ring.cuh"
@@ -19,7 +20,6 @@ CudaStatus StatusOf(cudaError_t error) { return static_cast<CudaStatus>(error); 
 constexpr int kPrepareThreads = 512;
 constexpr int kPrepareWarps = kPrepareThreads / 32;
 constexpr int kMergeThreads = 256;
-constexpr int kDigitMax = 32639;  // of two int8 digits: 256 * 127 + 127
 
 __device__ __forceinline__ float WarpMax(float x) {
   for (int apart = 16; apart > 0; apart /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, apart));
@@ -45,110 +45,6 @@ struct PrepareArguments {
   uint8_t* digits;
   int64_t digit_bytes;
 };
-
-// Four digits to the place that AdaDigitHeader says: of plane `rank` of a kind, four of its group's coordinates. words: of the kind's first
-// chunk; quad: which four, of 1 bit every fourth from there on.
-__device__ __forceinline__ void PutDigits(uint32_t* words, int kind, int rank, int quad, int head_tiles, int head, uint32_t high,
-                                          uint32_t low) {
-  const int together = kind < 2 ? 2 : 4, each = kind < 2 ? 2 : 4;  // planes of a chunk; words of a lane
-  const int chunk = rank / together, plane = rank % together;
-  const int t = kind == 0 ? quad : kind == 1 ? 2 * plane + quad / 2 : plane;
-  const int word = kind == 0 ? plane : kind == 1 ? quad % 2 : quad;
-  uint32_t* to = words + (32 * (chunk * head_tiles + head / 4) + 8 * (head % 4) + t) * each + word;
-  to[0] = high, to[4 * each] = low;
-}
-
-// The same four bytes of a group, as lane 4 g + w wants them of a plane of 1 bit: byte w of each of the four lanes' words.
-__device__ __forceinline__ uint32_t AcrossQuads(uint32_t word, int lane) {
-  uint32_t across = 0;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) across |= (__shfl_sync(~0u, word, lane / 4 * 4 + i) >> (8 * (lane % 4)) & 0xff) << (8 * i);
-  return across;
-}
-
-// What splitting needs to know of a tier; these lie together in AdaPlanes too.
-struct TierSteps {
-  uint8_t widths[kGroupsMax];
-  float steps[kGroupsMax];
-};
-static_assert(offsetof(AdaPlanes, steps) == offsetof(AdaPlanes, widths) + offsetof(TierSteps, steps));
-
-// Digits of one head's mapped query for one list, by a warp; heads beyond the group get zeros. Lane l has coordinates 4l .. 4l + 3, and of
-// 256 also those 128 further on. The arithmetic is ada_query.inc's, step by step: the same mapped query gives the same digits.
-template <int kDims>
-__device__ __forceinline__ void SplitForList(const PrepareArguments& a, const TierSteps& tier, int list_index, int head,
-                                             const float* mapped, float centre, int lane) {
-  constexpr int kSets = kDims > 128 ? 2 : 1;
-  uint8_t* out = a.digits + list_index * a.digit_bytes;
-  const bool real = head < a.shape.group;
-  float steps[kSets][4] = {};
-  int width[kSets] = {};
-  float largest = 0;
-  bool finite = true;
-#pragma unroll
-  for (int k = 0; k < kSets; ++k) {
-    const int quad = lane + 32 * k;
-    if (4 * quad >= kDims) continue;
-    width[k] = tier.widths[quad / 4];
-    const float4 x = reinterpret_cast<const float4*>(mapped)[quad];
-    const float step = tier.steps[quad / 4];
-    steps[k][0] = __fmul_rn(x.x, step), steps[k][1] = __fmul_rn(x.y, step);
-    steps[k][2] = __fmul_rn(x.z, step), steps[k][3] = __fmul_rn(x.w, step);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      largest = fmaxf(largest, fabsf(steps[k][i]));
-      finite = finite && fabsf(steps[k][i]) < __int_as_float(0x7f800000);
-    }
-  }
-  finite = __all_sync(~0u, finite);
-  largest = __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(largest)));  // of numbers that are not negative the bits are in order
-  const float inverse = finite && largest > 1e-30f ? __fdiv_rn(static_cast<float>(kDigitMax), largest) : 0.0f;
-  uint32_t high[kSets] = {}, low[kSets] = {};
-  int offset = 0;
-#pragma unroll
-  for (int k = 0; k < kSets; ++k) {
-    int sum = 0;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float step = real && finite ? steps[k][i] : 0.0f;
-      const int digits = static_cast<int>(__fsub_rn(__fmaf_rn(step, inverse, 0x1.8p23f), 0x1.8p23f));
-      const int upper = (digits + 128) >> 8;
-      high[k] |= static_cast<uint32_t>(upper & 0xff) << (8 * i);
-      low[k] |= static_cast<uint32_t>((digits - 256 * upper) & 0xff) << (8 * i);
-      sum += digits;
-    }
-    offset += sum * ((1 << width[k]) - 1);
-  }
-  offset = __reduce_add_sync(~0u, offset);
-  if (lane == 0) {
-    AdaDigitHeader* header = reinterpret_cast<AdaDigitHeader*>(out);
-    const float nan = __int_as_float(0x7fffffff);
-    const float scale = !real ? 0.0f : finite ? largest * (256.0f / kDigitMax) : nan;
-    header->factor[head] = a.shape.scale * scale * (1.0f / 256) * 1.44269504f;
-    header->start[head] = -(offset >> 1);
-    header->half[head] = (offset & 1) ? 0.5f : 0.0f;
-    header->centre[head] = real ? a.shape.scale * centre : 0.0f;
-  }
-  // A group has a plane of each kind whose bit is in its width, in the order of groups.
-  uint32_t* words = reinterpret_cast<uint32_t*>(out + sizeof(AdaDigitHeader));
-#pragma unroll 1
-  for (int kind = 0; kind < kAdaPlaneKinds; ++kind) {
-    const int together = kind < 2 ? 2 : 4, each = kind < 2 ? 2 : 4, quad = lane % 4;
-    int count = 0;  // of planes
-#pragma unroll
-    for (int k = 0; k < kSets; ++k) {
-      const bool has = (width[k] & 8 >> kind) != 0;
-      const uint32_t lanes = __ballot_sync(~0u, has);
-      if (lanes == 0) continue;
-      if (kind == 3) high[k] = AcrossQuads(high[k], lane), low[k] = AcrossQuads(low[k], lane);
-      if (has) PutDigits(words, kind, count + __popc(lanes & ((1u << lane / 4 * 4) - 1)) / 4, quad, a.head_tiles, head, high[k], low[k]);
-      count += __popc(lanes) / 4;
-    }
-    const int chunks = (count + together - 1) / together;
-    if (count + lane / 4 < chunks * together) PutDigits(words, kind, count + lane / 4, quad, a.head_tiles, head, 0, 0);  // missing ones
-    words += 32 * each * a.head_tiles * chunks;
-  }
-}
 
 // kCount floats that lie together, loaded at once.
 template <int kCount>
@@ -280,7 +176,9 @@ __global__ void __launch_bounds__(kPrepareThreads, kDims == 256 && kQueries == 4
 #pragma unroll 1
     for (; turn < count; turn += kPrepareWarps) {
       const int list = turn / 4 / a.head_tiles, of_group = turn - list * heads, q = row * group + min(of_group, group - 1);
-      SplitForList<kDims>(a, tiers[list_tier[row][list]], lists + list, of_group, mapped + q * kDims, centres[q], lane);
+      const AdaSplit split = {.tier = tiers[list_tier[row][list]], .head_tiles = a.head_tiles, .head = of_group, .real = of_group < group,
+                              .scale = a.shape.scale, .mapped = mapped + q * kDims, .centre = centres[q]};
+      SplitForList<kDims>(split, lane, a.digits + (lists + list) * a.digit_bytes);
     }
     turn -= count;
   }

@@ -15,9 +15,8 @@ namespace spherical::kernels::cuda {
 //     2 bits   4 words: columns 0 .., 4 .., 8 .., 12 .. of plane t
 //     1 bit    4 words: columns w, 4 + w, 8 + w, 12 + w of plane t, w being the word
 struct AdaDigitHeader {
-  float factor[16];  // logit in bits = factor * radius * (sum of products + start - half)
+  float factor[16];  // logit in bits = factor * radius * (sum of products + start)
   int start[16];
-  float half[16];
   float centre[16];  // scale * q.mu
 };
 constexpr int64_t AdaDigitBytes(int head_dim, int head_tiles) {

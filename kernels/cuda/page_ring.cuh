@@ -1,8 +1,8 @@
 // The window of two warps on the pages they read in turn: a ring of whole pages in shared memory, filled while others are worked on. On
 // sm_90 by the copy engine (one request a page), before it by 16-byte asynchronous copies; either way completed on an mbarrier.
 //
-// Page k of the stream lies in stage k % 3, and is read by warp k % 2, which then has page k + 3 fetched there: for the other warp. Three
-// pages for two warps leave room for more warps than two each would, and there is always one on its way.
+// Page k of the stream lies in stage k % 3. The warp that has read it, or of two that share it the second to leave it, has page k + 3
+// fetched there. Three pages for two warps leave room for more warps than two each would, and there is always one on its way.
 #ifndef SPHERICAL_KERNELS_CUDA_PAGE_RING_CUH_
 #define SPHERICAL_KERNELS_CUDA_PAGE_RING_CUH_
 
@@ -21,7 +21,7 @@ __device__ __forceinline__ uint32_t SharedAddress(const void* p) { return static
 
 class PageRing {
  public:
-  static constexpr int kControlBytes = kRingStages * 16;  // an mbarrier and a page number per stage
+  static constexpr int kControlBytes = kRingStages * 16;  // an mbarrier, a page number and how often a warp has left it, per stage
 
   // memory: kRingStages pages, aligned to 128.   control: kControlBytes of both warps, set up by Initialize of one of them
   __device__ __forceinline__ PageRing(uint8_t* memory, uint8_t* control, int page_bytes, int lane)
@@ -32,14 +32,14 @@ class PageRing {
     if (lane_ != 0) return;
     for (int s = 0; s < kRingStages; ++s) {
       asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(BarrierOf(s)), "r"(kArrivals) : "memory");
-      asm volatile("st.shared.u32 [%0], %1;" ::"r"(BarrierOf(s) + 8), "r"(-1) : "memory");
+      asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(BarrierOf(s) + 8), "r"(-1), "r"(0) : "memory");
     }
 #if __CUDA_ARCH__ >= 900
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 #endif
   }
 
-  // Begins to read a page's first bytes as page k, by the warp that has just read page k - 3, or before all else. All lanes.
+  // Begins to read a page's first bytes as page k, by the warp that has set its place free, or before all else. All lanes.
   __device__ __forceinline__ void Fill(int k, const uint8_t* page, int bytes) {
     const int stage = k % kRingStages;
     const uint32_t barrier = BarrierOf(stage), to = memory_ + stage * page_bytes_;
@@ -59,13 +59,29 @@ class PageRing {
 #endif
   }
 
-  // Page k, once it is there. All lanes. The parity alone cannot tell a page that the other warp has not even asked for from one two turns
-  // before it: hence the number.
-  __device__ __forceinline__ const uint8_t* Wait(int k) const {
+  // This warp, which has seen it come, is done with page k - 3, which both read. Whether it is the second: page k may come in its place.
+  // All lanes, all of which are done; on sm_90 the answer is lane 0's, which fills.
+  __device__ __forceinline__ bool Leave(int k) const {
+    int before = 0;
+    if (lane_ == 0) {
+      asm volatile("atom.acq_rel.cta.shared.add.u32 %0, [%1], 1;" : "=r"(before) : "r"(BarrierOf(k % kRingStages) + 12) : "memory");
+    }
+#if __CUDA_ARCH__ < 900
+    before = __shfl_sync(~0u, before, 0);
+    __syncwarp();  // what the other warp has read is read before any lane writes
+#endif
+    return before % 2 == 1;
+  }
+
+  __device__ __forceinline__ const uint8_t* At(int k) const { return generic_ + k % kRingStages * page_bytes_; }
+
+  // Page k, once it is there. All lanes. The parity alone cannot tell a page that nobody has even asked for from one two turns before it:
+  // hence the number; a warp that has seen page k - 3 come needs none.
+  __device__ __forceinline__ const uint8_t* Wait(int k, bool known) const {
     const int stage = k % kRingStages;
     const uint32_t barrier = BarrierOf(stage), parity = k / kRingStages & 1;
-    int announced = 0, done;
-    do {  // by an atomic operation, which tells compute-sanitizer too that this is no race; one lane's, or they queue up
+    int announced = k, done;
+    if (!known) do {  // by an atomic operation, which tells compute-sanitizer too that this is no race; one lane's, or they queue up
       if (lane_ == 0) asm volatile("atom.acquire.cta.shared.or.b32 %0, [%1], 0;" : "=r"(announced) : "r"(barrier + 8) : "memory");
       announced = __shfl_sync(~0u, announced, 0);
     } while (announced != k);
@@ -80,7 +96,7 @@ class PageRing {
                    : "memory");
 #endif
     } while (done == 0);
-    return generic_ + stage * page_bytes_;
+    return At(k);
   }
 
  private:

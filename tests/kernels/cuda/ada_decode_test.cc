@@ -1,5 +1,5 @@
-// ADA decode on the device against the double reference on the same pages: every tier, head dim and group size, any mixture of tiers, plans
-// of any number of workers.
+// ADA decode on the device against attention in double over the same codes, of queries that are not split into digits: every tier, head dim
+// and group size, any mixture of tiers, plans of any number of workers.
 #include "kernels/cuda/ada_decode.h"
 
 #include <algorithm>
@@ -162,8 +162,33 @@ struct Batch {
     return result;
   }
 
-  // The same by the reference, list by list.
-  std::vector<float> OnHost() const {
+  // One query head's attention over one list by the definition: queries mapped in double and not split, codes as they were written.
+  void AttendInDouble(const CodedPages& pages, int32_t skip, int32_t kv_head, const float* q, float& max, float& sum,
+                      float* output) const {
+    std::vector<double> mapped(dims, 0), logits(pages.tokens), out(dims, 0);
+    double centre = 0, largest = -std::numeric_limits<double>::infinity(), total = 0;
+    for (int32_t i = 0; i < dims; ++i) {
+      for (int32_t d = 0; d < dims; ++d) mapped[i] += double{maps[(kv_head * dims + i) * dims + d]} * q[d];
+      centre += double{centres[kv_head * dims + i]} * q[i];
+    }
+    for (int32_t t = skip; t < pages.tokens; ++t) {
+      double dot = 0;
+      for (int32_t d = 0; d < dims; ++d) dot += mapped[d] * pages.Key(t, d);
+      logits[t] = shape.scale * (dot * pages.key_radii[t] + centre);
+      if (shape.softcap > 0) logits[t] = shape.softcap * std::tanh(logits[t] / shape.softcap);
+      largest = std::max(largest, logits[t]);
+    }
+    for (int32_t t = skip; t < pages.tokens; ++t) {
+      const double p = std::exp(logits[t] - largest), weight = p * pages.value_radii[t];
+      total += p;
+      for (int32_t d = 0; d < dims && weight != 0; ++d) out[d] += weight * pages.Value(t, d);
+    }
+    max = static_cast<float>(largest), sum = static_cast<float>(total);
+    std::copy(out.begin(), out.end(), output);
+  }
+
+  // The same by the definition, list by list; or by the CPU's reference: the definition too, but for queries split as the CPU does.
+  std::vector<float> OnHost(bool split = false) const {
     std::vector<float> all(query.size(), 0.0f);
     for (int32_t head = 0; head < rows * kv_heads; ++head) {
       std::vector<float> max, sum, output;
@@ -175,14 +200,19 @@ struct Batch {
       for (size_t l = 0; l < lists.size(); ++l) {
         if (lists[l].head != head) continue;
         ++runs;
-        const CodedPages& pages = tokens[l].pages;
-        AdaQuery digits = {};
-        PrepareAdaQuery(AdaDecodeImpls()[0], geometry[head % kv_heads], pages.tier, &query[head * group * dims], group, digits);
         std::vector<float> m(group), s(group), o(group * dims);
-        AdaDecodeImpls()[0].attend(shape, pages.arena.data(),
-                                   {.query = &digits, .pages = pages.pages.data(), .tokens = pages.tokens, .skip = tokens[l].skip,
-                                    .tier = pages.tier, .widths = pages.widths.data(), .state = {m.data(), s.data(), o.data()}});
-        for (int32_t g = 0; g < group; ++g) m[g] += CentreLogit(shape, digits, g);
+        const CodedPages& pages = tokens[l].pages;
+        if (split) {
+          AdaQuery digits = {};
+          PrepareAdaQuery(AdaDecodeImpls()[0], geometry[head % kv_heads], pages.tier, &query[head * group * dims], group, digits);
+          AdaDecodeImpls()[0].attend(shape, pages.arena.data(),
+                                     {.query = &digits, .pages = pages.pages.data(), .tokens = pages.tokens, .skip = tokens[l].skip,
+                                      .tier = pages.tier, .widths = pages.widths.data(), .state = {m.data(), s.data(), o.data()}});
+          for (int32_t g = 0; g < group; ++g) m[g] += CentreLogit(shape, digits, g);
+        }
+        for (int32_t g = 0; g < group && !split; ++g) {
+          AttendInDouble(pages, tokens[l].skip, head % kv_heads, &query[(head * group + g) * dims], m[g], s[g], &o[g * dims]);
+        }
         max.insert(max.end(), m.begin(), m.end()), sum.insert(sum.end(), s.begin(), s.end());
         output.insert(output.end(), o.begin(), o.end());
       }
@@ -222,11 +252,14 @@ Worst WorstOf(const std::vector<float>& got, const std::vector<float>& want, int
 
 double g_worst = 0;  // of all cases so far, to be printed: how near the bound they come
 
-void CheckBatch(const std::string& what, Batch& batch, double bound = 1e-3) {
-  const Worst worst = WorstOf(batch.OnDevice(), batch.OnHost(), batch.dims);
+// Within 1e-3 of the definition. Where logits are so large that two digits of a query do not do, the device may err as the CPU does.
+void CheckBatch(const std::string& what, Batch& batch) {
+  const std::vector<float> want = batch.OnHost();
+  const Worst worst = WorstOf(batch.OnDevice(), want, batch.dims);
+  const double bound = worst.error <= 1e-3 ? 1e-3 : 1.1 * WorstOf(batch.OnHost(true), want, batch.dims).error;
   if (worst.error > g_worst) {
     g_worst = worst.error;
-    std::printf("worst so far %.2e: %s\n", g_worst, what.c_str());
+    std::printf("worst so far %.2e (bound %.2e): %s\n", g_worst, bound, what.c_str());
   }
   INFO(what << " D " << batch.dims << " G " << batch.group << " tokens of list 0 " << (batch.lists.empty() ? 0 : batch.lists[0].tokens)
             << ": query head " << worst.head << " of all, coordinate " << worst.d << ": got " << worst.got << ", want " << worst.want);
