@@ -342,5 +342,10 @@ TEST_CASE("settled tokens leave T8 on the device as on the CPU, to the bit and t
   CheckSettling(128, {4000, 544 + 68, 70});
 }
 
+TEST_CASE("a few settled tokens leave T8", "[sanitizer]") {
+  if (const std::string why = kernels::ProbeCudaDevices().why_none; !why.empty()) SPH_SKIP(why.c_str());
+  CheckSettling(64, {700, 90, 70});
+}
+
 }  // namespace
 }  // namespace spherical::engine
