@@ -21,8 +21,9 @@ namespace spherical::engine {
 //   remains and the head is sealed; otherwise `end` is a multiple of 16.
 // kDemote: `count` tokens of T8 after the sinks, the oldest, go to `tier`; what follows them in T8 moves up. Codes alone are read.
 // kReprice: every coded token (`whole_only`: every settled one of T8) that stands above its rung at `price` goes there. Sinks and T8 tokens
-//   that are not settled stay. Holes are filled: in T8 by moving up, in the other lists, whose order is free, with the last tokens. The
-//   lists become `lists`, made of the pages that the head has (lists grow into pages that others leave, after those were read).
+//   that are not settled stay. Holes are filled: among T8's newest (FirstOrdered) by moving up, among those before them and in the other
+//   lists, whose order is free, with the last tokens. The lists become `lists`, made of the pages that the head has (lists grow into pages
+//   that others leave, after those were read).
 //   Of a local head all move together, to the one rung that `rungs` names, and keep their order.
 //
 // The pages for CountsAfter are lent before it runs; what it empties is taken back after.
@@ -63,6 +64,14 @@ struct SlotRange {
 inline SlotRange MovableSlots(const HeadPages& pages, kernels::Tier tier) {
   if (tier == kernels::Tier::kT8) return {pages.sinks(), pages.sinks() + pages.settled};
   return {0, pages.of(tier).tokens};
+}
+// T8's tokens from this slot on keep their order when others leave, because their place tells how old they are: new ones until they are
+// settled, and then as long as it counts how often they were refreshed (Forward::RefreshHead). In local heads it always tells. A multiple
+// of 32.
+inline constexpr int32_t kOrderedTokens = 512;
+inline int32_t FirstOrdered(const HeadPages& pages) {
+  const int32_t old = std::min(MovableSlots(pages, kernels::Tier::kT8).end, pages.of(kernels::Tier::kT8).tokens - kOrderedTokens);
+  return pages.local() ? 0 : std::max(old, 0) / 32 * 32;
 }
 // What the head holds once the item has run.
 TierCounts CountsAfter(const RetierItem& item);

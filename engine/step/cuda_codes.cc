@@ -20,7 +20,7 @@ using kernels::cuda::EncodeItem;
 using kernels::cuda::RefreshItem;
 using kernels::cuda::RefreshWork;
 
-constexpr int32_t kEntryRows = 4;  // of new tokens that are coded together: the codec is quick with so few, and blocks are many
+constexpr int32_t kEntryRows = kernels::cuda::kAppendRows;  // of new tokens that are coded together
 
 bool Both(CudaStatus& status, CudaStatus next) {
   if (status == CudaStatus::kOk) status = next;
@@ -62,10 +62,7 @@ CudaStatus CudaCodes::Create(int32_t sequences, int32_t context_max, const KvAre
     raw_query_ = pieces.Take<float>(rows * spec_.heads * d);
     raw_key_ = pieces.Take<float>(row_heads * d);
     raw_value_ = pieces.Take<float>(row_heads * d);
-    output_ = pieces.Take<float>(rows * spec_.heads * d);
     digits_ = pieces.Take<uint8_t>(lists_max_ * decoder_.DigitBytes());
-    refresh_mapped_ = pieces.Take<float>(priced() ? rows * spec_.heads * d : 0);
-    refresh_terms_ = pieces.Take<float>(priced() ? rows * spec_.heads * kernels::cuda::kRefreshTerms : 0);
     states_ = {.max = pieces.Take<float>(states * group), .sum = pieces.Take<float>(states * group),
                .output = pieces.Take<float>(states * group * d)};
     const int64_t before = pieces.used();
@@ -313,9 +310,7 @@ kernels::AttentionShape CudaCodes::ShapeOfCodes() const {
 
 CudaStatus CudaCodes::Attend(int32_t layer, int32_t rows, uint16_t* attended) {
   const Layer& planned = layers_[static_cast<size_t>(layer)];
-  const int32_t group = spec_.heads / spec_.kv_heads;
-  CudaStatus status = kernels::cuda::Encode(stream_, spec_.head_dim, on_device_.keys(), planned.entries, EntryCount(rows),
-                                             overlap_);
+  CudaStatus status = kernels::cuda::Append(stream_, spec_.head_dim, on_device_.keys(), planned.entries, EntryCount(rows), overlap_);
   Both(status, decoder_.Attend(stream_, on_device_.heads(layer),
                                {.shape = ShapeOfCodes(),
                                 .rows = rows,
@@ -331,9 +326,8 @@ CudaStatus CudaCodes::Attend(int32_t layer, int32_t rows, uint16_t* attended) {
                                 .head_states = planned.head_states,
                                 .digits = digits_,
                                 .states = states_,
-                                .output = output_}));
-  Both(status, kernels::cuda::TakeCoded(stream_, planned.coded, output_, rows, spec_.kv_heads, group * spec_.head_dim, attended,
-                                        overlap_));
+                                .attended = attended,
+                                .entering = true}));
   if (priced()) {
     Both(status, kernels::cuda::RefreshUtilities(stream_, on_device_.heads(layer),
                                                  {.shape = ShapeOfCodes(),
@@ -342,19 +336,22 @@ CudaStatus CudaCodes::Attend(int32_t layer, int32_t rows, uint16_t* attended) {
                                                   .head_states = planned.head_states,
                                                   .states = states_,
                                                   .arena = arenas_.coded,
-                                                  .step = geometry_.query(0).steps()[8],
-                                                  .mapped = refresh_mapped_,
-                                                  .terms = refresh_terms_},
+                                                  .step = geometry_.query(0).steps()[8]},
                                                  planned.refresh, planned.refreshed));
   }
   return status;
 }
 
 CudaStatus CudaCodes::Retier(std::span<const RetierItem> items) {
+  Slot* slot = nullptr;  // of the last item's sequence, as most are its neighbour's
+  SequenceId of = 0;
   for (const RetierItem& item : items) {
-    for (Slot& slot : slots_) {
-      if (slot.sequence == item.sequence) slot.heads[static_cast<size_t>(item.head)] = {};
+    if (item.sequence != of || slot == nullptr) {
+      of = item.sequence;
+      const auto found = std::ranges::find(slots_, of, &Slot::sequence);
+      slot = found == slots_.end() ? nullptr : &*found;
     }
+    if (slot != nullptr) slot->heads[static_cast<size_t>(item.head)] = {};
   }
   return retier_.Run(items);
 }

@@ -154,10 +154,9 @@ class CudaCodes {
   std::vector<kernels::cuda::CodedSlot> places_;
   std::vector<kernels::cuda::EncodeItem> entries_;
 
-  float *raw_query_ = nullptr, *raw_key_ = nullptr, *raw_value_ = nullptr, *output_ = nullptr;
+  float *raw_query_ = nullptr, *raw_key_ = nullptr, *raw_value_ = nullptr;
   uint8_t* digits_ = nullptr;
   kernels::AttentionState states_ = {};
-  float *refresh_mapped_ = nullptr, *refresh_terms_ = nullptr;
   std::vector<kernels::cuda::RefreshItem> refreshed_;
   kernels::cuda::RefreshWork refresh_;
 };

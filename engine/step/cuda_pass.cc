@@ -22,6 +22,7 @@ using kernels::cuda::ExactWork;
 // What cuBLASLt may use of its own; 32 MiB is what it asks for on Hopper.
 constexpr int64_t kProductWorkspaceBytes = int64_t{32} << 20;
 constexpr int32_t kRunsOfBlock = 2;           // of exact attention; 10 were slower at 32 x 1,024 by 5 %, quicker at 128 x 1,024 by 2
+constexpr int32_t kRowsPlannedSoon = 4;
 constexpr int32_t kPiecesOfStep = 3;  // of a step's input: tokens, positions, slots
 constexpr int32_t kPiecesOfKind = 4;
 
@@ -173,15 +174,18 @@ absl::Status CudaPass::TakePool(const CudaPassOptions& options, int64_t free_at_
 
 CudaStatus CudaPass::Record() {
   const int32_t most = kernels::cuda::PaddedRows(pages_[0].slots());
-  for (int32_t end = 0, layers = 1; end < spec_.layers; layers *= 2) {
-    end = codes_ == nullptr ? spec_.layers : std::min(spec_.layers, end + layers);
-    piece_ends_.push_back(end);
-  }
   // Recorded kernels have run before: what a first launch loads is there.
   Note(kernels::cuda::FillBytes(stream_, slots_, 0xff, kStepRowsMax * int64_t{sizeof(int32_t)}));
   for (int32_t rows = 1; rows <= most; rows = kernels::cuda::PaddedRows(rows + 1)) {
     Recording& recording = recordings_.emplace_back();
     recording.rows = rows;
+    // The device works on a piece while the host plans the next one. Few rows are planned in a fraction of their time, and a border of
+    // pieces costs the device about 10 us.
+    const int32_t growth = rows <= kRowsPlannedSoon ? 8 : 2;
+    for (int32_t end = 0, layers = 1; end < spec_.layers; layers *= growth) {
+      end = codes_ == nullptr ? spec_.layers : std::min(spec_.layers, end + layers);
+      recording.ends.push_back(end);
+    }
     for (const bool exact : {false, true}) {
       if (!exact && codes_ == nullptr) continue;
       const Shape shape = {.rows = rows, .coded_rows = codes_ == nullptr ? 0 : rows, .exact = exact, .any_step = true};
@@ -190,7 +194,7 @@ CudaStatus CudaPass::Record() {
       Note(kernels::cuda::Synchronize(stream_));
       Note(kernels::cuda::FreeMemory(&before, &all));
       int32_t first = 0;
-      for (const int32_t end : piece_ends_) {
+      for (const int32_t end : recording.ends) {
         kernels::cuda::Graph& graph = recording.pieces[exact ? 1 : 0].emplace_back();
         if (const CudaStatus begun = graph.BeginRecording(stream_); begun != CudaStatus::kOk) return begun;
         QueueLayers(first, end, shape);
@@ -301,10 +305,10 @@ void CudaPass::RunLayers(const StepPlan& plan) {
     return FetchEnergies();
   }
   int32_t first = 0;
-  for (size_t piece = 0; piece < piece_ends_.size(); ++piece) {
-    if (codes_ != nullptr) Note(codes_->PlanLayers(first, piece_ends_[piece], recording->rows));
+  for (size_t piece = 0; piece < recording->ends.size(); ++piece) {
+    if (codes_ != nullptr) Note(codes_->PlanLayers(first, recording->ends[piece], recording->rows));
     Note(recording->pieces[shape.exact ? 1 : 0][piece].Launch(stream_));
-    first = piece_ends_[piece];
+    first = recording->ends[piece];
   }
   FetchEnergies();
 }

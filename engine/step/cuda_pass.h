@@ -102,6 +102,7 @@ class CudaPass {
   // The graphs of one number of rows: of each piece of layers, without exact attention and with it.
   struct Recording {
     int32_t rows = 0;
+    std::vector<int32_t> ends;  // of pieces: layers
     std::vector<kernels::cuda::Graph> pieces[2];
   };
   // Everything beside the pool; from null it only counts. Returns bytes.
@@ -143,7 +144,6 @@ class CudaPass {
   int64_t states_max_ = 0, input_bytes_ = 0;
   int32_t run_blocks_ = 0, runs_wanted_ = 0;
   const bool overlap_ = kernels::cuda::LaunchesOverlap();
-  std::vector<int32_t> piece_ends_;     // of recorded layers
   std::vector<Recording> recordings_;   // by rows
   int64_t graph_bytes_ = 0;
 

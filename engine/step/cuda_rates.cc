@@ -27,6 +27,7 @@ using kernels::cuda::kRateChunkTokens;
 using kernels::cuda::RateCounts;
 using kernels::cuda::SampleItem;
 using kernels::cuda::SampleState;
+using kernels::cuda::ToldCounts;
 using kernels::cuda::TurnSample;
 
 constexpr int64_t kInputBytesMin = int64_t{8} << 20;
@@ -93,6 +94,8 @@ CudaStatus CudaRates::Create(int32_t sequences, int32_t context_max, const KvAre
   const int64_t answer = int64_t{sizeof(RateCounts)} + int64_t{tokens} * int64_t{sizeof(LadderSteps)} + (1 << 16);
   Note(answers_.Allocate(std::max(kAnswerBytesMin, answer)));
   Note(pinned_answers_.Allocate(std::max(kAnswerBytesMin, answer)));
+  Note(counts_.Allocate(kCodedMax * int64_t{sizeof(RateCounts)}));
+  Note(told_.Allocate(kCodedMax * int64_t{sizeof(ToldCounts)}));
   std::vector<kernels::cuda::CodedSlot> slots(kernels::cuda::kErrorSlots);
   kernels::cuda::PutErrorSlots(slots.data());
   const int64_t slot_bytes = static_cast<int64_t>(slots.size() * sizeof(slots[0]));
@@ -141,9 +144,10 @@ CudaStatus CudaRates::Keep(int32_t layer, const uint16_t* queries) {
 }
 
 CudaRates::Needs CudaRates::NeedsOf(const MeasureItem& item) const {
-  Needs needs = {.input = 0, .scratch = 0, .answer = Rounded(sizeof(RateCounts))};
+  Needs needs;
   const HeadPages& pages = *item.pages;
   if (item.kind != MeasureItem::Kind::kExact) {
+    needs.coded = 1;
     for (const HeadPages::Coded& list : pages.tiers) needs.input += StepInput::BytesFor(static_cast<int64_t>(list.pages.size()) * 4);
     needs.input += kLadderTiers * StepInput::BytesFor(sizeof(CodedRates));
     return needs;
@@ -154,7 +158,7 @@ CudaRates::Needs CudaRates::NeedsOf(const MeasureItem& item) const {
   needs.input = 4 * static_cast<int64_t>(pages.exact.size() + pages.notes.size() + pages.samples.size()) +
                 std::max(turns, 1) * int64_t{sizeof(SampleItem)} + turns * int64_t{sizeof(TurnSample)} + int64_t{sizeof(ExactRates)} +
                 int64_t{sizeof(ErrorItems)} + 8 * 256;
-  needs.answer += Rounded(NewestOf(item) * int64_t{sizeof(LadderSteps)}) +
+  needs.answer = Rounded(sizeof(RateCounts)) + Rounded(NewestOf(item) * int64_t{sizeof(LadderSteps)}) +
                   Rounded(CeilDiv(tokens, kRateChunkTokens) * kLadderTiers * int64_t{sizeof(double)});
   return needs;
 }
@@ -167,10 +171,11 @@ CudaStatus CudaRates::Measure(std::span<const MeasureItem> items, std::span<Rate
     for (; count < items.size(); ++count) {
       const Needs own = NeedsOf(items[count]);
       if (all.input + own.input > input_.bytes() - 4096 || all.scratch + own.scratch > scratch_.bytes() ||
-          all.answer + own.answer > answers_.bytes()) {
+          all.answer + own.answer > answers_.bytes() || all.coded + own.coded > kCodedMax) {
         break;
       }
-      all = {.input = all.input + own.input, .scratch = all.scratch + own.scratch, .answer = all.answer + own.answer};
+      all = {.input = all.input + own.input, .scratch = all.scratch + own.scratch, .answer = all.answer + own.answer,
+             .coded = all.coded + own.coded};
     }
     SPH_CHECK(count > 0);
     RunBatch(items.first(count), curves.first(count), all.answer);
@@ -190,6 +195,7 @@ void CudaRates::RunBatch(std::span<const MeasureItem> items, std::span<RateCurve
   samples_queries_max_ = tokens_max_ = 1;
   input_.Begin();
   int64_t tiles = 0, used = 0, answered = 0;
+  int32_t coded_heads = 0;
   for (const MeasureItem& item : items) {
     if (item.kind == MeasureItem::Kind::kExact) tiles += CeilDiv(TokensOfExact(item), kTokenTile);
   }
@@ -197,12 +203,13 @@ void CudaRates::RunBatch(std::span<const MeasureItem> items, std::span<RateCurve
   used = Rounded(tiles * int64_t{sizeof(EncodeItem)});
   for (const MeasureItem& item : items) {
     Answer& answer = where_.emplace_back();
-    answer.counts = answered;
-    answered += Rounded(sizeof(RateCounts));
     if (item.kind != MeasureItem::Kind::kExact) {
+      answer.coded = coded_heads++;
       AskCoded(item, answer);
       continue;
     }
+    answer.counts = answered;
+    answered += Rounded(sizeof(RateCounts));
     answer.newest = answered;
     answer.newest_count = NewestOf(item);
     answered += Rounded(answer.newest_count * int64_t{sizeof(LadderSteps)});
@@ -218,7 +225,8 @@ void CudaRates::RunBatch(std::span<const MeasureItem> items, std::span<RateCurve
   const ExactRates* const exact = input_.Put(std::span<const ExactRates>(exact_));
   const CodedRates* const coded = input_.Put(std::span<const CodedRates>(coded_));
   Note(input_.Send(stream_));
-  Note(kernels::cuda::FillBytes(stream_, answers_.data(), 0, answered));
+  if (answered > 0) Note(kernels::cuda::FillBytes(stream_, answers_.data(), 0, answered));
+  if (coded_heads > 0) Note(kernels::cuda::FillBytes(stream_, counts_.data(), 0, coded_heads * int64_t{sizeof(RateCounts)}));
   const int32_t d = spec_.head_dim, heads = static_cast<int32_t>(exact_.size());
   Note(kernels::cuda::SampleExact(stream_,
                                   {.head_dim = d, .scale = spec_.attention_scale, .softcap = spec_.attention_softcap,
@@ -232,7 +240,8 @@ void CudaRates::RunBatch(std::span<const MeasureItem> items, std::span<RateCurve
   Note(kernels::cuda::MeasureExact(stream_, shape, arenas_.exact, exact, heads));
   Note(kernels::cuda::CountCoded(stream_, d, losses_, arenas_.coded, arenas_.coded_page_bytes, coded, static_cast<int32_t>(coded_.size()),
                                  slots_max_));
-  Note(kernels::cuda::CopyToHost(stream_, pinned_answers_.data(), answers_.data(), answered));
+  Note(kernels::cuda::TellCounts(stream_, counts_.data<RateCounts>(), coded_heads, told_.data<ToldCounts>()));
+  if (answered > 0) Note(kernels::cuda::CopyToHost(stream_, pinned_answers_.data(), answers_.data(), answered));
   Note(kernels::cuda::Synchronize(stream_));
   if (status_ != CudaStatus::kOk) return;
   pool_.Run(static_cast<int32_t>(items.size()), [&](Shard shard) {
@@ -326,7 +335,7 @@ void CudaRates::AskCoded(const MeasureItem& item, const Answer& answer) {
                       .pages = input_.Put(std::span<const PageId>(item.pages->of(tier).pages)),
                       .begin = begin,
                       .end = end,
-                      .counts = reinterpret_cast<RateCounts*>(answers_.data() + answer.counts)});
+                      .counts = counts_.data<RateCounts>() + answer.coded});
     slots_max_ = std::max(slots_max_, end);
   }
 }
@@ -335,8 +344,8 @@ void CudaRates::ReadExact(const MeasureItem& item, const Answer& answer, RateCur
   const uint8_t* const answers = pinned_answers_.data();
   if (!item.pages->local()) {
     const RateCounts& counts = *reinterpret_cast<const RateCounts*>(answers + answer.counts);
-    for (size_t r = 0; r < curve.below.size(); ++r) std::copy_n(counts.leaves[r], kPriceSteps, curve.below[r].begin());
-    for (const int32_t n : curve.below[0]) curve.tokens += n;
+    std::copy_n(counts.leaves[0], kLadderTiers * kPriceSteps, curve.below.Dense());
+    for (const int32_t n : counts.leaves[0]) curve.tokens += n;
     const LadderSteps* const newest = reinterpret_cast<const LadderSteps*>(answers + answer.newest);
     curve.newest.assign(newest, newest + answer.newest_count);
   } else {  // what is best for the sum of its tokens' distortions is best for the mean
@@ -360,7 +369,7 @@ void CudaRates::ReadExact(const MeasureItem& item, const Answer& answer, RateCur
 }
 
 void CudaRates::ReadCoded(const MeasureItem& item, const Answer& answer, RateCurve& curve) const {
-  const RateCounts& counts = *reinterpret_cast<const RateCounts*>(pinned_answers_.data() + answer.counts);
+  const ToldCounts& counts = told_.data<ToldCounts>()[answer.coded];
   int32_t tokens = 0;
   const int32_t rungs = item.kind == MeasureItem::Kind::kWhole ? 1 : kLadderTiers;
   for (int32_t r = 0; r < rungs; ++r) {
@@ -368,13 +377,23 @@ void CudaRates::ReadCoded(const MeasureItem& item, const Answer& answer, RateCur
     tokens += std::max(0, end - begin);
   }
   if (!item.pages->local()) {
-    for (size_t r = 0; r < curve.below.size(); ++r) std::copy_n(counts.leaves[r], kPriceSteps, curve.below[r].begin());
     curve.tokens = tokens;
-  } else if (tokens > 0) {  // distortion is what is saved times the price: the mean price is that of the mean token
+    int32_t kept = 0;
+    for (int32_t r = 0; r < kLadderTiers; ++r) kept += counts.end[r] - counts.begin[r];
+    curve.below.Reserve(kept);
+    for (int32_t r = 0; r < kLadderTiers; ++r) {
+      curve.below.Put(static_cast<size_t>(r), counts.begin[r],
+                      std::span(counts.leaves[r] + counts.begin[r], static_cast<size_t>(counts.end[r] - counts.begin[r])));
+    }
+    return;
+  }
+  if (tokens > 0) {  // distortion is what is saved times the price: the mean price is that of the mean token
     LadderSteps mean = {};
     for (int32_t r = 0; r < kLadderTiers; ++r) {
       double prices = 0;
-      for (int32_t step = 1; step < kPriceSteps; ++step) prices += counts.leaves[r][step] * static_cast<double>(kernels::PriceOf(step));
+      for (int32_t step = std::max(1, counts.begin[r]); step < counts.end[r]; ++step) {
+        prices += counts.leaves[r][step] * static_cast<double>(kernels::PriceOf(step));
+      }
       mean.leaves[r] = static_cast<uint16_t>(std::max(1, kernels::PriceStepOf(static_cast<float>(prices / tokens))));
     }
     curve.AddTogether(tokens, mean, static_cast<int32_t>(item.pages->older));

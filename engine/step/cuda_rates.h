@@ -43,21 +43,23 @@ class CudaRates {
   // What a batch of items needs; and what one does.
   struct Needs {
     int64_t input = 0, scratch = 0, answer = 0;
+    int32_t coded = 0;
   };
   struct Kept {
     const kernels::cuda::KeptQuery* queries = nullptr;
     int32_t count = 0;
   };
-  // Where a head's answer is, from the first byte of all.
+  // Where a head's answer is, from the first byte of all exact heads'; a coded one's is number `coded` of those.
   struct Answer {
     int64_t counts = 0, newest = 0, summed = 0;
-    int32_t newest_count = 0, chunks = 0;
+    int32_t newest_count = 0, chunks = 0, coded = 0;
   };
 
   Needs NeedsOf(const MeasureItem& item) const;
   bool Turns(const MeasureItem& item) const { return item.sample_stride > 0; }
   void AskExact(const MeasureItem& item, Answer& answer, uint8_t* scratch);
   void AskCoded(const MeasureItem& item, const Answer& answer);
+  static constexpr int32_t kCodedMax = 1024;  // heads of a batch
   void RunBatch(std::span<const MeasureItem> items, std::span<RateCurve> curves, int64_t answer_bytes);
   void ReadExact(const MeasureItem& item, const Answer& answer, RateCurve& curve) const;
   void ReadCoded(const MeasureItem& item, const Answer& answer, RateCurve& curve) const;
@@ -79,8 +81,8 @@ class CudaRates {
   std::vector<Kept> kept_;                            // [layers]
   std::vector<kernels::cuda::KeptQuery> keeping_;
 
-  kernels::cuda::DeviceMemory slots_, scratch_, answers_;
-  kernels::cuda::PinnedMemory pinned_answers_;
+  kernels::cuda::DeviceMemory slots_, scratch_, answers_, counts_;  // counts_ [kCodedMax] RateCounts
+  kernels::cuda::PinnedMemory pinned_answers_, told_;               // told_ [kCodedMax] ToldCounts
   std::vector<kernels::cuda::SampleItem> samples_;
   std::vector<kernels::cuda::ErrorItems> errors_;
   std::vector<kernels::cuda::ExactRates> exact_;

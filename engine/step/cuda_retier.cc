@@ -17,9 +17,12 @@ using kernels::cuda::CodedLeft;
 using kernels::cuda::CodedSlot;
 using kernels::cuda::CudaStatus;
 using kernels::cuda::EncodeItem;
+using kernels::cuda::LeavingToken;
+using kernels::cuda::MovedToken;
 using kernels::cuda::MoveItem;
 using kernels::cuda::MoveRun;
 using kernels::cuda::SealHead;
+using kernels::cuda::SettleHead;
 using kernels::cuda::TileLeft;
 
 constexpr int64_t kInputBytesMin = int64_t{16} << 20;
@@ -39,25 +42,28 @@ CudaStatus CudaRetier::Create(int32_t context_max, const KvArenas& arenas, const
   losses_ = losses;
   context_max_ = RoundUp(int64_t{context_max} + kStepRowsMax, kTokenTile);
   const int64_t pages = CeilDiv(context_max_, PageTokens(Tier::kT8)) + kLadderTiers;
+  // Of a head all of which is settled: its tokens leave, then move. Two numbers more each, so that much is left for the pages.
+  const int64_t settle = pages * arenas.coded_page_bytes + context_max_ * int64_t{sizeof(LeavingToken) + 2 * sizeof(MovedToken)};
   const int64_t seal = context_max_ * int64_t{sizeof(CodedSlot)} + context_max_ / kTokenTile * int64_t{sizeof(EncodeItem)};
   Note(input_.Create(std::max(kInputBytesMin, context_max_ * kMovesPerToken * int64_t{sizeof(MoveItem)} + (int64_t{1} << 20))));
-  Note(scratch_.Allocate(std::max({kScratchBytesMin, pages * arenas.coded_page_bytes, seal + 4 * kAlignment})));
+  Note(scratch_.Allocate(std::max({kScratchBytesMin, settle + (int64_t{1} << 20), seal + 4 * kAlignment})));
   Note(answer_.Allocate(std::max<int64_t>(int64_t{4} << 20, (context_max_ / kTokenTile + kLadderTiers) * int64_t{sizeof(TileLeft)})));
   return status_;
 }
 
 CudaStatus CudaRetier::Run(std::span<const RetierItem> items) {
   status_ = CudaStatus::kOk;
-  std::vector<const RetierItem*> repriced;
+  std::vector<const RetierItem*> settled, repriced;
   for (const RetierItem& item : items) {
     switch (item.kind) {
       case RetierItem::Kind::kSeal: Seal(item); break;
       case RetierItem::Kind::kDemote: Demote(item); break;
-      case RetierItem::Kind::kReprice: repriced.push_back(&item);
+      case RetierItem::Kind::kReprice: (item.whole_only && !item.pages->local() ? settled : repriced).push_back(&item);
     }
   }
   FlushSeals();
   FlushMoves();
+  Settle(settled);
   Reprice(repriced);
   FlushMoves();
   return status_;
@@ -169,6 +175,84 @@ MoveItem CudaRetier::ItemOf(const RetierItem& item, const TileMove& move, uint8_
           .to_slot = move.to_slot % PageTokens(move.to),
           .from_page = PageOf(*item.pages, move.from, from_slot),
           .to_page = to_page};
+}
+
+// Page ids are gathered for all heads of a batch; until they are put, pointers to them are where they begin.
+void CudaRetier::Settle(std::span<const RetierItem* const> items) {
+  const auto at = [&] { return reinterpret_cast<const PageId*>(settle_ids_.size() * sizeof(PageId)); };
+  while (!items.empty() && status_ == CudaStatus::kOk) {
+    settles_.clear();
+    settle_ids_.clear();
+    DevicePieces pieces(scratch_.data());
+    size_t count = 0;
+    for (; count < items.size(); ++count) {
+      const RetierItem& item = *items[count];
+      const HeadPages& pages = *item.pages;
+      const HeadPages::Coded& whole = pages.of(Tier::kT8);
+      const TierCounts after = CountsAfter(item);
+      const int32_t leave = whole.tokens - after[0];
+      if (leave == 0) continue;
+      const auto [begin, end] = MovableSlots(pages, Tier::kT8);
+      SettleHead head = {.head = item.head,
+                         .tokens = whole.tokens,
+                         .begin = begin,
+                         .end = end,
+                         .price = item.price,
+                         .lowest = AllowedRung(item, kLadderTiers),
+                         .ordered = FirstOrdered(pages),
+                         .pages = at(),
+                         .first = {},
+                         .after = {},
+                         .lists = {},
+                         .scratch = {},
+                         .rungs = nullptr,
+                         .leaving = nullptr,
+                         .moved = nullptr};
+      DevicePieces own = pieces;
+      size_t ids = whole.pages.size();
+      for (int32_t r = 0; r < kLadderTiers; ++r) {
+        const int32_t first = pages.tiers[static_cast<size_t>(r)].tokens, to = after[static_cast<size_t>(r)];
+        head.first[r] = first;
+        head.after[r] = to;
+        if (r == 0) continue;
+        const int64_t arriving = PagesOf(static_cast<Tier>(r), first, to);
+        head.scratch[r] = own.Take<uint8_t>(arriving * arenas_.coded_page_bytes);
+        ids += static_cast<size_t>(arriving);
+      }
+      head.rungs = own.Take<uint32_t>(2 * CeilDiv(head.tokens, 32));
+      head.leaving = own.Take<LeavingToken>(leave);
+      head.moved = own.Take<MovedToken>(kernels::cuda::SettleMoves(head.tokens, head.after[0], head.ordered));
+      const int64_t input = ListBytes(settle_ids_.size() + ids) +
+                            StepInput::BytesFor(static_cast<int64_t>((settles_.size() + 1) * sizeof(SettleHead)));
+      if (own.used() > scratch_.bytes() || input > input_.bytes() - kAlignment) break;
+      pieces = own;
+      settle_ids_.insert(settle_ids_.end(), whole.pages.begin(), whole.pages.end());
+      for (int32_t r = 1; r < kLadderTiers; ++r) {
+        const auto first_page = item.lists[static_cast<size_t>(r)].begin() + head.first[r] / PageTokens(static_cast<Tier>(r));
+        head.lists[r] = at();
+        settle_ids_.insert(settle_ids_.end(), first_page, first_page + PagesOf(static_cast<Tier>(r), head.first[r], head.after[r]));
+      }
+      settles_.push_back(head);
+    }
+    SPH_CHECK(count > 0);
+    items = items.subspan(count);
+    if (settles_.empty()) continue;
+    input_.Begin();
+    const PageId* const ids = input_.Put(std::span<const PageId>(settle_ids_));
+    const auto placed = [&](const PageId* list) { return ids + reinterpret_cast<uintptr_t>(list) / sizeof(PageId); };
+    for (SettleHead& head : settles_) {
+      head.pages = placed(head.pages);
+      for (int32_t r = 1; r < kLadderTiers; ++r) head.lists[r] = placed(head.lists[r]);
+    }
+    const SettleHead* const heads = input_.Put(std::span<const SettleHead>(settles_));
+    int32_t* const astray = answer_.data<int32_t>();
+    *astray = 0;
+    Note(input_.Send(stream_));
+    Note(kernels::cuda::SettleHeads(stream_, spec_.head_dim, geometries_, losses_, arenas_.coded, arenas_.coded_page_bytes, heads,
+                                    static_cast<int32_t>(settles_.size()), astray));
+    Note(kernels::cuda::Synchronize(stream_));
+    SPH_CHECK(status_ != CudaStatus::kOk || *astray == 0);  // moved as it was measured
+  }
 }
 
 void CudaRetier::Reprice(std::span<const RetierItem* const> items) {

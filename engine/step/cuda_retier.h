@@ -15,11 +15,13 @@
 #include "kernels/cuda/device_runtime.h"
 #include "kernels/cuda/rate_measure.h"
 #include "kernels/cuda/seal_places.h"
+#include "kernels/cuda/settle_heads.h"
 
 namespace spherical::engine {
 
 // Does on a CUDA device what retier items say; what RunRetier (retier_run.h) does on the CPU, bit for bit. Sealed tokens find their places
-// on the device. Of repriced heads the device says which tokens leave, and the host plans their moves, with the CPU's own code.
+// on the device, and so do settled ones that leave T8, which is what every sequence asks for every few steps: all heads in one launch. Of
+// heads that are pressed, and of local ones, the device says which tokens leave, and the host plans their moves with the CPU's own code.
 // Items are taken in batches, each as large as inputs and scratch memory allow; a head of a whole context fits.
 // Thread and device as CudaPass's. Pointers are to device memory.
 class CudaRetier {
@@ -40,12 +42,17 @@ class CudaRetier {
   void Seal(const RetierItem& item);
   void FlushSeals();
   void Demote(const RetierItem& item);
+  void Settle(std::span<const RetierItem* const> items);
   void Reprice(std::span<const RetierItem* const> items);
   void AddMoves(const RetierItem& item, const RepricePlan& plan);
   void FlushMoves();
   kernels::cuda::MoveItem ItemOf(const RetierItem& item, const TileMove& move, uint8_t* to_page) const;
   uint8_t* PageOf(const HeadPages& pages, kernels::Tier tier, int32_t slot) const;
   uint8_t* CodedPage(PageId page) const { return arenas_.coded + page * arenas_.coded_page_bytes; }
+  // Of the slots [first, end) of a list: the pages that they are on.
+  int64_t PagesOf(kernels::Tier tier, int32_t first, int32_t end) const {
+    return end == first ? 0 : (end - 1) / PageTokens(tier) - first / PageTokens(tier) + 1;
+  }
   int32_t PageTokens(kernels::Tier tier) const { return kernels::TokensPerPage(tier, spec_.head_dim); }
   void Note(kernels::cuda::CudaStatus status) {
     if (status_ == kernels::cuda::CudaStatus::kOk) status_ = status;
@@ -64,6 +71,8 @@ class CudaRetier {
   kernels::cuda::PinnedMemory answer_;  // what the device says of a batch
   int64_t context_max_ = 0;
 
+  std::vector<kernels::cuda::SettleHead> settles_;
+  std::vector<PageId> settle_ids_;
   std::vector<kernels::cuda::SealHead> seals_;
   int64_t seal_tokens_ = 0, seal_tiles_ = 0, seal_input_ = 0;
 

@@ -21,7 +21,7 @@ class DevicePieces {
 
  private:
   static constexpr int64_t kAlignment = 256;
-  uint8_t* const base_;
+  uint8_t* base_;
   int64_t used_ = 0;
 };
 

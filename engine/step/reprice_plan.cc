@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <span>
 
 #include "kernels/base/check.h"
 #include "kernels/base/units.h"
@@ -62,22 +63,21 @@ int32_t AddMoves(Tier from, int32_t tile, uint32_t which, Tier to, int32_t slot,
   return slot;
 }
 
-// T8 keeps its order: what stays moves to the front.
-void CloseGaps(const std::vector<TileGoing>& tiles, int32_t page_tokens, std::vector<TileMove>& moves) {
-  int32_t slot = 0;
-  for (size_t tile = 0; tile < tiles.size(); ++tile) {
-    uint32_t stays = tiles[tile].to[0];
-    if (slot == static_cast<int32_t>(tile) * kTokenTile) {  // the first ones are where they belong
+// Tiles from `first_tile` on keep their order: what stays moves up to `slot` and what follows it.
+void CloseGaps(std::span<const TileGoing> tiles, int32_t first_tile, int32_t slot, int32_t page_tokens, std::vector<TileMove>& moves) {
+  for (int32_t tile = first_tile; tile < static_cast<int32_t>(tiles.size()); ++tile) {
+    uint32_t stays = tiles[static_cast<size_t>(tile)].to[0];
+    if (slot == tile * kTokenTile) {  // the first ones are where they belong
       const int32_t there = std::countr_one(stays);
       slot += there;
       stays &= ~OnesBetween(0, there);
     }
-    slot = AddMoves(Tier::kT8, static_cast<int32_t>(tile), stays, Tier::kT8, slot, page_tokens, moves);
+    slot = AddMoves(Tier::kT8, tile, stays, Tier::kT8, slot, page_tokens, moves);
   }
 }
 
 // The last tokens go into the holes among the first `stay` slots.
-void FillWithLast(Tier tier, const std::vector<TileGoing>& tiles, int32_t stay, std::vector<TileMove>& moves) {
+void FillWithLast(Tier tier, std::span<const TileGoing> tiles, int32_t stay, std::vector<TileMove>& moves) {
   const size_t own = static_cast<size_t>(tier);
   size_t last_tile = tiles.size();
   uint32_t last = 0;  // tokens of the last tile that are still to be moved
@@ -143,7 +143,11 @@ RepricePlan PlanReprice(const RetierItem& item, int32_t head_dim, absl::Function
     const Tier tier = static_cast<Tier>(t);
     const std::vector<TileGoing>& tiles = going[static_cast<size_t>(t)];
     if (tier == Tier::kT8) {
-      CloseGaps(tiles, kernels::TokensPerPage(tier, head_dim), plan.closings);
+      const int32_t first_ordered = FirstOrdered(*item.pages) / kTokenTile;
+      int32_t old = 0;
+      for (int32_t tile = 0; tile < first_ordered; ++tile) old += std::popcount(tiles[static_cast<size_t>(tile)].to[0]);
+      FillWithLast(tier, std::span(tiles).first(static_cast<size_t>(first_ordered)), old, plan.closings);
+      CloseGaps(tiles, first_ordered, old, kernels::TokensPerPage(tier, head_dim), plan.closings);
     } else {
       FillWithLast(tier, tiles, stay[static_cast<size_t>(t)], plan.fillings);
     }

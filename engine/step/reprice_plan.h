@@ -28,7 +28,7 @@ using TileBelow = std::array<uint32_t, kernels::kLadderTiers>;
 // and those must have been read by then. So the order is
 //
 //     arrivals   from the head's pages to scratch: of rung r, slots [arrived[r].first, arrived[r].end) of its list
-//     closings   within T8, in this order: what stays moves to the front
+//     closings   within T8, in this order: the last of the old tokens go into the holes among them, then the newest that stay move up
 //     fillings   within the other tiers, in any order: the last tokens go into the holes
 //     then arrivals are put in: from scratch to the same slots of the item's new lists
 struct RepricePlan {

@@ -47,6 +47,7 @@ struct AdaReadArguments {
   AttentionState states;
   int32_t kv_heads, group;
   float softcap;
+  bool entering;  // pages of T8 are written until the queries are there
 
 #ifdef __CUDACC__
   // Pages and plans were there before; the digits are those of the launch before this one.

@@ -33,6 +33,16 @@ std::array<int64_t, kTierCount> PageCosts(const std::array<int64_t, kTierCount>&
   }
 }
 
+// Where few workers have something to do, and the first ones do, puts them far from each other: neighbours share a multiprocessor.
+void SpreadBusy(std::vector<int32_t>& worker_parts) {
+  const int32_t workers = static_cast<int32_t>(worker_parts.size()) - 1;
+  int32_t busy = workers;
+  while (busy > 0 && worker_parts[busy - 1] == worker_parts[busy]) --busy;
+  if (busy == 0 || 2 * busy > workers) return;
+  const int32_t apart = workers / busy;
+  for (int32_t w = workers; w > 0; --w) worker_parts[w] = worker_parts[std::min<int64_t>(CeilDiv(w, apart), busy)];
+}
+
 }  // namespace
 
 AdaPlanes AdaPlanesOf(const uint8_t* widths, const float* steps, int32_t head_dim) {
@@ -144,6 +154,7 @@ void PlanAda(int32_t head_dim, std::span<const AdaList> lists, int32_t heads, st
     }
   }
   while (worker < workers) plan.worker_parts[static_cast<size_t>(++worker)] = static_cast<int32_t>(plan.parts.size());
+  SpreadBusy(plan.worker_parts);
   int32_t state = 0;
   for (int32_t head = 0; head < heads; ++head) {
     const int32_t brought = others.empty() ? 0 : others[head];

@@ -67,8 +67,13 @@ struct EncodeItem {
   const CodedSlot* slots;            // [codings, rows]
   CodingError* errors;               // [codings, rows], or null
 };
-// overlap: the kernel may begin while the one queued before it ends (LaunchesOverlap).
-CudaStatus Encode(Stream stream, int32_t head_dim, const DeviceGeometry* geometries, const EncodeItem* items, int32_t count,
+CudaStatus Encode(Stream stream, int32_t head_dim, const DeviceGeometry* geometries, const EncodeItem* items, int32_t count);
+
+// The same for what decoding brings, sooner: items of kRaw, at most kAppendRows rows, coded once, without errors.
+// overlap: the kernel may begin while the one queued before it ends (LaunchesOverlap); items and slots must be there before that. It lets
+// the next one begin once all that was queued before it is done.
+inline constexpr int32_t kAppendRows = 4;
+CudaStatus Append(Stream stream, int32_t head_dim, const DeviceGeometry* geometries, const EncodeItem* items, int32_t count,
                   bool overlap = false);
 
 // CodecImpl::demote_those: tokens of one tile to slots from `to_slot` on of a page of the same tier or a lower one, utility bytes too.

@@ -1,18 +1,8 @@
 // Vectors into codes (codec.h). One block an item: keys are mapped by all its threads, then each half warp codes one token.
-#include "kernels/cuda/codec_vectors.cuh"
-#include "kernels/cuda/launch_overlap.cuh"
+#include "kernels/cuda/codec_coding.cuh"
 
 namespace spherical::kernels::cuda {
 namespace {
-
-__device__ const ValueSigns kDeviceSigns = kValueSigns;
-
-// A tile of keys on its way through the map: rows of k - mu, four floats longer than a key so that sixteen rows meet no bank twice.
-template <int kGroups>
-struct CentredTile {
-  static constexpr int kStride = 16 * kGroups + 4;
-  float* floats;  // [16][kStride]
-};
 
 // Sixteen rows of k - mu. Rows that the item lacks are zero.
 template <int kGroups>
@@ -31,42 +21,6 @@ __device__ void CentreKeys(const EncodeItem& item, const float* centre, const Ce
   for (int i = static_cast<int>(threadIdx.x); i < kTokenTile * kDims; i += kCodecThreads) {
     const int row = i / kDims, d = i % kDims;
     to.floats[row * to.kStride + d] = row < item.rows ? keys[row * item.key_stride + d] - centre[d] : 0;
-  }
-}
-
-// Chains of lanes [4 quad, 4 quad + 4) over the groups, for four keys and two outputs.
-template <int kGroups>
-__device__ inline void MapChains(const float4* map, const float* centred, int quad, int output, float4 (&sums)[4][2]) {
-  constexpr int kDims = 16 * kGroups, kStride = CentredTile<kGroups>::kStride;
-#pragma unroll
-  for (int t = 0; t < 4; ++t) sums[t][0] = sums[t][1] = make_float4(0, 0, 0, 0);
-#pragma unroll 4
-  for (int g = 0; g < kGroups; ++g) {
-    const float4* const row = map + (4 * g + quad) * kDims + output;
-    const float4 weights[2] = {__ldg(row), __ldg(row + kDims / 2)};
-#pragma unroll
-    for (int t = 0; t < 4; ++t) {
-      const float4 key = *reinterpret_cast<const float4*>(centred + t * kStride + 16 * g + 4 * quad);
-#pragma unroll
-      for (int o = 0; o < 2; ++o) {
-        float4& sum = sums[t][o];
-        sum.x = fmaf(weights[o].x, key.x, sum.x);
-        sum.y = fmaf(weights[o].y, key.y, sum.y);
-        sum.z = fmaf(weights[o].z, key.z, sum.z);
-        sum.w = fmaf(weights[o].w, key.w, sum.w);
-      }
-    }
-  }
-}
-__device__ inline void AddQuads(float4 (&to)[4][2], const float4 (&from)[4][2]) {
-#pragma unroll
-  for (int t = 0; t < 4; ++t) {
-#pragma unroll
-    for (int o = 0; o < 2; ++o) {
-      float4& a = to[t][o];
-      const float4& b = from[t][o];
-      a = make_float4(a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w);
-    }
   }
 }
 
@@ -101,97 +55,6 @@ __device__ void MapTile(const float* packed_map, const CentredTile<kGroups>& cen
   }
 }
 
-// A thread's sums, where another thread gets them: quad i of all threads lies together.
-__device__ inline void GiveQuads(float4* to, int threads, const float4 (&from)[4][2]) {
-#pragma unroll
-  for (int i = 0; i < 8; ++i) to[i * threads] = from[i / 2][i % 2];
-}
-__device__ inline void AddGiven(float4 (&to)[4][2], int threads, const float4* given) {
-  float4 from[4][2];
-#pragma unroll
-  for (int i = 0; i < 8; ++i) from[i / 2][i % 2] = given[i * threads];
-  AddQuads(to, from);
-}
-
-// MapTile's sums of at most four keys, by all threads of the block: each takes one of the four quads of chains, or two, so that the map,
-// which comes from afar, is asked for at once. Called by all; `z` is the block's whole shared memory, the centred keys in it too.
-template <int kGroups>
-__device__ void MapFewKeys(const float* packed_map, const CentredTile<kGroups>& centred, float* z) {
-  constexpr int kPairs = 8 * kGroups;
-  constexpr bool kTwo = 4 * kPairs > kCodecThreads;
-  static_assert(2 * kPairs <= kCodecThreads && (kTwo || 2 * kPairs * 8 * sizeof(float4) <= ScratchBytes<kGroups>()));
-  const float4* const map = reinterpret_cast<const float4*>(packed_map);
-  const int quad = static_cast<int>(threadIdx.x) / kPairs, output = static_cast<int>(threadIdx.x) % kPairs;
-  float4* const exchange = reinterpret_cast<float4*>(z);
-  float4 sums[4][2];
-  if (quad < (kTwo ? 2 : 4)) MapChains<kGroups>(map, centred.floats, quad, output, sums);
-  if constexpr (kTwo) {
-    float4 others[4][2];
-    MapChains<kGroups>(map, centred.floats, quad + 2, output, others);
-    AddQuads(sums, others);
-  }
-  __syncthreads();  // the keys are not needed any more
-  if constexpr (!kTwo) {
-    if (quad == 2 || quad == 3) GiveQuads(exchange + (quad - 2) * kPairs + output, 2 * kPairs, sums);
-    __syncthreads();
-    if (quad < 2) AddGiven(sums, 2 * kPairs, exchange + quad * kPairs + output);
-    __syncthreads();
-  }
-  if (quad == 1) GiveQuads(exchange + output, kPairs, sums);
-  __syncthreads();
-  if (quad == 0) AddGiven(sums, kPairs, exchange + output);
-  __syncthreads();
-  if (quad != 0) return;
-#pragma unroll
-  for (int t = 0; t < 4; ++t) {
-#pragma unroll
-    for (int o = 0; o < 2; ++o) {
-      const float4 sum = sums[t][o];
-      const int i = output + o * kPairs;
-      z[t * GroupScratch<kGroups>::kFloats + i / 16 * GroupScratch<kGroups>::kStride + i % 16] = (sum.x + sum.z) + (sum.y + sum.w);
-    }
-  }
-}
-
-// RotateValue (geometry.h): signs, Walsh-Hadamard from neighbours outwards, then the reflection across what is left.
-template <int kGroups>
-__device__ inline void RotateValue(const HalfWarp& team, float (&x)[kGroups]) {
-  constexpr int kPower = kGroups & -kGroups, kOdd = kGroups / kPower;  // in groups
-  const float scale = 1 / sqrtf(16.0f * kPower);
-#pragma unroll
-  for (int g = 0; g < kGroups; ++g) {
-    x[g] = x[g] * kDeviceSigns.sign[16 * g + team.lane];
-#pragma unroll
-    for (int half = 1; half < 16; half *= 2) {
-      const float other = __shfl_xor_sync(team.mask, x[g], half);
-      x[g] = (team.lane & half) != 0 ? other - x[g] : x[g] + other;
-    }
-  }
-#pragma unroll
-  for (int half = 1; half < kPower; half *= 2) {
-#pragma unroll
-    for (int g = 0; g < kGroups; ++g) {
-      if ((g & half) != 0) continue;
-      const float a = x[g], b = x[g + half];
-      x[g] = a + b;
-      x[g + half] = a - b;
-    }
-  }
-#pragma unroll
-  for (int g = 0; g < kGroups; ++g) x[g] = x[g] * scale;
-  if constexpr (kOdd > 1) {
-#pragma unroll
-    for (int g = 0; g < kPower; ++g) {
-      float sum = 0;
-#pragma unroll
-      for (int run = 0; run < kOdd; ++run) sum = sum + x[run * kPower + g];
-      const float shift = 2 * sum / static_cast<float>(kOdd);
-#pragma unroll
-      for (int run = 0; run < kOdd; ++run) x[run * kPower + g] = x[run * kPower + g] - shift;
-    }
-  }
-}
-
 template <int kGroups>
 __device__ inline void LoadValue(const HalfWarp& team, const EncodeItem& item, int row, float (&x)[kGroups]) {
   constexpr int kDims = 16 * kGroups;
@@ -204,45 +67,6 @@ __device__ inline void LoadValue(const HalfWarp& team, const EncodeItem& item, i
 #pragma unroll
     for (int g = 0; g < kGroups; ++g) x[g] = item.values[row * item.value_stride + 16 * g + team.lane];
   }
-  if (item.source != TokenSource::kMapped) RotateValue<kGroups>(team, x);
-}
-
-struct Coded {
-  uint16_t radius;
-  float error;
-};
-
-// Codes one vector.   x: this lane's coordinate of each group; codes: the same
-template <int kGroups>
-__device__ inline Coded EncodeVector(const HalfWarp& team, const float (&x)[kGroups], const GroupWidths<kGroups>& widths,
-                                     const DeviceMetric& metric, bool wide, const GroupScratch<kGroups>& scratch,
-                                     uint32_t (&codes)[kGroups]) {
-  float squares = 0, largest = 0;
-#pragma unroll
-  for (int g = 0; g < kGroups; ++g) {
-    squares = fmaf(x[g], x[g], squares);
-    largest = fmaxf(largest, fabsf(x[g]));
-  }
-  const float energy = team.FoldSum(squares);
-  const bool sound = energy > 0 && energy < __int_as_float(0x7f800000);
-  const float radius = wide ? team.FoldMax(largest) / kWideReach : sqrtf(energy / static_cast<float>(16 * kGroups));
-  const float inverse = sound ? 1 / radius : 0;
-  float u[kGroups];
-#pragma unroll
-  for (int g = 0; g < kGroups; ++g) u[g] = sound ? x[g] * inverse : 0;
-  Quantised<kGroups> q;
-  QuantiseVector<kGroups>(team, u, widths, metric, scratch, q);
-  const uint16_t stored = sound ? RoundRadius(radius * (q.along / q.norm)) : 0;
-  const float minus = -WidenHalf(stored);
-  float errors = 0;
-#pragma unroll
-  for (int g = 0; g < kGroups; ++g) {
-    const float off = fmaf(minus, q.points[g], q.vector[g] * radius);
-    errors = fmaf(metric.importance == nullptr ? off : off * metric.importance[g], off, errors);
-    codes[g] = q.codes[g];
-  }
-  errors = team.FoldSum(errors);
-  return {stored, sound ? errors : 0};
 }
 
 // Codes one token's key, mapped, and writes it where it goes; its error.
@@ -284,7 +108,6 @@ __global__ void __launch_bounds__(kCodecThreads, 2) EncodeKernel(const DeviceGeo
   extern __shared__ float4 shared_quads[];
   float* const shared = reinterpret_cast<float*>(shared_quads);
   constexpr int kFloats = GroupScratch<kGroups>::kFloats;
-  WaitForBefore();
   const EncodeItem item = items[blockIdx.x];
   const DeviceGeometry& geometry = geometries[item.head];
   const HalfWarp team = HalfWarp::Own();
@@ -300,11 +123,7 @@ __global__ void __launch_bounds__(kCodecThreads, 2) EncodeKernel(const DeviceGeo
     const CentredTile<kGroups> centred = {shared + kTokenTile * kFloats};
     CentreKeys<kGroups>(item, geometry.centre, centred);
     __syncthreads();
-    if (item.rows <= 4) {
-      MapFewKeys<kGroups>(geometry.map, centred, shared);
-    } else {
-      MapTile<kGroups>(geometry.map, centred, item.rows, shared);
-    }
+    MapTile<kGroups>(geometry.map, centred, item.rows, shared);
     __syncthreads();
   }
   if (row >= item.rows) return;
@@ -317,6 +136,7 @@ __global__ void __launch_bounds__(kCodecThreads, 2) EncodeKernel(const DeviceGeo
                                                    : scratch.points[GroupScratch<kGroups>::kStride * g + team.lane];
     }
   }
+  if (has_value && item.source != TokenSource::kMapped) RotateValue<kGroups>(team, value);
   team.Sync();  // z was read before the scratch is used anew
   for (int32_t i = row; i < item.codings * item.rows; i += item.rows) {
     const CodedSlot slot = item.slots[i];
@@ -333,14 +153,12 @@ __global__ void __launch_bounds__(kCodecThreads, 2) EncodeKernel(const DeviceGeo
 
 }  // namespace
 
-CudaStatus Encode(Stream stream, int32_t head_dim, const DeviceGeometry* geometries, const EncodeItem* items, int32_t count, bool overlap) {
+CudaStatus Encode(Stream stream, int32_t head_dim, const DeviceGeometry* geometries, const EncodeItem* items, int32_t count) {
   if (count == 0) return CudaStatus::kOk;
-  CudaStatus queued = CudaStatus::kOk;
-  const CudaStatus launched = LaunchForGroups(head_dim, [&]<int kGroups>() {
-    queued = LaunchOverlapped(stream, overlap, EncodeKernel<kGroups>, dim3(static_cast<uint32_t>(count)), kCodecThreads,
-                              ScratchBytes<kGroups>(), geometries, items, LayoutsOf(head_dim));
+  return LaunchForGroups(head_dim, [&]<int kGroups>() {
+    EncodeKernel<kGroups><<<static_cast<uint32_t>(count), kCodecThreads, ScratchBytes<kGroups>(), stream>>>(geometries, items,
+                                                                                                            LayoutsOf(head_dim));
   });
-  return queued == CudaStatus::kOk ? launched : queued;
 }
 
 }  // namespace spherical::kernels::cuda

@@ -100,6 +100,7 @@ static_assert(sizeof(DeviceGeometry) % 4 == 0 && kGroupsMax % 4 == 0);
 struct DeviceMetric {
   const float* importance;
   const float* shaping;
+  int shaping_stride = 256;  // floats from group to group
 };
 
 __device__ inline float Quantise(float steps, float half_range) {
@@ -121,7 +122,9 @@ struct Quantised {
   float along, norm;        // inner products in the metric: of vector and points, of the points
 };
 
-// One group, by one lane. points: first the vector. All indices are the compiler's: the arrays are registers.
+// One group, by one lane. points: first the vector. All indices are the compiler's: the arrays are registers. kNear: shaping is in shared
+// memory, else in the device's.
+template <bool kNear>
 __device__ inline void QuantiseGroup(int width, const float* shaping, float* points, float* vector, uint8_t* codes) {
   const float step = kDeviceScales.step[width], inverse = kDeviceScales.inverse[width], half_range = kDeviceScales.offset[width];
   float given[16], errors[16], mixed[16];
@@ -137,7 +140,8 @@ __device__ inline void QuantiseGroup(int width, const float* shaping, float* poi
     const float point = width == 0 ? 0 : (code + 0.5f) * step, error = given[j] - point;
 #pragma unroll
     for (int quad = 0; quad <= j / 4; ++quad) {  // below the diagonal U is zero
-      const float4 column = __ldg(reinterpret_cast<const float4*>(shaping + 16 * j) + quad);
+      const float4* const at = reinterpret_cast<const float4*>(shaping + 16 * j) + quad;
+      const float4 column = kNear ? *at : __ldg(at);
       const float weights[4] = {column.x, column.y, column.z, column.w};
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
@@ -156,7 +160,7 @@ __device__ inline void QuantiseGroup(int width, const float* shaping, float* poi
   }
 }
 
-template <int kGroups>
+template <int kGroups, bool kNear = false>
 __device__ inline void QuantiseVector(const HalfWarp& team, const float (&u)[kGroups], const GroupWidths<kGroups>& widths,
                                       const DeviceMetric& metric, const GroupScratch<kGroups>& scratch, Quantised<kGroups>& out) {
   constexpr int kStride = GroupScratch<kGroups>::kStride;
@@ -169,7 +173,8 @@ __device__ inline void QuantiseVector(const HalfWarp& team, const float (&u)[kGr
       int width = 0;  // this lane's: a register has no run-time index
 #pragma unroll
       for (int g = 0; g < kGroups; ++g) width = g == team.lane ? widths[g] : width;
-      QuantiseGroup(width, metric.shaping + 256 * team.lane, scratch.points + at, scratch.vector + at, scratch.codes + at);
+      const float* const shaping = metric.shaping + metric.shaping_stride * team.lane;
+      QuantiseGroup<kNear>(width, shaping, scratch.points + at, scratch.vector + at, scratch.codes + at);
     }
     team.Sync();
 #pragma unroll

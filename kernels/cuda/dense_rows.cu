@@ -228,17 +228,6 @@ __global__ void GreatestOfRow(const Greatest* pieces, int32_t* ids) {
   if (threadIdx.x == 0) ids[blockIdx.x] = best.id;
 }
 
-// One thread block a (row, head).
-__global__ void TakeCodedKernel(const uint8_t* coded, const float* from, int32_t d, uint16_t* out) {
-  LetNextBegin();
-  WaitForBefore();
-  const int64_t at = int64_t{blockIdx.x} * gridDim.y + blockIdx.y;
-  if (coded[at] == 0) return;
-  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < d; i += static_cast<int32_t>(blockDim.x)) {
-    out[at * d + i] = Bf16Of(from[at * d + i]);
-  }
-}
-
 __global__ void EnterPagesKernel(const int64_t* where, const int32_t* pages, int32_t n, int32_t* lists) {
   const int32_t i = static_cast<int32_t>(blockIdx.x * blockDim.x + threadIdx.x);
   if (i < n) lists[where[i]] = pages[i];
@@ -295,12 +284,6 @@ CudaStatus GreatestOf(Stream stream, const float* x, int32_t m, int32_t d, Great
   if (const CudaStatus queued = Launched(); queued != CudaStatus::kOk) return queued;
   GreatestOfRow<<<static_cast<uint32_t>(m), kGreatestPieces, 0, stream>>>(scratch, ids);
   return Launched();
-}
-
-CudaStatus TakeCoded(Stream stream, const uint8_t* coded, const float* from, int32_t m, int32_t g, int32_t d, uint16_t* out,
-                     bool overlap) {
-  const dim3 blocks(static_cast<uint32_t>(m), static_cast<uint32_t>(g));
-  return LaunchOverlapped(stream, overlap, TakeCodedKernel, blocks, kRowThreads, 0, coded, from, d, out);
 }
 
 CudaStatus EnterPages(Stream stream, const int64_t* where, const int32_t* pages, int32_t n, int32_t* lists) {

@@ -87,10 +87,6 @@ inline constexpr int32_t kGreatestPieces = 32;  // that a row is cut into
 // scratch [M, kGreatestPieces]
 CudaStatus GreatestOf(Stream stream, const float* x, int32_t m, int32_t d, Greatest* scratch, int32_t* ids);
 
-// out[m, g, :] = from[m, g, :] as bf16, for the coded heads.   coded [M, G], from [M, G, D], out bf16 [M, G, D]
-CudaStatus TakeCoded(Stream stream, const uint8_t* coded, const float* from, int32_t m, int32_t g, int32_t d, uint16_t* out,
-                     bool overlap = false);
-
 // lists[where[i]] = pages[i]: page tables follow the host's, by what is new.   where, pages [n]
 CudaStatus EnterPages(Stream stream, const int64_t* where, const int32_t* pages, int32_t n, int32_t* lists);
 

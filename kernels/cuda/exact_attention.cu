@@ -1,13 +1,13 @@
 #include "kernels/cuda/exact_attention.h"
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include <algorithm>
 #include <cmath>
 
+#include "kernels/cuda/exact_attention.cuh"
 #include "kernels/cuda/launch_overlap.cuh"
+#include "kernels/cuda/prompt_attention.h"
 #include "kernels/spherical/page_layout.h"
 
 namespace spherical::kernels::cuda {
@@ -19,9 +19,8 @@ constexpr int32_t kThreads = kWarp * kWarps;
 constexpr int32_t kStagePages = 4;                                     // pages that are loaded together
 constexpr int32_t kStageTokens = kStagePages * kExactTokensPerPage;
 constexpr int32_t kStages = 2;                                         // one is computed with while the next arrives
-constexpr float kLog2E = 1.4426950408889634f;
-constexpr float kLn2 = 0.6931471805599453f;
-static_assert(kTileFlats == kWarps * 16 && kRunFlats == 16 && kRunStep == kStageTokens);
+constexpr int32_t kBlockFlats = kWarps * 16;                           // of a tile, that a thread block takes
+static_assert(kTileFlats % kBlockFlats == 0 && kRunFlats == 16 && kRunStep == kStageTokens);
 
 // A stage in shared memory. Keys: [page][D rows of 16 tokens], the two halves of a row (8 tokens, 16 bytes) swapped where bit 2 of the row
 // is set, so that eight rows lie in 32 different banks. Values: [token][D], a row padded by 16 bytes for the same reason.
@@ -40,8 +39,6 @@ template <int32_t D>
 constexpr int32_t SharedBytes() {
   return kStages * Stage<D>::kBytes + (kQueryInShared<D> ? kWarps * D / 16 * kWarp * 16 : 0);
 }
-
-__device__ __forceinline__ uint32_t SharedAddress(const void* p) { return static_cast<uint32_t>(__cvta_generic_to_shared(p)); }
 
 // Copies 16 bytes when it gets to it; zeros where `wanted` is false.
 __device__ __forceinline__ void CopyAsync(uint32_t to, const void* from, bool wanted) {
@@ -67,13 +64,6 @@ __device__ __forceinline__ void MultiplyAdd(float (&c)[4], const uint32_t (&a)[4
       : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
-
-__device__ __forceinline__ uint32_t PackHalves(float low, float high) {
-  const __half2 pair = __floats2half2_rn(low, high);
-  return *reinterpret_cast<const uint32_t*>(&pair);
-}
-
-__device__ __forceinline__ uint16_t Bf16Of(float x) { return __bfloat16_as_ushort(__float2bfloat16_rn(x)); }
 
 // Starts the loads of the stage that begins at `token`. Every thread takes D / 8 pieces of 16 bytes.
 template <int32_t D>
@@ -101,17 +91,6 @@ struct WarpState {
 
 // What a WarpState's maxima times this are exponents of two.
 __device__ __forceinline__ float BitsPerProduct(const ExactArgs& a) { return a.softcap > 0 ? kLog2E : a.scale * kLog2E; }
-
-__device__ __forceinline__ float Exp2(float x) {
-  float y;
-  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
-  return y;
-}
-
-// Positions that a flat sees.
-struct Seen {
-  int32_t first, last;
-};
 
 // Takes in kPages pages, which lie from `keys`, `values` on in shared memory and begin at position `token`.
 template <int32_t D, int32_t kPages>
@@ -210,17 +189,13 @@ __device__ void TakePages(const ExactArgs& a, const uint32_t (&query)[D / 16][4]
   }
 }
 
-__device__ __forceinline__ bool IsCoded(const ExactArgs& a, int32_t row, int32_t kv_head) {
-  return row < a.coded_rows && a.coded[row * a.kv_heads + kv_head] != 0;
-}
-
 // kRuns: all warps have the same 16 flats and take every fourth page each. Otherwise each warp has 16 flats of its own and takes all pages.
 template <int32_t D, bool kRuns>
 __device__ __forceinline__ void AttendOne(const ExactArgs& a, const ExactWork& work, int32_t kv_head, char* shared) {
   const int32_t group = a.heads / a.kv_heads;
   const int32_t warp = static_cast<int32_t>(threadIdx.x) / kWarp, lane = static_cast<int32_t>(threadIdx.x) % kWarp;
   if (IsCoded(a, work.row, kv_head)) return;
-  const int32_t* const list = a.lists + (int64_t{work.slot} * a.lists_per_slot + a.list + kv_head) * a.list_pages;
+  const int32_t* const list = ListOf(a, work, kv_head);
 
   const int32_t stages = (work.end - work.first + kStageTokens - 1) / kStageTokens;
   LoadStage<D>(a, list, work.first, work.end, shared);
@@ -349,7 +324,9 @@ __global__ void __launch_bounds__(kThreads) AttendTilesKernel(ExactArgs a, const
   extern __shared__ __align__(128) char shared[];
   LetNextBegin();
   WaitForBefore();
-  AttendOne<D, false>(a, work[blockIdx.x], static_cast<int32_t>(blockIdx.y), shared);
+  const ExactWork part = PartOf(a, work[blockIdx.x], static_cast<int32_t>(blockIdx.z) * kBlockFlats, kBlockFlats);
+  if (part.flats <= 0) return;
+  AttendOne<D, false>(a, part, static_cast<int32_t>(blockIdx.y), shared);
 }
 
 template <int32_t D>
@@ -430,23 +407,11 @@ CudaStatus PrepareFor(int32_t* run_blocks) {
   return CudaStatus::kOk;
 }
 
-// Calls with the head dim as a constant.
-template <class Call>
-CudaStatus ForHeadDim(int32_t head_dim, Call call) {
-  switch (head_dim) {
-    case 64: return call.template operator()<64>();
-    case 80: return call.template operator()<80>();
-    case 96: return call.template operator()<96>();
-    case 128: return call.template operator()<128>();
-    case 256: return call.template operator()<256>();
-    default: return static_cast<CudaStatus>(cudaErrorInvalidValue);
-  }
-}
-
 }  // namespace
 
 CudaStatus PrepareExactAttention(int32_t head_dim, int32_t* run_blocks) {
-  return ForHeadDim(head_dim, [&]<int32_t D>() { return PrepareFor<D>(run_blocks); });
+  const CudaStatus prepared = PreparePromptAttention(head_dim);
+  return prepared != CudaStatus::kOk ? prepared : ForHeadDim(head_dim, [&]<int32_t D>() { return PrepareFor<D>(run_blocks); });
 }
 
 CudaStatus AttendRuns(Stream stream, const ExactArgs& args, const ExactWork* work, int32_t n, const int32_t* count) {
@@ -459,7 +424,8 @@ CudaStatus AttendRuns(Stream stream, const ExactArgs& args, const ExactWork* wor
 
 CudaStatus AttendTiles(Stream stream, const ExactArgs& args, const ExactWork* work, int32_t n) {
   if (n == 0) return CudaStatus::kOk;
-  const dim3 blocks(static_cast<uint32_t>(n), static_cast<uint32_t>(args.kv_heads));
+  if (PromptAttentionTakes(args)) return AttendPrompt(stream, args, work, n);
+  const dim3 blocks(static_cast<uint32_t>(n), static_cast<uint32_t>(args.kv_heads), kTileFlats / kBlockFlats);
   return ForHeadDim(args.head_dim, [&]<int32_t D>() {
     return LaunchOverlapped(stream, args.overlap, AttendTilesKernel<D>, blocks, kThreads, SharedBytes<D>(), args, work);
   });

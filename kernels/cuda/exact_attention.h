@@ -40,6 +40,7 @@ struct ExactArgs {
 // AttendRuns the device holds at a time.
 CudaStatus PrepareExactAttention(int32_t head_dim, int32_t* run_blocks);
 // `work` is device memory; items of at most kRunFlats flats, or of at most kTileFlats.
+// On Hopper tiles are the work of prompt_attention.h, unless there is a softcap.
 // count: device memory: how many of the `n` there are, for launches that are recorded once and meet more or less work; null: all.
 CudaStatus AttendRuns(Stream stream, const ExactArgs& args, const ExactWork* work, int32_t n, const int32_t* count = nullptr);
 CudaStatus AttendTiles(Stream stream, const ExactArgs& args, const ExactWork* work, int32_t n);

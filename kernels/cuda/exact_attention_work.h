@@ -7,7 +7,7 @@
 namespace spherical::kernels::cuda {
 
 inline constexpr int32_t kRunFlats = 16;    // at most, of an item that is cut along its keys
-inline constexpr int32_t kTileFlats = 64;   // of a tile of a prompt's chunk
+inline constexpr int32_t kTileFlats = 128;  // of a tile of a prompt's chunk
 inline constexpr int32_t kRunKeys = 512;    // of one run, at most
 inline constexpr int32_t kRunStep = 64;     // what runs are best multiples of: so many keys are read together
 

@@ -51,9 +51,7 @@ __device__ inline LadderSteps LadderOnDevice(const float (&distortion)[kRungs], 
 }
 
 // CodecImpl::ladders of one token.
-__device__ inline LadderSteps LadderOfCoded(const CodedLosses& losses, const TierLayout& layout, const uint8_t* page, int slot) {
-  const float radius = __half2float(__ushort_as_half(*reinterpret_cast<const uint16_t*>(page + layout.key_radii + 2 * slot)));
-  const float utility = UtilityOf(page[layout.utilities + slot]);
+__device__ inline LadderSteps LadderOfCoded(const CodedLosses& losses, float radius, float utility) {
   float loss[kRungs];
 #pragma unroll
   for (int r = 0; r < kLadderTiers; ++r) {
@@ -79,6 +77,10 @@ __device__ inline LadderSteps LadderOfCoded(const CodedLosses& losses, const Tie
     steps.leaves[r] = LeavesAt(price * utility);
   }
   return steps;
+}
+__device__ inline LadderSteps LadderOfCoded(const CodedLosses& losses, const TierLayout& layout, const uint8_t* page, int slot) {
+  const float radius = __half2float(__ushort_as_half(*reinterpret_cast<const uint16_t*>(page + layout.key_radii + 2 * slot)));
+  return LadderOfCoded(losses, radius, UtilityOf(page[layout.utilities + slot]));
 }
 
 }  // namespace spherical::kernels::cuda

@@ -315,6 +315,39 @@ __global__ void __launch_bounds__(kThreads) CountCodedKernel(const CodedLosses* 
   }
 }
 
+// A block a head, 64 threads a rung.
+__global__ void __launch_bounds__(kThreads) TellKernel(const RateCounts* counts, ToldCounts* told) {
+  constexpr int kOfRung = kThreads / kLadderTiers, kSteps = kPriceSteps / kOfRung;
+  static_assert(kOfRung % 32 == 0 && kSteps * kOfRung == kPriceSteps);
+  __shared__ int begin[kLadderTiers], end[kLadderTiers];
+  const int rung = static_cast<int>(threadIdx.x) / kOfRung, first = static_cast<int>(threadIdx.x) % kOfRung;
+  if (first == 0) {
+    begin[rung] = kPriceSteps;
+    end[rung] = 0;
+  }
+  __syncthreads();
+  int leaves[kSteps];
+#pragma unroll
+  for (int i = 0; i < kSteps; ++i) leaves[i] = counts[blockIdx.x].leaves[rung][kOfRung * i + first];
+#pragma unroll
+  for (int i = 0; i < kSteps; ++i) {
+    if (leaves[i] == 0) continue;
+    atomicMin(&begin[rung], kOfRung * i + first);
+    atomicMax(&end[rung], kOfRung * i + first + 1);
+  }
+  __syncthreads();
+  ToldCounts& to = told[blockIdx.x];
+#pragma unroll
+  for (int i = 0; i < kSteps; ++i) {
+    const int step = kOfRung * i + first;
+    if (step >= begin[rung] && step < end[rung]) to.leaves[rung][step] = leaves[i];
+  }
+  if (threadIdx.x < kLadderTiers) {
+    to.begin[threadIdx.x] = min(begin[threadIdx.x], end[threadIdx.x]);
+    to.end[threadIdx.x] = end[threadIdx.x];
+  }
+}
+
 __global__ void __launch_bounds__(kThreads) LeftKernel(const CodedLosses* losses, const uint8_t* arena, int64_t page_bytes,
                                                        const CodedLeft* lists, const __grid_constant__ LadderLayouts layouts) {
   const CodedLeft list = lists[blockIdx.y];
@@ -389,6 +422,12 @@ CudaStatus CountCoded(Stream stream, int32_t head_dim, const CodedLosses* losses
   if (count == 0 || slots_max == 0) return CudaStatus::kOk;
   CountCodedKernel<<<dim3(BlocksFor(slots_max, kRateChunkTokens), static_cast<unsigned>(count)), kThreads, 0, stream>>>(
       losses, arena, page_bytes, lists, LadderLayoutsOf(head_dim));
+  return static_cast<CudaStatus>(cudaGetLastError());
+}
+
+CudaStatus TellCounts(Stream stream, const RateCounts* counts, int32_t count, ToldCounts* told) {
+  if (count == 0) return CudaStatus::kOk;
+  TellKernel<<<static_cast<unsigned>(count), kThreads, 0, stream>>>(counts, told);
   return static_cast<CudaStatus>(cudaGetLastError());
 }
 

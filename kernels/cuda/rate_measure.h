@@ -90,6 +90,14 @@ struct CodedRates {
 CudaStatus CountCoded(Stream stream, int32_t head_dim, const CodedLosses* losses, const uint8_t* arena, int64_t page_bytes,
                       const CodedRates* lists, int32_t count, int32_t slots_max);
 
+// Those counts as the host gets them, without the zeros that most of them are: of each rung the steps [begin, end) that have any.
+struct ToldCounts {
+  int32_t begin[kLadderTiers], end[kLadderTiers];
+  int32_t leaves[kLadderTiers][kPriceSteps];  // the others are not written
+};
+// told [count]: pinned memory, which the device writes itself.
+CudaStatus TellCounts(Stream stream, const RateCounts* counts, int32_t count, ToldCounts* told);
+
 // Which tokens of a list are below rung r at a price: bit i of left[r] is slot i of the tile. Slots outside [begin, end) are nowhere.
 struct TileLeft {
   uint16_t left[kLadderTiers];

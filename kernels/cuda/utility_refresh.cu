@@ -1,6 +1,7 @@
-// Two launches of as many blocks whatever there is to do: queries are mapped, one at a time; then tokens are scored,
-// four a thread: so that its loads wait side by side, and what it reads of the query serves four. T8 has no other width than 8, so that a
-// token's codes of a group are four words of its row (page_layout.h).
+// One launch of as many blocks whatever there is to do. A block scores a chunk of an item's tokens, four a thread, so that its loads wait
+// side by side and what it reads of the queries serves four. It maps the item's queries itself: the map is in the second cache, and a
+// launch for it alone took longer than all blocks take. T8 has no other width than 8, so that a token's codes of a group are four words of
+// its row (page_layout.h).
 #include "kernels/cuda/utility_refresh.h"
 
 #include <cuda_fp16.h>
@@ -22,43 +23,26 @@ constexpr float kWholeEnergy = 2.1f, kNegligible = 9;
 // Of a query head: what its mapped coordinates times the lowest code's point sum up to, the centre's logit, and the log of the softmax's
 // sum.
 enum Term { kStart, kCentre, kTotal, kTerms };
-static_assert(kTerms == kRefreshTerms);
 
-__device__ inline float BlockSum(float x, float* room) {
+// Up to four query heads, a float of a float4 each.
+struct Queries {
+  float4 given[kHeadDimMax], mapped[kHeadDimMax], partial[kThreads];
+  float terms[kTerms][kHeadsTogether];
+};
+__device__ inline float& Of(float4& heads, int g) { return reinterpret_cast<float*>(&heads)[g]; }
+
+__device__ inline float WarpSum(float x) {
   for (int apart = 16; apart > 0; apart /= 2) x += __shfl_xor_sync(~0u, x, apart);
-  __syncthreads();
-  if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = x;
-  __syncthreads();
-  float sum = 0;
-  for (int w = 0; w < kThreads / 32; ++w) sum += room[w];
-  return sum;
+  return x;
 }
 
-__device__ void MapQuery(const AdaHeads& heads, const RefreshBatch& batch, const RefreshItem& item, int64_t at, int g, float* query,
-                         float* room) {
-  const int dims = batch.shape.head_dim, group = batch.shape.group, d = static_cast<int>(threadIdx.x);
-  const bool within = d < dims;
-  const float* const map = heads.maps + int64_t{item.kv_head} * dims * dims;
-  const float* const from = batch.query + ((int64_t{item.row} * batch.kv_heads + item.kv_head) * group + g) * dims;
-  __syncthreads();  // the last query was looked at
-  if (within) query[d] = from[d];
-  __syncthreads();
-  float x = 0;
-  if (within) {
-#pragma unroll 16
-    for (int i = 0; i < dims; ++i) x = fmaf(__ldg(map + int64_t{i} * dims + d), query[i], x);
-  }
-  x *= batch.step;
-  if (within) batch.mapped[at * dims + d] = x;
-  const float start = BlockSum(within ? x * (0.5f - 128) : 0, room);
-  const float centre = BlockSum(within && heads.centres != nullptr ? heads.centres[int64_t{item.kv_head} * dims + d] * query[d] : 0, room);
-  if (threadIdx.x >= 32) return;
-  // All of a warp's states at once: they are few, and far away.
-  const AdaHeadStates states = batch.head_states[item.row * batch.kv_heads + item.kv_head];
-  const int64_t first = int64_t{states.first} * group + g;
+// The log of the sum of a query head's softmax, over all the states that its head has: all of a warp's at once, they are few.
+__device__ float TotalOf(const RefreshBatch& batch, const AdaHeadStates& states, int g) {
+  const int64_t first = int64_t{states.first} * batch.shape.group + g;
   float max = -__int_as_float(0x7f800000), sum = 0;
-  for (int s = static_cast<int>(threadIdx.x); s < states.count; s += 32) {
-    const float top = batch.states.max[first + int64_t{s} * group], total = batch.states.sum[first + int64_t{s} * group];
+  for (int s = static_cast<int>(threadIdx.x) % 32; s < states.count; s += 32) {
+    const int64_t at = first + int64_t{s} * batch.shape.group;
+    const float top = batch.states.max[at], total = batch.states.sum[at];
     if (total == 0) continue;
     const float both = fmaxf(max, top);
     sum = sum * expf(max - both) + total * expf(top - both);
@@ -70,20 +54,66 @@ __device__ void MapQuery(const AdaHeads& heads, const RefreshBatch& batch, const
     sum = both == -__int_as_float(0x7f800000) ? 0 : sum * expf(max - both) + other_sum * expf(other_max - both);
     max = both;
   }
-  if (threadIdx.x != 0) return;
-  float* const terms = batch.terms + at * kTerms;
-  terms[kStart] = start;
-  terms[kCentre] = batch.shape.scale * centre;
-  terms[kTotal] = max + logf(sum);
+  return max + logf(sum);
 }
 
-__global__ void __launch_bounds__(kThreads) MapKernel(const AdaHeads heads, const __grid_constant__ RefreshBatch batch,
-                                                      const RefreshWork* work, const RefreshItem* items) {
-  __shared__ float query[kHeadDimMax], room[kThreads / 32];
-  const int queries = work->items * batch.shape.group;
-  for (int at = static_cast<int>(blockIdx.x); at < queries; at += static_cast<int>(gridDim.x)) {
-    MapQuery(heads, batch, items[at / batch.shape.group], at, at % batch.shape.group, query, room);
+// Query heads from `first` on of an item, by all threads.
+__device__ void MapQueries(const AdaHeads& heads, const RefreshBatch& batch, const RefreshItem& item, int first, Queries& q) {
+  constexpr int kRows = 16;  // of the map, loaded together
+  const int dims = batch.shape.head_dim, group = batch.shape.group, thread = static_cast<int>(threadIdx.x);
+  const int head = item.row * batch.kv_heads + item.kv_head, count = min(kHeadsTogether, group - first);
+  const float* const from = batch.query + (int64_t{head} * group + first) * dims;
+  const float* const centre = heads.centres == nullptr ? nullptr : heads.centres + int64_t{item.kv_head} * dims;
+  const AdaHeadStates states = batch.head_states[head];
+  __syncthreads();  // the last ones were looked at
+  for (int n = thread; n < kHeadsTogether * dims; n += kThreads) Of(q.given[n % dims], n / dims) = n < count * dims ? from[n] : 0;
+  __syncthreads();
+  // Every thread a column of the map and some of its rows.
+  const int parts = kThreads / dims, d = thread % dims, part = thread / dims;
+  float4 sum = {0, 0, 0, 0};
+  if (part < parts) {
+    const float* const column = heads.maps + int64_t{item.kv_head} * dims * dims + d;
+    for (int i = part; i < dims; i += kRows * parts) {
+      float weight[kRows];
+#pragma unroll
+      for (int k = 0; k < kRows; ++k) weight[k] = i + k * parts < dims ? __ldg(column + (i + k * parts) * dims) : 0;
+#pragma unroll
+      for (int k = 0; k < kRows; ++k) {
+        const float4 given = q.given[min(i + k * parts, dims - 1)];
+        sum.x = fmaf(weight[k], given.x, sum.x);
+        sum.y = fmaf(weight[k], given.y, sum.y);
+        sum.z = fmaf(weight[k], given.z, sum.z);
+        sum.w = fmaf(weight[k], given.w, sum.w);
+      }
+    }
   }
+  q.partial[thread] = sum;
+  __syncthreads();
+  if (thread < dims) {
+    for (int p = 1; p < parts; ++p) {
+      const float4 more = q.partial[thread + p * dims];
+      sum = {sum.x + more.x, sum.y + more.y, sum.z + more.z, sum.w + more.w};
+    }
+    q.mapped[thread] = {sum.x * batch.step, sum.y * batch.step, sum.z * batch.step, sum.w * batch.step};
+  }
+  __syncthreads();
+  const int g = thread / 32;  // a warp a head
+  if (g < count) {
+    float start = 0, at_centre = 0;
+    for (int i = thread % 32; i < dims; i += 32) {
+      start += Of(q.mapped[i], g) * (0.5f - 128);
+      if (centre != nullptr) at_centre += centre[i] * Of(q.given[i], g);
+    }
+    start = WarpSum(start);
+    at_centre = WarpSum(at_centre);
+    const float total = TotalOf(batch, states, first + g);
+    if (thread % 32 == 0) {
+      q.terms[kStart][g] = start;
+      q.terms[kCentre][g] = batch.shape.scale * at_centre;
+      q.terms[kTotal][g] = total;
+    }
+  }
+  __syncthreads();
 }
 
 // A byte of a word as a float: it becomes the last bits of 2^23 + byte.
@@ -108,11 +138,11 @@ __device__ inline Token TokenAt(const RefreshBatch& batch, const RefreshItem& it
 }
 __device__ inline float HalfAt(const uint8_t* at) { return __half2float(__ushort_as_half(*reinterpret_cast<const uint16_t*>(at))); }
 
-// Sums of four heads' coordinates times codes, of each token.   query [D]
+// Sums of four heads' coordinates times codes, of each token. Of a token kWords words are loaded together, four coordinates each.
+template <int kWords>
 __device__ inline void ScoreTokens(const Token (&tokens)[kTokensEach], int dims, const float4* query, float (&sums)[kTokensEach][4]) {
 #pragma unroll
   for (int k = 0; k < kTokensEach; ++k) sums[k][0] = sums[k][1] = sums[k][2] = sums[k][3] = 0;
-  constexpr int kWords = 4;  // loaded together; four coordinates each
   for (int first = 0; first < dims / 4; first += kWords) {
     uint32_t codes[kTokensEach][kWords];
 #pragma unroll
@@ -135,9 +165,10 @@ __device__ inline void ScoreTokens(const Token (&tokens)[kTokensEach], int dims,
   }
 }
 
-// A chunk's tokens; item number `number`, its chunk number `chunk`.   query [D]: of four heads
-__device__ void ScoreChunk(const RefreshBatch& batch, const RefreshItem& item, int number, int chunk, const TierLayout& layout,
-                           float4* query) {
+// A chunk's tokens.
+template <int kWords>
+__device__ void ScoreChunk(const AdaHeads& heads, const RefreshBatch& batch, const RefreshItem& item, int chunk, const TierLayout& layout,
+                           Queries& queries) {
   const int dims = batch.shape.head_dim, group = batch.shape.group;
   Token tokens[kTokensEach];
   float key_radius[kTokensEach], square[kTokensEach] = {};
@@ -147,20 +178,14 @@ __device__ void ScoreChunk(const RefreshBatch& batch, const RefreshItem& item, i
     key_radius[k] = tokens[k].there ? HalfAt(tokens[k].page + layout.key_radii + 2 * tokens[k].slot) : 0;
   }
   for (int first = 0; first < group; first += kHeadsTogether) {
-    const int64_t at = int64_t{number} * group + first;
-    __syncthreads();
-    for (int n = static_cast<int>(threadIdx.x); n < kHeadsTogether * dims; n += kThreads) {
-      const int g = n / dims, d = n % dims;
-      reinterpret_cast<float*>(query)[kHeadsTogether * d + g] = first + g < group ? batch.mapped[(at + g) * dims + d] : 0;
-    }
-    __syncthreads();
+    MapQueries(heads, batch, item, first, queries);
     float sums[kTokensEach][4];
-    ScoreTokens(tokens, dims, query, sums);
+    ScoreTokens<kWords>(tokens, dims, queries.mapped, sums);
 #pragma unroll
     for (int g = 0; g < kHeadsTogether; ++g) {
       if (first + g >= group) break;
-      const float* const terms = batch.terms + (at + g) * kTerms;
-      const float start = terms[kStart], centre = terms[kCentre], total = terms[kTotal], cap = batch.shape.softcap;
+      const float start = queries.terms[kStart][g], centre = queries.terms[kCentre][g], total = queries.terms[kTotal][g];
+      const float cap = batch.shape.softcap;
 #pragma unroll
       for (int k = 0; k < kTokensEach; ++k) {
         float logit = batch.shape.scale * key_radius[k] * (sums[k][g] + start) + centre;
@@ -185,18 +210,22 @@ __device__ void ScoreChunk(const RefreshBatch& batch, const RefreshItem& item, i
   }
 }
 
-__global__ void __launch_bounds__(kThreads) ScoreKernel(const __grid_constant__ RefreshBatch batch, const RefreshWork* work,
-                                                        const RefreshItem* items, const __grid_constant__ TierLayout layout) {
-  __shared__ float4 query[kHeadDimMax];
+template <int kWords>
+__global__ void __launch_bounds__(kThreads, 2) RefreshKernel(const AdaHeads heads, const __grid_constant__ RefreshBatch batch,
+                                                             const RefreshWork* work, const RefreshItem* items,
+                                                             const __grid_constant__ TierLayout layout) {
+  __shared__ Queries queries;
   const RefreshWork all = *work;
   for (int chunk = static_cast<int>(blockIdx.x); chunk < all.chunks; chunk += static_cast<int>(gridDim.x)) {
-    int number = 0, after = all.items;  // the last item that begins at this chunk or before it
-    while (after - number > 1) {
-      const int middle = (number + after) / 2;
-      (items[middle].first_chunk <= chunk ? number : after) = middle;
+    int number = -1;  // the last item that begins at this chunk or before it: all threads look at once
+    for (int first = 0; first < all.items; first += kThreads) {
+      const int at = first + static_cast<int>(threadIdx.x);
+      const int begun = __syncthreads_count(at < all.items && items[at].first_chunk <= chunk);
+      number += begun;
+      if (begun < kThreads) break;
     }
     const RefreshItem item = items[number];
-    ScoreChunk(batch, item, number, chunk - item.first_chunk, layout, query);
+    ScoreChunk<kWords>(heads, batch, item, chunk - item.first_chunk, layout, queries);
   }
 }
 
@@ -204,8 +233,12 @@ __global__ void __launch_bounds__(kThreads) ScoreKernel(const __grid_constant__ 
 
 CudaStatus RefreshUtilities(Stream stream, const AdaHeads& heads, const RefreshBatch& batch, const RefreshWork* work,
                             const RefreshItem* items) {
-  MapKernel<<<kBlocks, kThreads, 0, stream>>>(heads, batch, work, items);
-  ScoreKernel<<<kBlocks, kThreads, 0, stream>>>(batch, work, items, LayoutOf(Tier::kT8, batch.shape.head_dim));
+  const TierLayout layout = LayoutOf(Tier::kT8, batch.shape.head_dim);
+  if (batch.shape.head_dim == 80) {  // 20 words a token
+    RefreshKernel<5><<<kBlocks, kThreads, 0, stream>>>(heads, batch, work, items, layout);
+  } else {
+    RefreshKernel<8><<<kBlocks, kThreads, 0, stream>>>(heads, batch, work, items, layout);
+  }
   return static_cast<CudaStatus>(cudaGetLastError());
 }
 

@@ -16,7 +16,6 @@ namespace spherical::kernels::cuda {
 
 inline constexpr int32_t kRefreshTokens = 1024;  // of a chunk, which a thread block takes at a time
 constexpr int32_t RefreshChunks(int32_t tokens) { return (tokens + kRefreshTokens - 1) / kRefreshTokens; }
-inline constexpr int32_t kRefreshTerms = 3;     // floats of a query head that are kept beside its mapped coordinates
 
 // How much there is to do: read on the device, so that a launch can be recorded before it is known. Zero: nothing.
 struct RefreshWork {
@@ -42,8 +41,6 @@ struct RefreshBatch {
   AttentionState states = {};
   uint8_t* arena = nullptr;
   float step = 0;                      // what a T8 code's step is read as
-  float* mapped = nullptr;             // [items, G, D] scratch
-  float* terms = nullptr;              // [items, G, kRefreshTerms] scratch
 };
 CudaStatus RefreshUtilities(Stream stream, const AdaHeads& heads, const RefreshBatch& batch, const RefreshWork* work,
                             const RefreshItem* items);

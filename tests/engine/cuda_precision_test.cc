@@ -282,5 +282,70 @@ TEST_CASE("the device measures heads as the CPU does, and seals and reprices the
   for (const int32_t head_dim : {64, 256}) CheckHeads(head_dim, 150, 333, 300);
 }
 
+// Heads that hold T8 alone, so many that old ones fill holes and the newest move up; settled again and again at rising prices.
+void CheckSettling(int32_t head_dim, std::array<int32_t, kHeads> tokens) {
+  CAPTURE(head_dim, tokens[0], tokens[1], tokens[2]);
+  Room room(head_dim, 0);
+  std::mt19937 random(static_cast<uint32_t>(head_dim));
+  for (int32_t h = 0; h < kHeads; ++h) {
+    HeadPages& head = room.heads[static_cast<size_t>(h)];
+    const int32_t count = tokens[static_cast<size_t>(h)];
+    room.FillExact(head, count, 0);
+    const RetierItem seal = {.pages = &head, .head = h, .tier = Tier::kT8, .end = count, .newest = count - kNewestTokens, .last = true};
+    room.Lend(head, CountsAfter(seal));
+    RunRetier(room.geometry, room.spec.attention_scale, room.arenas(), std::span(&seal, 1), room.threads);
+    RecordRetier(seal, head);
+    const kernels::TierLayout layout = kernels::LayoutOf(Tier::kT8, head_dim);
+    for (int32_t slot = 0; slot < count; ++slot) {
+      const PageId page = head.of(Tier::kT8).pages[static_cast<size_t>(slot / layout.tokens)];
+      room.coded[static_cast<size_t>(page * kernels::PageBytes(head_dim) + layout.utilities + slot % layout.tokens)] =
+          static_cast<uint8_t>(60 + random() % 120);
+    }
+    head.settled = count - kSinkTokens - kNewestTokens;
+  }
+  room.ToDevice();
+  int32_t left_all = 0;
+  for (const int32_t price : {0, 130, 180, 230, 240, 300}) {
+    CAPTURE(price);
+    std::vector<MeasureItem> questions;
+    for (int32_t h = 0; h < kHeads; ++h) {
+      questions.push_back({.kind = MeasureItem::Kind::kWhole, .pages = &room.heads[static_cast<size_t>(h)], .head = h});
+    }
+    const std::vector<RateCurve> curves = RunMeasure(room.context(), room.arenas(), questions, room.threads);
+    std::vector<RateCurve> got(questions.size());
+    Require(room.rates->Measure(questions, got));
+    std::vector<RetierItem> items;
+    for (int32_t h = 0; h < kHeads; ++h) {
+      const size_t at = static_cast<size_t>(h);
+      CAPTURE(h);
+      CHECK(got[at].tokens == curves[at].tokens);
+      CHECK(got[at].below == curves[at].below);
+      HeadPages& head = room.heads[at];
+      RetierItem item = {.kind = RetierItem::Kind::kReprice, .pages = &head, .head = h, .priced = true, .price = price,
+                         .rungs = SettledRungs(curves[at].CountsAt(price), head), .whole_only = true};
+      left_all += head.settled - item.rungs[0];
+      AssignLists(item, head_dim, [&] { return room.next_coded++ * 7 % kPages; });
+      items.push_back(std::move(item));
+    }
+    Require(room.retier->Run(items));
+    RunRetier(room.geometry, room.spec.attention_scale, room.arenas(), items, room.threads);
+    for (int32_t h = 0; h < kHeads; ++h) RecordRetier(items[static_cast<size_t>(h)], room.heads[static_cast<size_t>(h)]);
+    CheckSameTokens(room);
+  }
+  CHECK(left_all > tokens[0] / 2);
+  CHECK(room.heads[0].of(Tier::kT3).tokens > 0);
+}
+
+TEST_CASE("settled tokens leave T8 on the device as on the CPU, to the bit and to the slot") {
+  if (const std::string why = kernels::ProbeCudaDevices().why_none; !why.empty()) SPH_SKIP(why.c_str());
+  for (const int32_t head_dim : {64, 80, 96, 128, 256}) CheckSettling(head_dim, {1500, 611, 90});
+  CheckSettling(128, {4000, 544 + 68, 70});
+}
+
+TEST_CASE("a few settled tokens leave T8", "[sanitizer]") {
+  if (const std::string why = kernels::ProbeCudaDevices().why_none; !why.empty()) SPH_SKIP(why.c_str());
+  CheckSettling(64, {700, 90, 70});
+}
+
 }  // namespace
 }  // namespace spherical::engine

@@ -113,7 +113,8 @@ void CheckReprice(int32_t head_dim, std::array<int32_t, kLadderTiers> tokens, in
   const kernels::CodedLosses losses = kernels::CodedLossesOf(room.geometry.key(0), room.spec.attention_scale);
   kernels::TileSteps steps;
   std::array<std::vector<Token>, kLadderTiers> want;
-  int32_t dropped = 0;
+  const int32_t first_ordered = FirstOrdered(room.head);
+  int32_t dropped = 0, old = 0;  // old: that stay in T8 before those that keep their order
   for (int32_t t = 0; t < kLadderTiers; ++t) {
     const Tier tier = static_cast<Tier>(t);
     const kernels::TierLayout layout = kernels::LayoutOf(tier, head_dim);
@@ -131,6 +132,7 @@ void CheckReprice(int32_t head_dim, std::array<int32_t, kLadderTiers> tokens, in
       if (rung == kLadderTiers) {
         ++dropped;
       } else {
+        old += rung == 0 && slot < first_ordered;
         want[static_cast<size_t>(rung)].push_back(Moved(room, tier, page, slot % layout.tokens, static_cast<Tier>(rung)));
       }
     }
@@ -146,19 +148,29 @@ void CheckReprice(int32_t head_dim, std::array<int32_t, kLadderTiers> tokens, in
     const HeadPages::Coded& list = room.head.of(tier);
     std::vector<Token> got = TokensOf(room, tier, list.pages, 0, list.tokens);
     std::vector<Token>& expected = want[static_cast<size_t>(t)];
-    if (tier != Tier::kT8) {  // T8 keeps its order, that of other lists is free
-      std::ranges::sort(got, Before);
-      std::ranges::sort(expected, Before);
-    }
+    CAPTURE(t);
+    REQUIRE(got.size() == expected.size());
+    // The newest of T8 keep their order; that of those before them and of other lists is free.
+    const auto free = static_cast<std::ptrdiff_t>(tier == Tier::kT8 ? old : got.size());
+    std::sort(got.begin(), got.begin() + free, Before);
+    std::sort(expected.begin(), expected.begin() + free, Before);
     CHECK(got == expected);
   }
 }
 
-TEST_CASE("A repriced head holds each token as it would be had it moved alone, utilities and T8's order kept") {
+TEST_CASE("A repriced head holds each token as it would be had it moved alone, utilities and the newest ones' order kept") {
   for (uint32_t seed = 0; seed < 12; ++seed) {
     const int32_t head_dim = seed % 3 == 0 ? 128 : 64, price = 20 + static_cast<int32_t>(seed * 97 % 480);
     CheckReprice(head_dim, {4 + 50 + 70, 90, 130, 200}, 50, price, seed % 4 == 1, seed % 4 == 2, seed);
   }
+}
+
+TEST_CASE("Of many T8 tokens the newest keep their order, and holes among the older are filled with the last of them") {
+  for (uint32_t seed = 0; seed < 6; ++seed) {
+    const int32_t settled = 500 + static_cast<int32_t>(seed) * 150, price = 120 + static_cast<int32_t>(seed) * 70;
+    CheckReprice(64, {4 + settled + 70, 40, 30, 20}, settled, price, seed % 2 == 0, false, 100 + seed);
+  }
+  CheckReprice(64, {4 + 100 + 900, 0, 0, 0}, 100, 400, true, false, 7);  // more new ones than keep their order anyway
 }
 
 TEST_CASE("Repricing at the ends: nothing is pressed, and all that may go goes") {

@@ -3,14 +3,17 @@
 
 #include <algorithm>
 #include <catch2/catch.hpp>
+#include <cmath>
 #include <cstdint>
 #include <random>
+#include <span>
 #include <string>
 #include <vector>
 
 #include "engine/budget/budget_shares.h"
 #include "engine/budget/reservation_size.h"
 #include "engine/kv/kv_mode.h"
+#include "engine/kv/rate_curve.h"
 #include "kernels/spherical/page_layout.h"
 
 namespace spherical::engine {
@@ -235,6 +238,59 @@ TEST_CASE("modes are found by their names, and rdr by its rate") {
                             "rdr:1e9", "RDR", "uniform", "uniform:", "uniform:T5", "uniform:T4 ", "exact:", "Exact"}) {
     CAPTURE(wrong);
     CHECK_FALSE(FindKvMode(wrong).has_value());
+  }
+}
+
+// ---- Curves -------------------------------------------------------------------------------------------------------------------------
+
+TEST_CASE("A curve that keeps what lies between its steps says what the tokens say, counted one by one or put in rung by rung") {
+  std::mt19937 random(5);
+  float bytes[kernels::kRungs];
+  kernels::RungBytes(128, bytes);
+  for (const int32_t count : {0, 1, 7, 400}) {
+    for (const int32_t spread : {1, 60, 500}) {
+      CAPTURE(count, spread);
+      RateCurve curve;
+      std::vector<kernels::LadderSteps> tokens;
+      std::vector<std::vector<int32_t>> leaves(kernels::kLadderTiers, std::vector<int32_t>(kernels::kPriceSteps));
+      for (int32_t i = 0; i < count; ++i) {
+        kernels::LadderSteps steps;
+        int32_t last = 0;
+        for (size_t r = 0; r < leaves.size(); ++r) {
+          last = std::min(kernels::kPriceSteps - 1, std::max(last, 1) + static_cast<int32_t>(random() % static_cast<uint32_t>(spread)));
+          steps.leaves[r] = static_cast<uint16_t>(last);
+          ++leaves[r][static_cast<size_t>(last)];
+        }
+        tokens.push_back(steps);
+        curve.Add(steps);
+      }
+      curve.Finish();
+      RateCurve put;
+      put.tokens = count;
+      for (size_t r = 0; r < leaves.size(); ++r) {
+        const auto left = [](int32_t n) { return n > 0; };
+        const auto begin = std::ranges::find_if(leaves[r], left);
+        const auto end = std::find_if(leaves[r].rbegin(), leaves[r].rend(), left).base();
+        const bool any = begin < end;
+        put.below.Put(r, any ? static_cast<int32_t>(begin - leaves[r].begin()) : 0, any ? std::span(begin, end) : std::span<int32_t>());
+      }
+      CHECK(put.below == curve.below);
+      for (int32_t step = 0; step < kernels::kPriceSteps; ++step) {
+        RungCounts want = {};
+        double distortion = 0;
+        for (const kernels::LadderSteps& token : tokens) {
+          ++want[static_cast<size_t>(token.RungAt(step))];
+          for (size_t r = 0; r < leaves.size() && token.leaves[r] <= step; ++r) {
+            distortion += static_cast<double>(bytes[r] - bytes[r + 1]) * kernels::PriceOf(token.leaves[r]);
+          }
+        }
+        if (curve.CountsAt(step) != want || std::abs(curve.DistortionAt(step, bytes) - distortion) > 1e-9 * distortion) {
+          CAPTURE(step, distortion, curve.DistortionAt(step, bytes));
+          CHECK(curve.CountsAt(step) == want);
+          FAIL();
+        }
+      }
+    }
   }
 }
 

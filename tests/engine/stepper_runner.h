@@ -135,21 +135,32 @@ class StepperRunner {
   absl::Status SealAt(Sequence& sequence, int32_t price, const std::vector<RateCurve>& curves) {
     return SealAt(sequence, std::vector<int32_t>(curves.size(), price), curves);
   }
-  // kDemoteTokens more T8 tokens of all heads are settled, and leave T8 if the price says so: what serving does once in so many steps.
-  absl::Status Settle(Sequence& sequence, const std::vector<int32_t>& prices) {
-    for (int32_t i = 0; i < sequence.pages.heads(); ++i) {
-      HeadPages& head = sequence.pages.head(i);
-      head.settled = std::min(head.settled + kDemoteTokens, std::max(0, head.of(kernels::Tier::kT8).tokens - head.sinks()));
+  // kDemoteTokens more T8 tokens of all heads are settled, and leave T8 if the price says so: what serving does once in so many steps, of
+  // all sequences whose turn it is together.   prices: of heads
+  absl::Status Settle(std::span<Sequence* const> sequences, const std::vector<int32_t>& prices) {
+    std::vector<MeasureItem> questions;
+    for (Sequence* sequence : sequences) {
+      for (int32_t i = 0; i < sequence->pages.heads(); ++i) {
+        HeadPages& head = sequence->pages.head(i);
+        head.settled = std::min(head.settled + kDemoteTokens, std::max(0, head.of(kernels::Tier::kT8).tokens - head.sinks()));
+        questions.push_back({.kind = MeasureItem::Kind::kWhole, .sequence = sequence->id, .pages = &head, .head = i});
+      }
     }
-    const auto measured = Measure(sequence, MeasureItem::Kind::kWhole, 1);
+    const auto measured = stepper_.Measure(questions);
     if (!measured.ok()) return measured.status();
     std::vector<RetierItem> items;
-    for (size_t i = 0; i < prices.size(); ++i) {
-      const HeadPages& head = sequence.pages.head(static_cast<int32_t>(i));
-      items.push_back({.kind = RetierItem::Kind::kReprice, .head = static_cast<int32_t>(i), .priced = true, .price = prices[i],
-                       .rungs = SettledRungs(measured->curves[i].CountsAt(prices[i]), head), .whole_only = true});
+    std::vector<Sequence*> of_items;
+    for (size_t i = 0; i < questions.size(); ++i) {
+      const int32_t price = prices[static_cast<size_t>(questions[i].head)];
+      items.push_back({.kind = RetierItem::Kind::kReprice, .head = questions[i].head, .priced = true, .price = price,
+                       .rungs = SettledRungs(measured->curves[i].CountsAt(price), *questions[i].pages), .whole_only = true});
+      of_items.push_back(sequences[i / prices.size()]);
     }
-    return Retier(sequence, std::move(items));
+    return Retier(of_items, std::move(items));
+  }
+  absl::Status Settle(Sequence& sequence, const std::vector<int32_t>& prices) {
+    Sequence* const one = &sequence;
+    return Settle(std::span(&one, 1), prices);
   }
 
  private:
@@ -161,9 +172,15 @@ class StepperRunner {
     }
     return Retier(sequence, std::move(items));
   }
-  // All but the sequence and the pages is filled in.
   absl::Status Retier(Sequence& sequence, std::vector<RetierItem> items) {
-    for (RetierItem& item : items) {
+    const std::vector<Sequence*> of_items(items.size(), &sequence);
+    return Retier(of_items, std::move(items));
+  }
+  // All but the sequence and the pages is filled in.   of_items [items]: whose they are
+  absl::Status Retier(const std::vector<Sequence*>& of_items, std::vector<RetierItem> items) {
+    for (size_t i = 0; i < items.size(); ++i) {
+      RetierItem& item = items[i];
+      Sequence& sequence = *of_items[i];
       item.sequence = sequence.id;
       item.pages = &sequence.pages.head(item.head);
       if (item.kind == RetierItem::Kind::kReprice) {
@@ -180,8 +197,9 @@ class StepperRunner {
     if (items.empty()) return absl::OkStatus();
     const auto done = stepper_.Retier(items);
     if (!done.ok()) return done.status();
-    for (const RetierItem& ran : items) {
-      HeadPages& head = sequence.pages.head(ran.head);
+    for (size_t i = 0; i < items.size(); ++i) {
+      const RetierItem& ran = items[i];
+      HeadPages& head = of_items[i]->pages.head(ran.head);
       RecordRetier(ran, head);
       for (const PageId page : ran.emptied) free_coded_.push_back(page);
       for (std::vector<PageId>* list : {&head.exact, &head.samples, &head.notes}) {

@@ -63,7 +63,8 @@ fi
 # A small case of each kind: the sanitizer makes kernels some hundred times slower. Of ours alone, not the libraries'. Whole steps are for
 # memcheck: racecheck does not bear cuBLASLt's kernels beside ours ("failed to handle a hardware exception").
 sanitized=("ada_decode_test|[sanitizer]" "codec_test|A run of moves*" "dense_test|heads on the device*"
-  "exact_attention_test|exact attention on the device agrees with the reference: windows*" "cuda_small_step_test|[sanitizer]")
+  "exact_attention_test|exact attention on the device agrees with the reference: windows*" "cuda_precision_test|[sanitizer]"
+  "cuda_small_step_test|[sanitizer]")
 if [[ $sanitizer == yes ]]; then
   for tool in memcheck racecheck; do
     for one in "${sanitized[@]}"; do

@@ -185,16 +185,16 @@ class Bench {
     }
     const CodedSlot* const device_slots = Put(slots);
     for (int32_t head = 0; head < kHeads; ++head) {
-      for (int32_t s = 0; s < sequences; s += kTokenTile) {
+      for (int32_t s = 0; s < sequences; s += kAppendRows) {
         const int64_t row = (int64_t{s} * kHeads + head) * 2 * kHeadDim;
-        items.push_back({.head = head, .rows = std::min(kTokenTile, sequences - s), .codings = 1, .source = TokenSource::kRaw, .first = 0,
+        items.push_back({.head = head, .rows = std::min(kAppendRows, sequences - s), .codings = 1, .source = TokenSource::kRaw, .first = 0,
                          .keys = raw + row, .values = raw + row + kHeadDim, .key_stride = kHeads * 2 * kHeadDim,
                          .value_stride = kHeads * 2 * kHeadDim, .slots = device_slots + head * sequences + s, .errors = nullptr});
       }
     }
     const EncodeItem* const device_items = Put(items);
     const double seconds = Seconds([&] {
-      Check(cuda::Encode(stream_.get(), kHeadDim, geometries_, device_items, static_cast<int32_t>(items.size())));
+      Check(cuda::Append(stream_.get(), kHeadDim, geometries_, device_items, static_cast<int32_t>(items.size())));
     });
     std::printf("append   %3d sequences %8.2f us a step\n", sequences, seconds * 1e6);
   }

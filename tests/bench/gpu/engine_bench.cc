@@ -13,7 +13,7 @@
 // Of rdr: measured and sealed by price; in its steps utilities are refreshed, of each sequence in one step of sixteen. A line more says
 // what measuring took, what a step takes without refreshing, and what it takes to settle a sequence's heads, which comes once in 32 steps.
 // `capacity` only counts: sequences of 32,768 tokens that the engine admits in 100 GB. --launched: kernel by kernel, not as recorded; the
-// last step is what a profiler sees that is told to wait:
+// last step, and settling two sequences, are what a profiler sees that is told to wait:
 //   ncu --profile-from-start off --clock-control none --metrics gpu__time_duration.sum engine_bench --launched T4:64x32768@4
 #include <algorithm>
 #include <chrono>
@@ -124,7 +124,7 @@ void Measure(const Case& c, const TransformerSpec& spec, const CudaWeights& weig
   const int64_t notes = priced ? SamplePages(kSampledPositions, spec.heads / spec.kv_heads) + NotePages(c.context, spec.head_dim) : 0;
   const PageId prompt = exact ? 0 : static_cast<PageId>(int64_t{heads} * (CeilDiv(c.context, kernels::kExactTokensPerPage) + notes));
   const std::vector<float> value_weights(priced ? static_cast<size_t>(heads) : 0, 1.0f);
-  const PageId fresh = static_cast<PageId>(int64_t{c.batch} * heads * (priced ? 3 : 2));  // for what is decoded
+  const PageId fresh = static_cast<PageId>(int64_t{c.batch} * heads * (priced ? 9 : 2));  // for what is decoded, and settled
   const ModelGeometry geometry = ModelGeometry::Plain({spec.layers, spec.kv_heads, spec.head_dim});
   ThreadPool threads(8);
   CudaPass pass(spec, weights, threads, stream);
@@ -176,26 +176,24 @@ void Measure(const Case& c, const TransformerSpec& spec, const CudaWeights& weig
   StepperRunner decoding(spec, stepper, c.batch + 1, exact ? rest : PageRange{}, rest);
   const std::vector<float> refresh(static_cast<size_t>(spec.layers), 1.0f);
   int32_t entered = 0;
-  const auto decode = [&](bool refreshed) {
-    std::vector<double> steps;
-    for (int32_t i = 0; i < kWarmSteps + kSteps; ++i, ++entered) {
-      std::vector<StepperRunner::Part> parts;
-      for (int32_t n = 0; n < c.batch; ++n) {
-        parts.push_back({.sequence = &sequences[static_cast<size_t>(n)], .tokens = {static_cast<TokenId>(100 + 31 * entered + n)}});
-        if (refreshed && (i + n) % kRefreshSteps == 0) parts.back().refresh = refresh;
-      }
-      const bool last = i + 1 == kWarmSteps + kSteps;
-      if (last) kernels::cuda::BeginProfile();
-      start = Clock::now();
-      Require(decoding.Step(parts).status(), "a step");
-      if (last) kernels::cuda::EndProfile();
-      if (i >= kWarmSteps) steps.push_back(SecondsSince(start));
+  // Medians of steps, in milliseconds; of rdr, those without refreshing come in turn with those with it.
+  std::vector<double> steps, without;
+  for (int32_t i = 0; i < (priced ? 2 : 1) * (kWarmSteps + kSteps); ++i, ++entered) {
+    const bool refreshed = priced && i % 2 == 1;
+    std::vector<StepperRunner::Part> parts;
+    for (int32_t n = 0; n < c.batch; ++n) {
+      parts.push_back({.sequence = &sequences[static_cast<size_t>(n)], .tokens = {static_cast<TokenId>(100 + 31 * entered + n)}});
+      if (refreshed && (i / 2 + n) % kRefreshSteps == 0) parts.back().refresh = refresh;
     }
-    std::ranges::sort(steps);
-    return steps;
-  };
-  const double without = priced ? decode(false)[kSteps / 2] : 0;
-  const std::vector<double> steps = decode(priced);
+    const bool last = i + 1 == (priced ? 2 : 1) * (kWarmSteps + kSteps);
+    if (last) kernels::cuda::BeginProfile();
+    start = Clock::now();
+    Require(decoding.Step(parts).status(), "a step");
+    if (last) kernels::cuda::EndProfile();
+    if (i >= kWarmSteps) (priced && !refreshed ? without : steps).push_back(SecondsSince(start));
+  }
+  std::ranges::sort(steps);
+  std::ranges::sort(without);
   const double step = steps[steps.size() / 2];
   int64_t read = CudaWeightBytes(spec);
   for (int32_t head = 0; head < heads; ++head) {
@@ -210,12 +208,32 @@ void Measure(const Case& c, const TransformerSpec& spec, const CudaWeights& weig
               static_cast<double>(read) / kBytesPerSecond * 1e3, c.batch / step,
               static_cast<double>(int64_t{c.batch} * of_sequence * page_bytes) * 1e-9);
   if (priced) {
-    Require(decoding.Settle(sequences[0], prices), "settling");
-    const double first_measure = stepper.measure_ms, first_retier = stepper.retier_ms;
-    Require(decoding.Settle(sequences[c.batch > 1 ? 1 : 0], prices), "settling");
-    std::printf("# %s: measuring %.3f s; a step without refreshing %.3f ms; settling a sequence %.3f ms of measuring and %.3f of moving "
-                "(the first time %.3f and %.3f)\n", c.name.c_str(), measure_seconds, without * 1e3, stepper.measure_ms,
-                stepper.retier_ms, first_measure, first_retier);
+    std::printf("# %s: measuring %.3f s; a step without refreshing %.3f ms, at best %.3f\n", c.name.c_str(), measure_seconds,
+                without[without.size() / 2] * 1e3, without.front() * 1e3);
+    const auto settle = [&](int32_t begin, int32_t count) {
+      std::vector<StepperRunner::Sequence*> some;
+      for (int32_t n = begin; n < begin + count; ++n) some.push_back(&sequences[static_cast<size_t>(n)]);
+      Require(decoding.Settle(some, prices), "settling");
+    };
+    settle(0, c.batch);
+    std::printf("# %s: settling all sequences for the first time: each %.3f ms of measuring and %.3f of moving\n", c.name.c_str(),
+                stepper.measure_ms / c.batch, stepper.retier_ms / c.batch);
+    for (const int32_t together : {1, 2, 8}) {
+      std::vector<double> measured, moved;
+      for (int32_t n = 0; n + together <= c.batch; n += together) {
+        const bool last = together == 2 && n + 2 * together > c.batch;
+        if (last) kernels::cuda::BeginProfile();
+        settle(n, together);
+        if (last) kernels::cuda::EndProfile();
+        measured.push_back(stepper.measure_ms / together);
+        moved.push_back(stepper.retier_ms / together);
+      }
+      if (measured.empty()) break;
+      std::ranges::sort(measured);
+      std::ranges::sort(moved);
+      std::printf("# %s: settling %d sequences in a call: each %.3f ms of measuring and %.3f of moving, at best %.3f and %.3f\n",
+                  c.name.c_str(), together, measured[measured.size() / 2], moved[moved.size() / 2], measured.front(), moved.front());
+    }
   }
   std::fflush(stdout);
 }

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "kernels/attention/ada_decode.h"
+#include "kernels/base/float16.h"
 #include "kernels/cuda/device_probe.h"
 #include "kernels/spherical/geometry.h"
 #include "tests/fakes/coded_pages.h"
@@ -135,7 +136,9 @@ struct Batch {
                        d_parts = Upload(plan.parts), d_worker_parts = Upload(plan.worker_parts), d_states = Upload(plan.states),
                        d_max = Upload(max), d_sum = Upload(sum), d_output = Upload(output);
     const DeviceMemory d_digits = Upload(std::vector<uint8_t>(std::max<size_t>(lists.size(), 1) * decoder.DigitBytes(), 0xff));
+    constexpr uint16_t kLeft = 0x1234;
     const DeviceMemory d_result = Upload(std::vector<float>(query.size(), kNan));
+    const DeviceMemory d_attended = Upload(std::vector<uint16_t>(query.size(), kLeft));
     const AdaHeads on_device = {.maps = d_maps.data<float>(), .centres = d_centres.data<float>(), .planes = d_planes.data<AdaPlanes>()};
     const AdaBatch batch = {.shape = shape, .rows = rows, .kv_heads = kv_heads, .query = d_query.data<float>(), .arena = d_arena.data(),
                             .pages = d_pages.data<PageId>(), .lists = d_lists.data<AdaList>(),
@@ -143,10 +146,20 @@ struct Batch {
                             .parts = d_parts.data<AdaPart>(), .worker_parts = d_worker_parts.data<int32_t>(),
                             .head_states = d_states.data<AdaHeadStates>(), .digits = d_digits.data(),
                             .states = {d_max.data<float>(), d_sum.data<float>(), d_output.data<float>()},
-                            .output = d_result.data<float>(), .unrotate = unrotate};
+                            .output = d_result.data<float>(), .attended = d_attended.data<uint16_t>(), .unrotate = unrotate};
     Expect(decoder.Attend(nullptr, on_device, batch));
     Expect(Synchronize(nullptr));
-    return Download<float>(d_result, query.size());
+    const std::vector<float> result = Download<float>(d_result, query.size());
+    const std::vector<uint16_t> attended = Download<uint16_t>(d_attended, query.size());
+    int64_t wrong = 0;  // bf16 coordinates; heads without states are left as they were
+    for (size_t i = 0; i < result.size(); ++i) {
+      const bool states_there = plan.states[i / static_cast<size_t>(group * dims)].count > 0;
+      const uint16_t want = states_there ? F32ToBF16(result[i]) : kLeft;
+      if (attended[i] == want || std::isnan(result[i])) continue;
+      if (wrong++ == 0) UNSCOPED_INFO("coordinate " << i << " is " << result[i] << ", as bf16 " << attended[i] << ", want " << want);
+    }
+    CHECK(wrong == 0);
+    return result;
   }
 
   // The same by the reference, list by list.

@@ -117,6 +117,25 @@ TEST_CASE("A plan gives all workers as many pages, to a page or two, for any mix
   }
 }
 
+TEST_CASE("Where a plan has work for few workers, they are not neighbours") {
+  AdaPlan plan;
+  const std::vector<AdaList> lists = {{.head = 0, .tier = 0, .first_page = 0, .tokens = 1, .skip = 0},
+                                      {.head = 0, .tier = 1, .first_page = 1, .tokens = 20 * TokensPerPage(Tier::kT4, 64), .skip = 0}};
+  for (const int32_t workers : {21, 41, 42, 64, 1056}) {
+    PlanAda(64, lists, 1, {}, workers, plan);
+    int32_t busy = 0, last = -workers, nearest = workers;
+    for (int32_t w = 0; w < workers; ++w) {
+      if (plan.worker_parts[w + 1] == plan.worker_parts[w]) continue;
+      CHECK(plan.worker_parts[w + 1] == plan.worker_parts[w] + 1);
+      ++busy, nearest = std::min(nearest, w - last), last = w;
+    }
+    INFO(workers << " workers, " << busy << " busy, two of them " << nearest << " apart");
+    CHECK(busy == 21);
+    CHECK(plan.worker_parts.back() == 21);
+    CHECK(nearest == workers / 21);
+  }
+}
+
 TEST_CASE("A plan of few T8 tokens before many of T4 leaves no worker with T8 lists alone for longer than the rest need") {
   std::vector<AdaList> lists;
   for (int32_t head = 0; head < 256; ++head) {

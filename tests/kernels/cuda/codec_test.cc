@@ -191,6 +191,63 @@ TEST_CASE("The device codes to the bits of the reference: all tiers, slots, sour
   }
 }
 
+TEST_CASE("New tokens are coded to the bits of the reference, a few of a head together, wherever they go") {
+  if (NoDevice()) SPH_SKIP("no CUDA device");
+  Rng random(5);
+  for (const int32_t head_dim : kHeadDims) {
+    DeviceArrays device;
+    const auto heads = DrawHeads(head_dim, random);
+    const DeviceGeometry* geometries = PutGeometries(device, heads);
+    Pages pages(head_dim, heads.size(), 1, random);
+    std::vector<uint8_t> want = pages.bytes;
+    uint8_t* const arena = device.Put(pages.bytes);
+    std::vector<EncodeItem> items;
+    for (size_t h = 0; h < heads.size(); ++h) {
+      std::vector<CodedSlot> slots;  // of every tier: tokens of an item need not go to the same one
+      for (const Tier tier : kTiers) {
+        const int32_t page_tokens = TokensPerPage(tier, head_dim);
+        for (int32_t i = 0; i < std::min(12, page_tokens); ++i) {
+          const int16_t slot = static_cast<int16_t>((i + 5 * static_cast<int32_t>(h)) % page_tokens);
+          slots.push_back({.page = arena + pages.At(h, tier, 0), .slot = slot, .tier = tier, .utility = static_cast<uint8_t>(random()),
+                           .noted = random() % 2 == 0});
+        }
+      }
+      std::shuffle(slots.begin(), slots.end(), random);
+      for (size_t first = 0; first < slots.size();) {
+        const int32_t rows = static_cast<int32_t>(std::min<size_t>(1 + random() % kAppendRows, slots.size() - first));
+        const int64_t stride = head_dim * 3;  // as heads of a row lie
+        std::vector<float> keys(rows * stride), values(rows * stride);
+        const std::vector<float> some = Vectors(rows, head_dim, random), others = Vectors(rows, head_dim, random);
+        std::vector<float> z(rows * head_dim), v(rows * head_dim);
+        Reference().map_keys(heads[h]->geometry, some.data(), head_dim, rows, z.data());
+        Reference().rotate_values(head_dim, others.data(), head_dim, rows, v.data());
+        for (int32_t r = 0; r < rows; ++r) {
+          std::copy_n(&some[r * head_dim], head_dim, &keys[r * stride]);
+          std::copy_n(&others[r * head_dim], head_dim, &values[r * stride]);
+          CodedSlot& slot = slots[first + static_cast<size_t>(r)];
+          if (random() % 8 == 0) {
+            slot.page = nullptr;  // a head that is not sealed
+            continue;
+          }
+          uint8_t* const page = want.data() + (slot.page - arena);
+          CodingError error;
+          Reference().encode(heads[h]->geometry, slot.tier, &z[r * head_dim], &v[r * head_dim], 1, slot.slot, page, &error);
+          if (slot.noted) page[LayoutOf(slot.tier, head_dim).utilities + slot.slot] = slot.utility;
+        }
+        items.push_back({.head = static_cast<int32_t>(h), .rows = rows, .codings = 1, .source = TokenSource::kRaw, .first = 0,
+                         .keys = device.Put(keys), .values = device.Put(values), .key_stride = stride, .value_stride = stride,
+                         .slots = device.Put(std::vector<CodedSlot>(slots.begin() + first, slots.begin() + first + rows)),
+                         .errors = nullptr});
+        first += static_cast<size_t>(rows);
+      }
+    }
+    DeviceArrays::Check(Append(device.stream(), head_dim, geometries, device.Put(items), static_cast<int32_t>(items.size())));
+    const std::vector<uint8_t> got = device.Get(arena, pages.bytes.size());
+    INFO(FirstDifference(pages, got, want));
+    CHECK(got == want);
+  }
+}
+
 // All tokens of all pages coded.
 Pages FullPages(const std::vector<std::unique_ptr<Head>>& heads, int32_t head_dim, int32_t per_tier, Rng& random) {
   Pages pages(head_dim, heads.size(), per_tier, random);

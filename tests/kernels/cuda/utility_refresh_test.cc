@@ -166,8 +166,6 @@ void CheckRefresh(int32_t head_dim, int32_t group, float softcap) {
   }
   const DeviceArray<RefreshItem> on_device(device, items);
   const DeviceArray<RefreshWork> all(device, std::vector<RefreshWork>{work}), nothing(device, std::vector<RefreshWork>{RefreshWork{}});
-  const DeviceArray<float> mapped(device, static_cast<int64_t>(items.size()) * group * head_dim),
-      terms(device, static_cast<int64_t>(items.size()) * group * kRefreshTerms);
   const AdaHeads heads = {.maps = maps.data(), .centres = centres.data()};
   const RefreshBatch batch = {.shape = scene.shape,
                               .kv_heads = kKvHeads,
@@ -175,9 +173,7 @@ void CheckRefresh(int32_t head_dim, int32_t group, float softcap) {
                               .head_states = head_states.data(),
                               .states = {.max = state_max.data(), .sum = state_sum.data(), .output = nullptr},
                               .arena = arena.data(),
-                              .step = kReadStep[8],
-                              .mapped = mapped.data(),
-                              .terms = terms.data()};
+                              .step = kReadStep[8]};
   Require(RefreshUtilities(device.stream(), heads, batch, nothing.data(), on_device.data()));
   CHECK(arena.Fetch() == scene.arena);
   Require(RefreshUtilities(device.stream(), heads, batch, all.data(), on_device.data()));
