@@ -6,6 +6,7 @@
 #include <limits>
 
 #include "engine/kv/head_notes.h"
+#include "engine/kv/retier.h"
 #include "kernels/base/check.h"
 #include "kernels/base/float16.h"
 #include "kernels/dense/rows.h"
@@ -414,6 +415,7 @@ int32_t Forward::AttentionOf(const HeadPages& pages, int32_t position, int32_t r
 void Forward::RefreshHead(const StepItem& item, int32_t row, int32_t layer, int32_t kv_head, const KvArenas& arenas,
                           std::vector<float>& p) {
   constexpr int32_t kRefreshesMax = 32;
+  static_assert((kRefreshesMax - 1) * kRefreshSteps <= kOrderedTokens, "those before T8's ordered tokens have the same share");
   constexpr float kWholeEnergy = 2.1f;
   const int32_t group = attention_.group, d = spec_.head_dim, head = layer * spec_.kv_heads + kv_head;
   const HeadPages& pages = item.pages->at(layer, kv_head);

@@ -14,9 +14,8 @@ struct Plane {
 };
 
 // In units of some 80 ns, tuned on an H200 with rdr mixtures: what a page costs a worker in arithmetic (lower tiers have more tokens in a
-// page), what it costs where all workers wait for memory, and what beginning and ending a part costs. The arithmetic of T4 to T1 was scaled
-// by instructions since, from 28, 60, 52 and 80: that is not measured.
-constexpr int64_t kArithmeticCost[kTierCount] = {18, 26, 47, 43, 65};
+// page), what it costs where all workers wait for memory, and what beginning and ending a part costs.
+constexpr int64_t kArithmeticCost[kTierCount] = {18, 28, 60, 52, 80};
 constexpr int64_t kMemoryCost = 28;
 constexpr int64_t kPartCost = 55;
 

@@ -167,6 +167,14 @@ void CheckSameTokens(Room& room) {
   }
 }
 
+// On the device and on the CPU: every token then stands in the same place. items [kHeads], in their order
+void RetierOnBoth(Room& room, std::span<const RetierItem> items) {
+  Require(room.retier->Run(items));
+  RunRetier(room.geometry, room.spec.attention_scale, room.arenas(), items, room.threads);
+  for (int32_t h = 0; h < kHeads; ++h) RecordRetier(items[static_cast<size_t>(h)], room.heads[static_cast<size_t>(h)]);
+  CheckSameTokens(room);
+}
+
 // Every count of one curve lies between those that the other has a step before and a step after.
 void CheckStepApart(const RateCurve& got, const RateCurve& want) {
   CHECK(got.tokens == want.tokens);
@@ -236,10 +244,7 @@ void CheckHeads(int32_t head_dim, int32_t window, int32_t tokens, int32_t price)
     room.Lend(head, CountsAfter(item));
     seals.push_back(item);
   }
-  Require(room.retier->Run(seals));
-  RunRetier(room.geometry, room.spec.attention_scale, room.arenas(), seals, room.threads);
-  for (int32_t h = 0; h < kHeads; ++h) RecordRetier(seals[static_cast<size_t>(h)], room.heads[static_cast<size_t>(h)]);
-  CheckSameTokens(room);
+  RetierOnBoth(room, seals);
   if (window == 0) CHECK(room.FromDevice(room.device_coded) == room.coded);
 
   for (const int32_t more : {10, 25, 60}) {
@@ -266,10 +271,7 @@ void CheckHeads(int32_t head_dim, int32_t window, int32_t tokens, int32_t price)
       AssignLists(item, head_dim, [&] { return room.next_coded++ * 7 % kPages; });
       reprices.push_back(std::move(item));
     }
-    Require(room.retier->Run(reprices));
-    RunRetier(room.geometry, room.spec.attention_scale, room.arenas(), reprices, room.threads);
-    for (int32_t h = 0; h < kHeads; ++h) RecordRetier(reprices[static_cast<size_t>(h)], room.heads[static_cast<size_t>(h)]);
-    CheckSameTokens(room);
+    RetierOnBoth(room, reprices);
   }
 }
 
@@ -327,10 +329,7 @@ void CheckSettling(int32_t head_dim, std::array<int32_t, kHeads> tokens) {
       AssignLists(item, head_dim, [&] { return room.next_coded++ * 7 % kPages; });
       items.push_back(std::move(item));
     }
-    Require(room.retier->Run(items));
-    RunRetier(room.geometry, room.spec.attention_scale, room.arenas(), items, room.threads);
-    for (int32_t h = 0; h < kHeads; ++h) RecordRetier(items[static_cast<size_t>(h)], room.heads[static_cast<size_t>(h)]);
-    CheckSameTokens(room);
+    RetierOnBoth(room, items);
   }
   CHECK(left_all > tokens[0] / 2);
   CHECK(room.heads[0].of(Tier::kT3).tokens > 0);
