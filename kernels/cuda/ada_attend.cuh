@@ -66,17 +66,8 @@ struct AdaReader : CodeProducts<kHeadTiles> {
   float factor[kHeadTiles], centre[kHeadTiles];
   int start[kHeadTiles];
 
-  // Digits were made before any page was read, and by the time a later part wants them they are far away: they are asked for while the
-  // part before it is read, and at its beginning all at once.
-  __device__ __forceinline__ void ExpectDigits(const AdaPart& of) const {
-    const uint8_t* of_list = arguments.digits + of.list * arguments.digit_bytes;
-    for (int at = 128 * lane; at < arguments.digit_bytes; at += 128 * 32) asm volatile("prefetch.global.L2 [%0];" ::"l"(of_list + at));
-  }
   __device__ __forceinline__ void Begin(const AdaPart& part) {
     const uint32_t list_at = static_cast<uint32_t>(part.list) * static_cast<uint32_t>(arguments.digit_bytes);
-    for (int at = 128 * lane; at < arguments.digit_bytes; at += 128 * 32) {
-      asm volatile("prefetch.global.L1 [%0];" ::"l"(arguments.digits + list_at + at));
-    }
     const AdaDigitHeader* header = reinterpret_cast<const AdaDigitHeader*>(arguments.digits + list_at);
     Products::SetQuery(list_at + sizeof(AdaDigitHeader), part.head % arguments.kv_heads * kTierCount + part.tier);
     fresh = true;
@@ -436,7 +427,6 @@ __global__ void __launch_bounds__(32 * AdaWarps(kHeadDim, kHeadTiles), 1) ReadPa
   for (int p = begin; p < end; ++p) {
     const AdaPart part = arguments.parts[p];
     reader.Begin(part);
-    if (p + 1 < end) reader.ExpectDigits(arguments.parts[p + 1]);
     switch (static_cast<Tier>(part.tier)) {
       case Tier::kT8: reader.template ReadPart<Tier::kT8>(part, number, warp, 1 + pair, stream); break;
       case Tier::kT4: reader.template ReadPart<Tier::kT4>(part, number, warp, 1 + pair, stream); break;
