@@ -29,8 +29,8 @@ __device__ __forceinline__ float WarpSum(float x) {
 }
 
 // What PrepareQueries is for a head dim and a number of queries that a block takes. A thread maps some of them to four outputs, over a
-// slice of the coordinates. Few queries: all that the block's threads can do at once, for nobody else is there to do it. 16: two blocks on a
-// multiprocessor, of which one maps while the other loads or splits.
+// slice of the coordinates. Few queries: all that the block's threads can do at once, for nobody else is there to do it. 16, where rows are
+// many: more sums a thread, so that less is read for each.
 template <int kDims, int kQueries>
 struct PrepareShape {
   static constexpr int kThreads = kQueries == 16 ? 256 : 512, kWarps = kThreads / 32;
@@ -63,31 +63,24 @@ __device__ __forceinline__ void AddWeighted(float weight, const float4& x, float
   sum.z = fmaf(weight, x.z, sum.z), sum.w = fmaf(weight, x.w, sum.w);
 }
 
-// A block maps the queries of up to kQueries / G rows of one kv head, and splits them for the rows' lists. What a thread reads first of the
-// map it asks for before all else. All that is known when this is compiled makes it short: a kernel that runs once a layer waits for its own
-// instructions.
+// A block maps the queries of up to kQueries / G rows of one kv head, and splits them for the rows' lists. All that is known when this is
+// compiled makes it short: a kernel that runs once a layer waits for its own instructions.
 template <int kDims, int kQueries>
 __global__ void __launch_bounds__(PrepareShape<kDims, kQueries>::kThreads, PrepareShape<kDims, kQueries>::kBlocks)
     PrepareQueries(const __grid_constant__ PrepareArguments a) {
   extern __shared__ __align__(16) float memory[];
   using Shape = PrepareShape<kDims, kQueries>;
   constexpr int kPieces = Shape::kPieces, kQuads = Shape::kQuads, kEach = Shape::kEach, kSlices = Shape::kSlices, kAhead = Shape::kAhead;
-  const int group = a.shape.group, head = blockIdx.x % a.kv_heads;
-  const int first_row = blockIdx.x / a.kv_heads * a.rows_together;
+  const uint32_t thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
+  const int group = a.shape.group, head = static_cast<int>(blockIdx.x % static_cast<uint32_t>(a.kv_heads));
+  const int first_row = static_cast<int>(blockIdx.x / static_cast<uint32_t>(a.kv_heads)) * a.rows_together;
   const int rows = min(a.rows_together, a.rows - first_row), queries = rows * group;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  // Who lists what: two rows a warp, and a lane for each of a row's lists, of which there is at most one a tier.
-  constexpr int kSlots = 16;
-  static_assert(kTierCount <= kSlots && 2 * Shape::kWarps >= kQueries);
-  const int list_row = 2 * warp + lane / kSlots, slot = lane % kSlots;
-  int own_begin = 0, own_count = 0, own_tier = 0;
-  if (list_row < rows) {
-    const int at = (first_row + list_row) * a.kv_heads + head;
-    own_begin = a.head_lists[at], own_count = a.head_lists[at + 1] - own_begin;
-  }
-  const int piece = threadIdx.x % kPieces, part = threadIdx.x / kPieces, slice = part % kSlices, first_query = part / kSlices * kEach;
+
+  // All that memory has to bring is asked for before any of it is used. First the map; a slice is a run of quads of coordinates.
+  const uint32_t piece = thread % kPieces, part = thread / kPieces, slice = part % kSlices, first_query = part / kSlices * kEach;
   const bool maps = first_query < kQueries;
-  const int begin = kQuads * slice / kSlices, length = maps ? kQuads * (slice + 1) / kSlices - begin : 0;
+  const int begin = static_cast<int>(kQuads * slice / kSlices);
+  const int length = kQuads % kSlices == 0 ? kQuads / kSlices : static_cast<int>(kQuads * (slice + 1) / kSlices) - begin;
   const float4* map = reinterpret_cast<const float4*>(a.heads.maps + int64_t{head} * kDims * kDims) + 4 * begin * kPieces + piece;
   float4 ahead[kAhead][4];
 #pragma unroll
@@ -97,73 +90,106 @@ __global__ void __launch_bounds__(PrepareShape<kDims, kQueries>::kThreads, Prepa
       if (i < length) ahead[i][k] = __ldg(map + (4 * i + k) * kPieces);
     }
   }
-  if (a.next_begins) LetNextBegin();
-  float4* query = reinterpret_cast<float4*>(memory);                         // [kQueries][D]
-  float* mapped = memory + Shape::kQueryFloats;                              // [kQueries][MappedFloats(D)]
-  float4* partial = reinterpret_cast<float4*>(mapped + Shape::kMappedFloats);  // [kSlices][kQueries][D]
-  __shared__ float centres[kQueries];
-  __shared__ TierSteps tiers[kTierCount];
-  __shared__ int list_begin[kQueries], list_count[kQueries], list_tier[kQueries][kTierCount];
-  // Past the first cache: what made them may have ended a moment ago.
+  // Queries, past the first cache: what made them may have ended a moment ago.
+  constexpr int kQueryTurns = (kQueries * kQuads + Shape::kThreads - 1) / Shape::kThreads;
+  float4 own_query[kQueryTurns];
 #pragma unroll
-  for (int first = 0; first < kQueries * kQuads; first += Shape::kThreads) {
-    const int i = first + static_cast<int>(threadIdx.x), q = i / kQuads, row = q * a.group_inverse >> 16;
-    if (i >= kQueries * kQuads) break;
+  for (int turn = 0; turn < kQueryTurns; ++turn) {
+    const uint32_t i = turn * Shape::kThreads + thread;
+    const int q = static_cast<int>(i / kQuads), row = q * a.group_inverse >> 16;
     const int64_t from = (int64_t{first_row + row} * a.kv_heads + head) * group + q - row * group;
-    query[i] = q < queries ? __ldcg(reinterpret_cast<const float4*>(a.query) + from * kQuads + i % kQuads) : float4{0, 0, 0, 0};
+    own_query[turn] = q < queries ? __ldcg(reinterpret_cast<const float4*>(a.query) + from * kQuads + i % kQuads) : float4{0, 0, 0, 0};
   }
-  constexpr int kTierWords = sizeof(TierSteps) / 4;
-  static_assert(kTierCount * kTierWords <= Shape::kThreads);
-  if (threadIdx.x < kTierCount * kTierWords) {
-    const int tier = threadIdx.x / kTierWords, word = threadIdx.x % kTierWords;
-    reinterpret_cast<uint32_t*>(tiers)[threadIdx.x] =
-        reinterpret_cast<const uint32_t*>(a.heads.planes[head * kTierCount + tier].widths)[word];
+  constexpr uint32_t kTierWords = sizeof(TierSteps) / 4;
+  static_assert(kTierCount * kTierWords <= Shape::kThreads && kDims <= Shape::kThreads);
+  uint32_t own_word = 0;
+  if (thread < kTierCount * kTierWords) {
+    own_word = reinterpret_cast<const uint32_t*>(a.heads.planes[head * kTierCount + thread / kTierWords].widths)[thread % kTierWords];
   }
-  if (slot < own_count) own_tier = a.lists[own_begin + slot].tier;
+  const float own_centre = a.heads.centres != nullptr && thread < kDims ? __ldg(a.heads.centres + head * kDims + thread) : 0.0f;
+  if (a.next_begins) LetNextBegin();
+  // Who lists what: a warp has four rows' lists, eight lanes for each row, for it has at most one a tier; and to know where these come
+  // among the block's, it has all rows' numbers, a lane for each.
+  constexpr uint32_t kSlots = 8;
+  static_assert(kTierCount <= kSlots && 4 * Shape::kWarps >= kQueries);
+  int own_list = -1, own_place = 0, own_tier = 0, all_lists = 0;
+  if (4 * warp < kQueries) {
+    const int row = static_cast<int>(4 * warp + lane / kSlots), slot = static_cast<int>(lane % kSlots);
+    const int at = (first_row + static_cast<int>(lane)) * a.kv_heads + head;
+    const int first = lane < static_cast<uint32_t>(rows) ? a.head_lists[at] : 0;
+    const int count = lane < static_cast<uint32_t>(rows) ? a.head_lists[at + 1] - first : 0;
+    int before = count;  // with the row's own
+#pragma unroll
+    for (uint32_t apart = 1; apart < kQueries; apart *= 2) {
+      const int more = __shfl_up_sync(~0u, before, apart);
+      if (lane >= apart) before += more;
+    }
+    all_lists = __shfl_sync(~0u, before, kQueries - 1);
+    own_place = __shfl_sync(~0u, before - count, row) + slot;
+    if (slot < __shfl_sync(~0u, count, row)) own_list = slot;
+    const int row_first = __shfl_sync(~0u, first, row);
+    if (own_list >= 0) own_list += row_first, own_tier = a.lists[own_list].tier;
+  }
+
+  float4* query = reinterpret_cast<float4*>(memory);                           // [kQueries][D]
+  float* mapped = memory + Shape::kQueryFloats;                                // [kQueries][MappedFloats(D)]
+  float4* partial = reinterpret_cast<float4*>(mapped + Shape::kMappedFloats);  // [kSlices][kQueries][D]
+  struct OwnList {
+    int list, row, tier;
+  };
+  __shared__ float centre[kDims], centres[kQueries];
+  __shared__ TierSteps tiers[kTierCount];
+  __shared__ OwnList lists[kQueries * kTierCount];
+  __shared__ int list_count;
+#pragma unroll
+  for (int turn = 0; turn < kQueryTurns; ++turn) {
+    const uint32_t i = turn * Shape::kThreads + thread;
+    if (i < kQueries * kQuads) query[i] = own_query[turn];
+  }
+  if (thread < kTierCount * kTierWords) reinterpret_cast<uint32_t*>(tiers)[thread] = own_word;
+  if (thread < kDims) centre[thread] = own_centre;
   __syncthreads();
   if (maps) {
     float4 sums[kEach] = {};
+    const float4* of = query + first_query * kQuads + begin;
+    map += 4 * kAhead * kPieces;
 #pragma unroll 1
-    for (int first = 0; first < length; first += kAhead) {
+    for (int left = length; left > 0; left -= kAhead, of += kAhead, map += 4 * kAhead * kPieces) {
 #pragma unroll
       for (int i = 0; i < kAhead; ++i) {
-        if (first + i >= length) break;
+        if (kQuads % (kSlices * kAhead) != 0 && i >= left) break;
 #pragma unroll
         for (int q = 0; q < kEach; ++q) {
-          const float4 x = query[(first_query + q) * kQuads + begin + first + i];
+          const float4 x = of[q * kQuads + i];
           AddWeighted(x.x, ahead[i][0], sums[q]), AddWeighted(x.y, ahead[i][1], sums[q]);
           AddWeighted(x.z, ahead[i][2], sums[q]), AddWeighted(x.w, ahead[i][3], sums[q]);
         }
-        if (kAhead < Shape::kLongest && first + i + kAhead < length) {
+        if (kAhead < Shape::kLongest && i + kAhead < left) {
 #pragma unroll
-          for (int k = 0; k < 4; ++k) ahead[i][k] = __ldg(map + (4 * (first + i + kAhead) + k) * kPieces);
+          for (int k = 0; k < 4; ++k) ahead[i][k] = __ldg(map + (4 * i + k) * kPieces);
         }
       }
     }
 #pragma unroll
     for (int q = 0; q < kEach; ++q) partial[(slice * kQueries + first_query + q) * kPieces + piece] = sums[q];
   }
-  if (list_row < rows) {
-    if (slot < kTierCount) list_tier[list_row][slot] = own_tier;
-    if (slot == 0) list_begin[list_row] = own_begin, list_count[list_row] = own_count;
-  }
+  if (own_list >= 0) lists[own_place] = {own_list, static_cast<int>(4 * warp + lane / kSlots), own_tier};
+  if (thread == 0) list_count = all_lists;
 #pragma unroll 1
-  for (int q = warp; q < kQueries; q += Shape::kWarps) {
+  for (uint32_t q = warp; q < kQueries && a.heads.centres != nullptr; q += Shape::kWarps) {
     float sum = 0;
-    if (a.heads.centres != nullptr) {
-      const float* centre = a.heads.centres + head * kDims;
 #pragma unroll
-      for (int d = lane, turn = 0; turn < (kDims + 31) / 32; ++turn, d += 32) {
-        if (d < kDims) sum = fmaf(__ldg(centre + d), reinterpret_cast<const float*>(query)[q * kDims + d], sum);
-      }
-      sum = WarpSum(sum);
+    for (uint32_t first = 0; first < kDims; first += 32) {
+      const uint32_t d = first + lane;
+      if (d < kDims) sum = fmaf(centre[d], reinterpret_cast<const float*>(query)[q * kDims + d], sum);
     }
+    sum = WarpSum(sum);
     if (lane == 0) centres[q] = sum;
   }
   __syncthreads();
 #pragma unroll
-  for (int first = 0; first < kQueries * kPieces; first += Shape::kThreads) {
-    const int i = first + static_cast<int>(threadIdx.x), q = i / kPieces, of = i % kPieces;
+  for (uint32_t first = 0; first < kQueries * kPieces; first += Shape::kThreads) {
+    const uint32_t i = first + thread, q = i / kPieces, of = i % kPieces;
     if (i >= kQueries * kPieces) break;
     float4 sum = {};
 #pragma unroll
@@ -171,19 +197,20 @@ __global__ void __launch_bounds__(PrepareShape<kDims, kQueries>::kThreads, Prepa
     *reinterpret_cast<float4*>(mapped + q * MappedFloats(kDims) + of / 4 * kMappedGroup + of % 4 * 4) = sum;
   }
   __syncthreads();
-  // All (list, row, head) of the block in turn, a few to a warp at a time: first the rows' first lists, then their second ones, ...
-  constexpr int kAtOnce = 32 / SplitLanes(kDims);
-  const int heads = 4 * a.head_tiles, row_heads = rows * heads;
+  // All (list, head) of the block in turn, a few to a warp at a time.
+  constexpr uint32_t kAtOnce = 32 / SplitLanes(kDims);
+  const uint32_t heads = 4 * static_cast<uint32_t>(a.head_tiles), head_bits = 2 + static_cast<uint32_t>(a.head_tiles) / 2;  // of 4, 8, 16
+  const uint32_t turns = static_cast<uint32_t>(list_count) << head_bits;
 #pragma unroll 1
-  for (int first = warp * kAtOnce; first < kTierCount * row_heads; first += Shape::kWarps * kAtOnce) {
-    const int turn = first + lane / SplitLanes(kDims), list = turn / row_heads, row = (turn - list * row_heads) / heads;
-    const int of_group = turn % heads, q = row * group + min(of_group, group - 1);
-    const bool there = list < list_count[row];
-    if (__ballot_sync(~0u, there) == 0) continue;
-    const AdaSplit split = {.there = there, .tier = tiers[there ? list_tier[row][list] : 0], .head_tiles = a.head_tiles, .head = of_group,
-                            .real = of_group < group, .scale = a.shape.scale, .mapped = mapped + q * MappedFloats(kDims),
-                            .centre = centres[q]};
-    SplitForList<kDims>(split, lane, a.digits + (list_begin[row] + list) * a.digit_bytes);
+  for (uint32_t first = warp * kAtOnce; first < turns; first += Shape::kWarps * kAtOnce) {
+    const uint32_t turn = first + lane / SplitLanes(kDims);
+    const bool there = turn < turns;
+    const OwnList of = lists[there ? turn >> head_bits : 0];
+    const int of_group = static_cast<int>(turn % heads), q = of.row * group + min(of_group, group - 1);
+    const AdaSplit split = {.there = there, .tier = tiers[of.tier], .head_tiles = a.head_tiles, .head = of_group, .real = of_group < group,
+                            .scale = a.shape.scale, .mapped = mapped + q * MappedFloats(kDims),
+                            .centre = a.heads.centres != nullptr ? centres[q] : 0.0f};
+    SplitForList<kDims>(split, static_cast<int>(lane), a.digits + of.list * a.digit_bytes);
   }
   WaitForBefore();  // what codes the rows' new tokens, perhaps: who waits for this kernel waits for it too
 }
@@ -384,12 +411,12 @@ auto ForHeadDim(int head_dim, Of of) {
 }
 struct PrepareLaunch {
   void (*kernel)(PrepareArguments);
-  int threads, shared_bytes;
+  int threads, shared_bytes, blocks;  // blocks: on a multiprocessor
 
   template <int kDims, int kQueries>
   static PrepareLaunch Of() {
     using Shape = PrepareShape<kDims, kQueries>;
-    return {PrepareQueries<kDims, kQueries>, Shape::kThreads, Shape::kBytes};
+    return {PrepareQueries<kDims, kQueries>, Shape::kThreads, Shape::kBytes, Shape::kBlocks};
   }
 };
 PrepareLaunch PrepareLaunchOf(int head_dim, int queries) {
@@ -440,16 +467,16 @@ CudaStatus AdaDecoder::Prepare(Stream stream, const AdaHeads& heads, const AdaBa
   const int queries = batch.rows * batch.kv_heads > 2 * processors ? 16 : group_ <= 4 ? 4 : group_ <= 8 ? 8 : 16;
   const int rows_together = queries / group_;
   const int blocks = static_cast<int>(CeilDiv(batch.rows, rows_together)) * batch.kv_heads;
-  // Where reading begins early, its blocks take multiprocessors in the order in which these become free. That costs a mixture of tiers up
-  // to 5 %: blocks that ask most of the memory then lie side by side. One tier gains 1 %, few rows of any kind 3 to 5 %.
-  const bool next_begins = batch.list_count <= batch.rows * batch.kv_heads || 4 * blocks <= processors;
+  // Reading's blocks take multiprocessors as these become free. Where all of ours are there at once that gains a mixture 3 to 5 % (64 and
+  // 128 rows), where they come one after another (256 rows) it loses 3 %.
+  const PrepareLaunch prepare = PrepareLaunchOf(head_dim_, queries);
+  const bool next_begins = blocks <= prepare.blocks * processors;
   PrepareArguments arguments = {.shape = batch.shape, .heads = heads, .rows = batch.rows, .kv_heads = batch.kv_heads,
                                 .rows_together = rows_together, .head_tiles = AdaHeadTiles(group_),
                                 .group_inverse = (65536 + group_ - 1) / group_, .next_begins = next_begins,
                                 .query = batch.query,
                                 .lists = batch.lists, .head_lists = batch.head_lists, .digits = batch.digits,
                                 .digit_bytes = DigitBytes()};
-  const PrepareLaunch prepare = PrepareLaunchOf(head_dim_, queries);
   return LaunchOverlapped(stream, overlap_ && batch.entering, prepare.kernel, BlocksOf(blocks), prepare.threads, prepare.shared_bytes,
                           arguments);
 }

@@ -54,8 +54,8 @@ __device__ __forceinline__ float MaxOrNan(float x, float y) {
   return z;
 }
 
-// Weights W of a group's 16 coordinates in a plane of 8 >> kKind bits become those of bytes, V. Coordinate 4 n + j is, of 2 bits or more, in
-// byte j of a word, field n of its byte; of 1 bit it is bit j of nibble n, and nibbles are in different words.
+// Weights W of a group's 16 coordinates in a plane of 8 >> kKind bits become those of bytes, V. Coordinate 4 n + j is, of 2 or 4 bits, in
+// byte j of word n / fields of a byte, field n % fields of that byte; of 1 bit it is bit j of nibble n.
 template <int kKind>
 __device__ __forceinline__ void WeighBytes(float (&w)[kGroup]) {
   constexpr int kFields = 1 << kKind, kBits = 8 >> kKind;
@@ -79,9 +79,9 @@ __device__ __forceinline__ void WeighBytes(float (&w)[kGroup]) {
     }
   }
   if constexpr (kKind == 3) {
-    // Above a nibble's bit in its byte a shift leaves nothing, below it are the nibble's lower bits and, of those that the shift moved out of
-    // the byte before, at most three. With sums over the nibble's bits from b on, T_b = V_b + V_(b+1) / 2 + .., and the next nibble's T':
-    // W_b = T_b + 2^(b-8) T'_0 - T'_b / 256.
+    // Above a nibble's bit in its byte a shift leaves nothing, below it are the nibble's lower bits and, of those that the shift moved out
+    // of the byte before, at most three. With sums over the nibble's bits from b on, T_b = V_b + V_(b+1) / 2 + .., and the next nibble's
+    // T': W_b = T_b + 2^(b-8) T'_0 - T'_b / 256.
 #pragma unroll
     for (int n = 2; n >= 0; --n) {
 #pragma unroll
@@ -198,7 +198,8 @@ __device__ __forceinline__ void SplitForList(const AdaSplit& of, int lane, uint8
     const uint32_t planes = all >> lane / kLanes * kLanes & ((1u << kLanes) - 1);
     const int count = __popc(planes), chunks = (count + kTogether - 1) / kTogether;
     if (has) {
-      const float scale = inverse * power_of_two((width & ~(2 * kBits - 1)) + kBits - width);  // its place in the code below the narrowest's
+      // The plane's place in the code is below the narrowest's.
+      const float scale = inverse * power_of_two((width & ~(2 * kBits - 1)) + kBits - width);
       float w[kGroup];
 #pragma unroll
       for (int i = 0; i < kGroup; ++i) w[i] = weights[i] * scale;
