@@ -17,7 +17,8 @@ namespace {
 
 CudaStatus StatusOf(cudaError_t error) { return static_cast<CudaStatus>(error); }
 
-constexpr int kMergeThreads = 256;
+// Of a block of MergeStates, where kWarps merge the states of one head.
+constexpr int MergeThreads(int warps) { return warps > 8 ? 32 * warps : 256; }
 
 __device__ __forceinline__ float WarpMax(float x) {
   for (int apart = 16; apart > 0; apart /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, apart));
@@ -284,12 +285,12 @@ __device__ __forceinline__ uint16_t Bf16Of(float x) { return __bfloat16_as_ushor
 // has a few states. Lane l has coordinates 4l .. 4l + 3, and of 256 also those 128 further on. A warp asks for its first states' outputs
 // before it knows what they weigh.
 template <int kDims, int kWarps>
-__global__ void __launch_bounds__(kMergeThreads) MergeStates(const __grid_constant__ MergeArguments a,
-                                                              const __grid_constant__ SignBits signs) {
-  constexpr int kHeads = kMergeThreads / 32 / kWarps;  // of a block
+__global__ void __launch_bounds__(MergeThreads(kWarps)) MergeStates(const __grid_constant__ MergeArguments a,
+                                                                     const __grid_constant__ SignBits signs) {
+  constexpr int kThreads = MergeThreads(kWarps), kHeads = kThreads / 32 / kWarps;  // of a block
   constexpr int kSets = kDims > 128 ? 2 : 1, kQuads = kDims / 4;
   constexpr int kAhead = kWarps == 1 ? 4 : kSets == 1 ? 16 : 8;  // divides 32
-  __shared__ float4 outputs[kWarps > 1 ? kSets * kMergeThreads : 1];
+  __shared__ float4 outputs[kWarps > 1 ? kSets * kThreads : 1];
   __shared__ float sums[kWarps];
   LetNextBegin();
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % kWarps;
@@ -357,7 +358,7 @@ __global__ void __launch_bounds__(kMergeThreads) MergeStates(const __grid_consta
   total = WarpSum(total);
   if constexpr (kWarps > 1) {
 #pragma unroll
-    for (int k = 0; k < kSets; ++k) outputs[k * kMergeThreads + threadIdx.x] = sum[k];
+    for (int k = 0; k < kSets; ++k) outputs[k * kThreads + threadIdx.x] = sum[k];
     if (lane == 0) sums[warp] = total;
     __syncthreads();
     if (warp > 0) return;
@@ -365,7 +366,7 @@ __global__ void __launch_bounds__(kMergeThreads) MergeStates(const __grid_consta
     for (int w = 1; w < kWarps; ++w) {
       total += sums[w];
 #pragma unroll
-      for (int k = 0; k < kSets; ++k) AddWeighted(1, outputs[k * kMergeThreads + 32 * w + lane], sum[k]);
+      for (int k = 0; k < kSets; ++k) AddWeighted(1, outputs[k * kThreads + 32 * w + lane], sum[k]);
     }
   }
   const float inverse = states.count == 0 ? 0.0f : 1 / total;
@@ -425,9 +426,10 @@ PrepareLaunch PrepareLaunchOf(int head_dim, int queries) {
   });
 }
 using MergeKernel = void (*)(MergeArguments, SignBits);
-constexpr int kMergeWarps = kMergeThreads / 32;
-MergeKernel MergeKernelOf(int head_dim, bool many) {
-  return ForHeadDim(head_dim, [&]<int kDims>() -> MergeKernel { return many ? MergeStates<kDims, kMergeWarps> : MergeStates<kDims, 1>; });
+MergeKernel MergeKernelOf(int head_dim, int warps) {
+  return ForHeadDim(head_dim, [&]<int kDims>() -> MergeKernel {
+    return warps == 1 ? MergeStates<kDims, 1> : warps == 8 ? MergeStates<kDims, 8> : MergeStates<kDims, 16>;
+  });
 }
 
 }  // namespace
@@ -496,10 +498,12 @@ CudaStatus AdaDecoder::Merge(Stream stream, const AdaBatch& batch) const {
   const MergeArguments arguments = {.states = batch.states, .heads = batch.head_states,
                                     .query_heads = batch.rows * batch.kv_heads * group_, .group = group_,
                                     .unrotate = batch.unrotate, .output = batch.output, .attended = batch.attended};
-  // A plan has about a state per worker and list.
+  // A plan has about a state per worker and list. Few heads have many states each, and multiprocessors to themselves.
   const bool many = kAdaPartStates * workers() > 16 * batch.rows * batch.kv_heads;
-  const int blocks = many ? arguments.query_heads : static_cast<int>(CeilDiv(arguments.query_heads, kMergeWarps));
-  return LaunchOverlapped(stream, overlap_, MergeKernelOf(head_dim_, many), BlocksOf(blocks), kMergeThreads, 0, arguments, kSignBits);
+  const int warps = !many ? 1 : arguments.query_heads > blocks_ ? 8 : 16;
+  const int blocks = static_cast<int>(CeilDiv(32 * warps * arguments.query_heads, MergeThreads(warps)));
+  return LaunchOverlapped(stream, overlap_, MergeKernelOf(head_dim_, warps), BlocksOf(blocks), MergeThreads(warps), 0, arguments,
+                          kSignBits);
 }
 
 CudaStatus AdaDecoder::Attend(Stream stream, const AdaHeads& heads, const AdaBatch& batch) const {
