@@ -403,6 +403,18 @@ struct AdaReader : CodeProducts<kHeadTiles> {
   }
 };
 
+// The block's share of the plan: that of its multiprocessor, unless another block has taken it; then any that nobody has.
+__device__ __forceinline__ int TakeSeat(const AdaReadArguments& arguments) {
+  if (arguments.taken == nullptr) return blockIdx.x;
+  const int blocks = gridDim.x;
+  uint32_t processor;
+  asm volatile("mov.u32 %0, %smid;" : "=r"(processor));
+  int seat = processor < kAdaSeats ? arguments.seats.of[processor] : processor;
+  if (seat >= blocks) seat = blockIdx.x;
+  while (atomicExch(arguments.taken + seat, 1) != 0) seat = seat + 1 == blocks ? 0 : seat + 1;
+  return seat;
+}
+
 template <int kHeadDim, int kHeadTiles>
 __global__ void __launch_bounds__(32 * AdaWarps(kHeadDim, kHeadTiles), 1) ReadPages(const __grid_constant__ AdaReadArguments arguments) {
   extern __shared__ __align__(128) uint8_t shared[];
@@ -411,11 +423,13 @@ __global__ void __launch_bounds__(32 * AdaWarps(kHeadDim, kHeadTiles), 1) ReadPa
   constexpr int kPage = PageBytes(kHeadDim), kRing = kRingStages * kPage, kExchange = AdaExchangeBytes(kHeadTiles);
   uint8_t* exchanges = shared + pairs * kRing;
   uint8_t* controls = exchanges + 2 * pairs * kExchange;
-  const int worker = blockIdx.x * pairs + pair;
-  const int begin = arguments.worker_parts[worker], end = arguments.worker_parts[worker + 1];
+  __shared__ int seat;
+  if (threadIdx.x == 0) seat = TakeSeat(arguments);
   PageRing ring(shared + pair * kRing, controls + pair * PageRing::kControlBytes, kPage, lane);
   if (warp == 0) ring.Initialize();
   __syncthreads();
+  const int worker = seat * pairs + pair;
+  const int begin = arguments.worker_parts[worker], end = arguments.worker_parts[worker + 1];
   if (begin == end) return;
   PageStream<kHeadDim> stream(arguments, ring, begin, end, lane);
   if (arguments.entering && static_cast<Tier>(arguments.parts[begin].tier) == Tier::kT8) arguments.WaitForQueries();  // T8 comes first

@@ -42,6 +42,8 @@ struct AdaBatch {
   const int32_t* head_lists = nullptr;
   const AdaPart* parts = nullptr;
   const int32_t* worker_parts = nullptr;
+  // [seats()], zero before each call: each multiprocessor reads its own part of the plan. Or null: any reads any.
+  int32_t* seats_taken = nullptr;
   const AdaHeadStates* head_states = nullptr;
 
   uint8_t* digits = nullptr;          // [list_count * DigitBytes()], scratch; aligned to 256
@@ -60,6 +62,7 @@ class AdaDecoder {
   CudaStatus Create(int32_t head_dim, int32_t group);
 
   int32_t workers() const { return warps_ / 2 * blocks_; }  // to plan for
+  int32_t seats() const { return blocks_; }
   int64_t DigitBytes() const;                               // of scratch, per list
   CudaStatus Attend(Stream stream, const AdaHeads& heads, const AdaBatch& batch) const;
 

@@ -64,6 +64,7 @@ struct Batch {
   std::vector<Other> others;    // of each head; sum 0: none
   int32_t workers = 0;          // to plan for; 0: all that the device has
   bool unrotate = true;
+  bool seats = true;            // multiprocessors read their own parts of the plan
 
   Batch(int32_t dims, int32_t group, int32_t rows, int32_t kv_heads, uint64_t seed, float size = 1)
       : dims(dims), group(group), rows(rows), kv_heads(kv_heads), others(rows * kv_heads, Other{0, 0, 0}) {
@@ -134,7 +135,7 @@ struct Batch {
     const DeviceMemory d_maps = Upload(transposed), d_centres = Upload(centres), d_planes = Upload(planes), d_query = Upload(query),
                        d_arena = Upload(arena), d_pages = Upload(pages), d_lists = Upload(lists), d_head_lists = Upload(plan.head_lists),
                        d_parts = Upload(plan.parts), d_worker_parts = Upload(plan.worker_parts), d_states = Upload(plan.states),
-                       d_max = Upload(max), d_sum = Upload(sum), d_output = Upload(output);
+                       d_max = Upload(max), d_sum = Upload(sum), d_output = Upload(output), d_seats = Upload(std::vector<int32_t>(decoder.seats(), 0));
     const DeviceMemory d_digits = Upload(std::vector<uint8_t>(std::max<size_t>(lists.size(), 1) * decoder.DigitBytes(), 0xff));
     constexpr uint16_t kLeft = 0x1234;
     const DeviceMemory d_result = Upload(std::vector<float>(query.size(), kNan));
@@ -144,12 +145,14 @@ struct Batch {
                             .pages = d_pages.data<PageId>(), .lists = d_lists.data<AdaList>(),
                             .list_count = static_cast<int32_t>(lists.size()), .head_lists = d_head_lists.data<int32_t>(),
                             .parts = d_parts.data<AdaPart>(), .worker_parts = d_worker_parts.data<int32_t>(),
+                            .seats_taken = seats ? d_seats.data<int32_t>() : nullptr,
                             .head_states = d_states.data<AdaHeadStates>(), .digits = d_digits.data(),
                             .states = {d_max.data<float>(), d_sum.data<float>(), d_output.data<float>()},
                             .output = d_result.data<float>(), .attended = d_attended.data<uint16_t>(), .unrotate = unrotate};
     Expect(decoder.Attend(nullptr, on_device, batch));
     Expect(Synchronize(nullptr));
     const std::vector<float> result = Download<float>(d_result, query.size());
+    if (seats && !lists.empty()) CHECK(Download<int32_t>(d_seats, decoder.seats()) == std::vector<int32_t>(decoder.seats(), 1));
     const std::vector<uint16_t> attended = Download<uint16_t>(d_attended, query.size());
     int64_t wrong = 0;  // bf16 coordinates; heads without states are left as they were
     for (size_t i = 0; i < result.size(); ++i) {
@@ -370,6 +373,7 @@ TEST_CASE("Any mixture of tiers and lengths, over any number of workers, is one 
     const int32_t dims = std::vector<int32_t>{128, 64, 256, 80}[round % 4], group = 1 + static_cast<int32_t>(random() % 5);
     const int32_t rows = 1 + static_cast<int32_t>(random() % 5), kv_heads = 1 + static_cast<int32_t>(random() % 3);
     Batch batch(dims, group, rows, kv_heads, random(), std::vector<float>{1, 0.01f, 10}[round % 3]);
+    batch.seats = round % 2 == 0;
     batch.workers = round % 3 == 0 ? 0 : 1 + static_cast<int32_t>(random() % 40);
     for (int32_t head = 0; head < rows * kv_heads; ++head) {
       for (const Tier tier : kTiers) {
