@@ -62,9 +62,8 @@ class PageRing {
   }
 
   // This warp, which has seen it come, is done with page k - 3, which both read. Whether it is the second: page k may come in its place.
-  // All lanes, all of which are done; on sm_90 the answer is lane 0's, which fills. A counter tells who is second, and orders what the other
-  // warp has read before what is written; all lanes arrive on the mbarrier for compute-sanitizer, which does not see that order in a
-  // counter.
+  // All lanes, all of which are done; on sm_90 the answer is lane 0's, which fills. A counter tells who is second, and orders what the
+  // other warp has read before what is written; all lanes arrive on the mbarrier too, for compute-sanitizer sees no order in a counter.
   __device__ __forceinline__ bool Leave(int k) const {
     const int stage = k % kRingStages;
     asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(LeavingOf(stage)) : "memory");

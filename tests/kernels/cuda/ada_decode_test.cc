@@ -135,7 +135,8 @@ struct Batch {
     const DeviceMemory d_maps = Upload(transposed), d_centres = Upload(centres), d_planes = Upload(planes), d_query = Upload(query),
                        d_arena = Upload(arena), d_pages = Upload(pages), d_lists = Upload(lists), d_head_lists = Upload(plan.head_lists),
                        d_parts = Upload(plan.parts), d_worker_parts = Upload(plan.worker_parts), d_states = Upload(plan.states),
-                       d_max = Upload(max), d_sum = Upload(sum), d_output = Upload(output), d_seats = Upload(std::vector<int32_t>(decoder.seats(), 0));
+                       d_max = Upload(max), d_sum = Upload(sum), d_output = Upload(output),
+                       d_seats = Upload(std::vector<int32_t>(decoder.seats(), 0));
     const DeviceMemory d_digits = Upload(std::vector<uint8_t>(std::max<size_t>(lists.size(), 1) * decoder.DigitBytes(), 0xff));
     constexpr uint16_t kLeft = 0x1234;
     const DeviceMemory d_result = Upload(std::vector<float>(query.size(), kNan));
