@@ -182,10 +182,10 @@ void CudaCodes::AddLists(const StepItem& item, int32_t row, int32_t slot, int32_
     const Tier tier = static_cast<Tier>(t);
     const int32_t tokens = pages.of(tier).tokens + (tier == Tier::kT8 ? 1 : 0);
     if (tokens == 0) continue;
-    const int32_t page_tokens = kernels::TokensPerPage(tier, spec_.head_dim);
     const int32_t left = pages.local() ? std::max(0, pages.oldest_seen(item.position) - pages.first_held(tier, item.position)) : 0;
     if (left >= tokens) continue;
-    const int32_t gone = left / page_tokens;
+    const int32_t page_tokens = left == 0 ? 1 : kernels::TokensPerPage(tier, spec_.head_dim);  // divisions are dear, and most heads global
+    const int32_t gone = left == 0 ? 0 : left / page_tokens;
     // Relative to the layer's first head, so that layers whose heads hold as much have the same lists.
     layer_lists_.push_back({.head = row * spec_.kv_heads + kv_head,
                             .tier = t,

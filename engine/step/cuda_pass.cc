@@ -25,6 +25,10 @@ constexpr int32_t kRunsOfBlock = 2;           // of exact attention; 10 were slo
 constexpr int32_t kRowsPlannedSoon = 4;
 constexpr int32_t kPiecesOfStep = 3;  // of a step's input: tokens, positions, slots
 constexpr int32_t kPiecesOfKind = 4;
+// Weights are brought nearer for products of at most so many rows: of more, multiplying takes longer than reading.
+constexpr int32_t kNearerRowsMax = 128;
+constexpr int64_t kNearerBytes = int64_t{16} << 20;  // what memory gives while a norm or a gate is at work
+constexpr int64_t kNearerAfter = int64_t{32} << 20;  // about half the second cache, held while attention reads
 
 }  // namespace
 
@@ -70,17 +74,16 @@ int64_t CudaPass::PlaceOnDevice(const CudaPassOptions& options, uint8_t* base) {
   state_max_ = pieces.Take<float>(states);
   state_sum_ = pieces.Take<float>(states);
   state_output_ = pieces.Take<float>(states * d);
-  logit_rows_ = pieces.Take<int32_t>(kLogitsRowsMax);
   logits_ = pieces.Take<float>(int64_t{kLogitsRowsMax} * spec_.vocabulary);
   greatest_scratch_ = pieces.Take<kernels::cuda::Greatest>(kLogitsRowsMax * kernels::cuda::kGreatestPieces);
-  greatest_ = pieces.Take<int32_t>(kLogitsRowsMax);
   SPH_CHECK(options.sequences <= kStepSequencesMax);
   return pieces.used();
 }
 
 int64_t CudaPass::PlacePinned(const CudaPassOptions& options, uint8_t* base) {
   DevicePieces pieces(base);
-  pinned_rows_ = pieces.Take<int32_t>(kLogitsRowsMax);
+  logit_rows_ = pieces.Take<int32_t>(kLogitsRowsMax);
+  greatest_ = pieces.Take<int32_t>(kLogitsRowsMax);
   pinned_energy_ = pieces.Take<float>(options.value_weights.empty() ? 0 : int64_t{spec_.layers} * kStepRowsMax);
   return pieces.used();
 }
@@ -189,10 +192,16 @@ CudaStatus CudaPass::Record() {
     for (const bool exact : {false, true}) {
       if (!exact && codes_ == nullptr) continue;
       const Shape shape = {.rows = rows, .coded_rows = codes_ == nullptr ? 0 : rows, .exact = exact, .any_step = true};
+      QueueBegin(shape);
       QueueLayers(0, spec_.layers, shape);
       int64_t before = 0, after = 0, all = 0;
       Note(kernels::cuda::Synchronize(stream_));
       Note(kernels::cuda::FreeMemory(&before, &all));
+      if (!recording.begin.recorded()) {
+        if (const CudaStatus begun = recording.begin.BeginRecording(stream_); begun != CudaStatus::kOk) return begun;
+        QueueBegin(shape);
+        if (const CudaStatus ended = recording.begin.EndRecording(stream_); ended != CudaStatus::kOk) return ended;
+      }
       int32_t first = 0;
       for (const int32_t end : recording.ends) {
         kernels::cuda::Graph& graph = recording.pieces[exact ? 1 : 0].emplace_back();
@@ -298,12 +307,14 @@ void CudaPass::RunLayers(const StepPlan& plan) {
   Note(list_entries_.Send(stream_, entries_, lists_));
   Note(input_.Send(stream_));
   if (recording == nullptr) {
+    QueueBegin(shape);
     for (int32_t layer = 0; layer < spec_.layers; ++layer) {
       if (codes_ != nullptr) Note(codes_->PlanLayers(layer, layer + 1, shape.coded_rows));
       QueueLayers(layer, layer + 1, shape);
     }
     return FetchEnergies();
   }
+  Note(recording->begin.Launch(stream_));
   int32_t first = 0;
   for (size_t piece = 0; piece < recording->ends.size(); ++piece) {
     if (codes_ != nullptr) Note(codes_->PlanLayers(first, recording->ends[piece], recording->rows));
@@ -333,14 +344,16 @@ void CudaPass::TellEnergies(const StepPlan& plan, std::span<StepItemOutput> outp
   }
 }
 
-void CudaPass::QueueLayers(int32_t first, int32_t end, const Shape& shape) {
-  if (first == 0) {
-    Note(kernels::cuda::EmbedRows(stream_, weights_.embedding, tokens_, shape.rows, spec_.width, spec_.embedding_scale, x_));
-    Note(kernels::cuda::RotaryAnglesOf(stream_, frequency_, spec_.rotary_dim, positions_, shape.rows, angles_));
-    if (!spec_.local_rotary_frequency.empty()) {
-      Note(kernels::cuda::RotaryAnglesOf(stream_, local_frequency_, spec_.rotary_dim, positions_, shape.rows, local_angles_));
-    }
+void CudaPass::QueueBegin(const Shape& shape) {
+  Note(kernels::cuda::EmbedRows(stream_, weights_.embedding, tokens_, shape.rows, spec_.width, spec_.embedding_scale, x_));
+  Note(kernels::cuda::RotaryAnglesOf(stream_, frequency_, spec_.rotary_dim, positions_, shape.rows, angles_));
+  if (!spec_.local_rotary_frequency.empty()) {
+    Note(kernels::cuda::RotaryAnglesOf(stream_, local_frequency_, spec_.rotary_dim, positions_, shape.rows, local_angles_));
   }
+  QueueJoined(0, /*begins=*/true, shape);
+}
+
+void CudaPass::QueueLayers(int32_t first, int32_t end, const Shape& shape) {
   for (int32_t layer = first; layer < end; ++layer) QueueLayer(layer, layer == first, shape);
   if (end < spec_.layers) return;
   // What the last layer leaves is added, for whichever rows are asked for later.
@@ -349,11 +362,9 @@ void CudaPass::QueueLayers(int32_t first, int32_t end, const Shape& shape) {
 }
 
 // Each norm also takes in what came before it. begins: other things than this pass's kernels may be queued before.
-void CudaPass::QueueLayer(int32_t layer, bool begins, const Shape& shape) {
+void CudaPass::QueueJoined(int32_t layer, bool begins, const Shape& shape) {
   const CudaLayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
-  const int64_t width = spec_.width, attended = int64_t{spec_.heads} * spec_.head_dim;
-  const bool local = spec_.window(layer) > 0 && !spec_.local_rotary_frequency.empty();
-  const bool priced = codes_ != nullptr && codes_->priced();
+  const int64_t width = spec_.width;
   const int32_t m = shape.rows;
   Note(kernels::cuda::AddAndNorm(stream_,
                                  {.x = x_,
@@ -364,8 +375,18 @@ void CudaPass::QueueLayer(int32_t layer, bool begins, const Shape& shape) {
                                   .epsilon = spec_.norm_epsilon,
                                   .m = m,
                                   .d = spec_.width,
+                                  .needed_next = Beginning(w.joined, m, JoinedOutputs(), width, kNearerBytes),
                                   .overlap = overlap_ && !begins}));
   Multiply(w.joined, normed_, joined_, m, JoinedOutputs(), width);
+}
+
+void CudaPass::QueueLayer(int32_t layer, bool begins, const Shape& shape) {
+  const CudaLayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
+  const int64_t width = spec_.width, attended = int64_t{spec_.heads} * spec_.head_dim;
+  const bool local = spec_.window(layer) > 0 && !spec_.local_rotary_frequency.empty();
+  const bool priced = codes_ != nullptr && codes_->priced();
+  const int32_t m = shape.rows;
+  if (layer > 0) QueueJoined(layer, begins, shape);
   Note(kernels::cuda::PrepareHeads(stream_, {.joined = joined_,
                                              .bias = w.joined_bias,
                                              .query_norm = w.query_norm,
@@ -393,13 +414,15 @@ void CudaPass::QueueLayer(int32_t layer, bool begins, const Shape& shape) {
                                              .raw_key = codes_ == nullptr ? nullptr : codes_->raw_key(),
                                              .raw_value = codes_ == nullptr ? nullptr : codes_->raw_value(),
                                              .needed_next = codes_ == nullptr ? kernels::cuda::NeededNext() : codes_->maps(layer),
-                                             .overlap = overlap_}));
+                                             .needed_after = Beginning(w.output, m, width, attended, kNearerAfter),
+                                             .overlap = overlap_ && !(layer == 0 && begins)}));
   if (codes_ != nullptr && !shape.any_step) Note(codes_->KeepQueries(layer, query_));
   QueueAttention(layer, shape);
   Multiply(w.output, attended_, delta_, m, width, attended);
   Note(kernels::cuda::AddAndNorm(stream_, {.x = x_, .delta = delta_, .post_weight = w.attention_post_norm, .weight = w.ffn_norm,
                                            .out = normed_, .energy = priced ? energy_ + layer : nullptr,
                                            .energy_stride = spec_.layers, .epsilon = spec_.norm_epsilon, .m = m, .d = spec_.width,
+                                           .needed_next = Beginning(w.gate_up, m, 2 * int64_t{spec_.ffn_width}, width, kNearerBytes),
                                            .overlap = overlap_}));
   const auto gate = spec_.gate == GateActivation::kSilu ? kernels::cuda::Gate::kSilu : kernels::cuda::Gate::kGeluTanh;
   if (m <= kernels::cuda::kFewRows) {
@@ -407,7 +430,8 @@ void CudaPass::QueueLayer(int32_t layer, bool begins, const Shape& shape) {
                                               .overlap = overlap_}, gate, gated_));
   } else {
     Multiply(w.gate_up, normed_, gate_up_, m, 2 * int64_t{spec_.ffn_width}, width);
-    Note(kernels::cuda::GateRows(stream_, gate, gate_up_, m, spec_.ffn_width, gated_, overlap_));
+    Note(kernels::cuda::GateRows(stream_, gate, gate_up_, m, spec_.ffn_width, gated_, overlap_,
+                                 Beginning(w.down, m, width, spec_.ffn_width, kNearerBytes)));
   }
   Multiply(w.down, gated_, delta_, m, width, spec_.ffn_width);
 }
@@ -463,6 +487,12 @@ absl::Status CudaPass::Measure(std::span<const MeasureItem> items, std::span<Rat
   return Await();
 }
 
+kernels::cuda::NeededNext CudaPass::Beginning(const uint16_t* weights, int32_t m, int64_t n, int64_t k, int64_t bytes_max) const {
+  // Products of fewer rows read ahead themselves.
+  if (m <= kernels::cuda::kFewRows || m > kNearerRowsMax) return {};
+  return {.from = {weights, nullptr}, .bytes = std::min(n * k * int64_t{sizeof(uint16_t)}, bytes_max)};
+}
+
 void CudaPass::Multiply(const uint16_t* weights, const uint16_t* rows, float* out, int32_t m, int64_t n, int64_t k) {
   if (m <= kernels::cuda::kFewRows) {
     Note(kernels::cuda::MultiplyFewRows(stream_, {.weights = weights, .rows = rows, .m = m, .n = n, .k = k, .overlap = overlap_}, out));
@@ -476,8 +506,7 @@ void CudaPass::Multiply(const uint16_t* weights, const uint16_t* rows, float* ou
 void CudaPass::Logits(std::span<const int32_t> rows) {
   const int32_t m = static_cast<int32_t>(rows.size());
   SPH_CHECK(m > 0 && m <= kLogitsRowsMax);
-  std::ranges::copy(rows, pinned_rows_);
-  Note(kernels::cuda::CopyToDevice(stream_, logit_rows_, pinned_rows_, m * int64_t{sizeof(int32_t)}));
+  std::ranges::copy(rows, logit_rows_);
   Note(kernels::cuda::AddAndNorm(stream_, {.x = x_, .weight = weights_.final_norm, .rows = logit_rows_, .out = normed_,
                                            .epsilon = spec_.norm_epsilon, .m = m, .d = spec_.width}));
   Multiply(weights_.output, normed_, logits_, m, spec_.vocabulary, spec_.width);

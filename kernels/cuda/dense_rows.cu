@@ -17,6 +17,7 @@ namespace {
 constexpr int32_t kRowThreads = 256;
 constexpr int32_t kNormThreads = 512;  // decoding has few rows: each is done sooner by more threads
 constexpr int32_t kWarp = 32;
+constexpr uint32_t kNearerBlocks = 64;  // beside a few norms: a multiprocessor each
 
 CudaStatus Launched() { return static_cast<CudaStatus>(cudaGetLastError()); }
 
@@ -35,18 +36,44 @@ __device__ float SumOfBlock(float x, float* room) {
 }
 
 __global__ void EmbedKernel(const uint16_t* embedding, const int32_t* tokens, int32_t d, float scale, float* x) {
-  const uint16_t* from = embedding + int64_t{tokens[blockIdx.x]} * d;
-  float* to = x + int64_t{blockIdx.x} * d;
-  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < d; i += static_cast<int32_t>(blockDim.x)) to[i] = OfBf16(from[i]) * scale;
+  const ushort4* from = reinterpret_cast<const ushort4*>(embedding + int64_t{tokens[blockIdx.x]} * d);
+  float4* to = reinterpret_cast<float4*>(x + int64_t{blockIdx.x} * d);
+#pragma unroll 4
+  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < d / 4; i += static_cast<int32_t>(blockDim.x)) {
+    const ushort4 v = from[i];
+    to[i] = {OfBf16(v.x) * scale, OfBf16(v.y) * scale, OfBf16(v.z) * scale, OfBf16(v.w) * scale};
+  }
 }
 
 __device__ __forceinline__ float SumOfSquares(float4 v) { return v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w; }
 
 __device__ __forceinline__ float4 Times(float4 a, float4 b) { return {a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w}; }
 
-// One thread block a row, four values a thread and turn.
+// A line by each thread in turn. kStay: lines that were only read once go before these.
+template <bool kStay = false>
+__device__ __forceinline__ void BringNearer(const NeededNext& needed, int64_t thread, int64_t threads) {
+  constexpr int64_t kLine = 128;
+#pragma unroll
+  for (int32_t i = 0; i < 2; ++i) {
+    if (needed.from[i] == nullptr) continue;
+    for (int64_t at = thread * kLine; at < needed.bytes; at += threads * kLine) {
+      const uint8_t* const line = static_cast<const uint8_t*>(needed.from[i]) + at;
+      if constexpr (kStay) {
+        asm volatile("prefetch.global.L2::evict_last [%0];" ::"l"(line));
+      } else {
+        asm volatile("prefetch.global.L2 [%0];" ::"l"(line));
+      }
+    }
+  }
+}
+
+// One thread block a row, four values a thread and turn; those beyond bring nearer what is needed next.
 __global__ void AddAndNormKernel(AddAndNormArgs a) {
   LetNextBegin();
+  if (static_cast<int32_t>(blockIdx.x) >= a.m) {
+    const int64_t block = static_cast<int64_t>(blockIdx.x) - a.m, blocks = static_cast<int64_t>(gridDim.x) - a.m;
+    return BringNearer(a.needed_next, block * blockDim.x + threadIdx.x, blocks * blockDim.x);
+  }
   WaitForBefore();
   __shared__ float room[kWarp];
   const int32_t row = static_cast<int32_t>(blockIdx.x), step = static_cast<int32_t>(blockDim.x), first = static_cast<int32_t>(threadIdx.x);
@@ -108,24 +135,13 @@ __global__ void AnglesKernel(const double* frequency, int32_t pairs, const int32
   row[pairs + i] = static_cast<float>(sine);
 }
 
-// By all threads of the grid, a line each.
-__device__ __forceinline__ void BringNearer(const NeededNext& needed) {
-  constexpr int64_t kLine = 128;
-  const int64_t threads = int64_t{gridDim.x} * gridDim.y * blockDim.x;
-  const int64_t thread = (int64_t{blockIdx.y} * gridDim.x + blockIdx.x) * blockDim.x + threadIdx.x;
-#pragma unroll
-  for (int32_t i = 0; i < 2; ++i) {
-    if (needed.from[i] == nullptr) continue;
-    for (int64_t at = thread * kLine; at < needed.bytes; at += threads * kLine) {
-      asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const uint8_t*>(needed.from[i]) + at));
-    }
-  }
-}
-
 // One thread block a (row, head), one thread a coordinate. Heads: queries, then keys, then values.
 __global__ void HeadsKernel(HeadsArgs a) {
   LetNextBegin();
-  BringNearer(a.needed_next);
+  const int64_t thread = (int64_t{blockIdx.y} * gridDim.x + blockIdx.x) * blockDim.x + threadIdx.x;
+  const int64_t threads = int64_t{gridDim.x} * gridDim.y * blockDim.x;
+  BringNearer(a.needed_next, thread, threads);
+  BringNearer<true>(a.needed_after, thread, threads);
   WaitForBefore();
   __shared__ float room[kWarp];
   __shared__ float turned[kHeadDimMax];
@@ -176,8 +192,10 @@ __global__ void HeadsKernel(HeadsArgs a) {
 }
 
 template <Gate kGate>
-__global__ void GateKernel(const float* joined, int32_t d, uint16_t* out) {
+__global__ void GateKernel(const float* joined, int32_t d, uint16_t* out, NeededNext needed_next) {
   LetNextBegin();
+  BringNearer(needed_next, (int64_t{blockIdx.y} * gridDim.x + blockIdx.x) * blockDim.x + threadIdx.x,
+              int64_t{gridDim.x} * gridDim.y * blockDim.x);
   WaitForBefore();
   const int32_t i = static_cast<int32_t>(blockIdx.x * blockDim.x + threadIdx.x);
   if (i >= d) return;
@@ -253,7 +271,7 @@ CudaStatus EmbedRows(Stream stream, const uint16_t* embedding, const int32_t* to
 
 CudaStatus AddAndNorm(Stream stream, const AddAndNormArgs& args) {
   const int32_t quads = (args.d / 4 + kWarp - 1) / kWarp * kWarp;
-  const dim3 blocks(static_cast<uint32_t>(args.m));
+  const dim3 blocks(static_cast<uint32_t>(args.m) + (args.needed_next.from[0] == nullptr ? 0 : kNearerBlocks));
   return LaunchOverlapped(stream, args.overlap, AddAndNormKernel, blocks, std::min(quads, kNormThreads), 0, args);
 }
 
@@ -268,10 +286,11 @@ CudaStatus PrepareHeads(Stream stream, const HeadsArgs& args) {
   return LaunchOverlapped(stream, args.overlap, HeadsKernel, blocks, static_cast<int32_t>(threads), 0, args);
 }
 
-CudaStatus GateRows(Stream stream, Gate gate, const float* joined, int32_t m, int32_t d, uint16_t* out, bool overlap) {
+CudaStatus GateRows(Stream stream, Gate gate, const float* joined, int32_t m, int32_t d, uint16_t* out, bool overlap,
+                    const NeededNext& needed_next) {
   const dim3 blocks(BlocksFor(d), static_cast<uint32_t>(m));
   const auto kernel = gate == Gate::kSilu ? GateKernel<Gate::kSilu> : GateKernel<Gate::kGeluTanh>;
-  return LaunchOverlapped(stream, overlap, kernel, blocks, kRowThreads, 0, joined, d, out);
+  return LaunchOverlapped(stream, overlap, kernel, blocks, kRowThreads, 0, joined, d, out, needed_next);
 }
 
 CudaStatus CapValues(Stream stream, float cap, int64_t n, float* x) {
@@ -293,7 +312,7 @@ CudaStatus EnterPages(Stream stream, const int64_t* where, const int32_t* pages,
 }
 
 CudaStatus CopyPieces(Stream stream, const Piece* pieces, int32_t n) {
-  constexpr uint32_t kBlocksOfPiece = 4;
+  constexpr uint32_t kBlocksOfPiece = 16;  // 64 KiB of a piece at once: pinned memory is far away
   if (n == 0) return CudaStatus::kOk;
   CopyPiecesKernel<<<dim3(static_cast<uint32_t>(n), kBlocksOfPiece), kRowThreads, 0, stream>>>(pieces);
   return Launched();

@@ -12,8 +12,14 @@
 
 namespace spherical::kernels::cuda {
 
-// x[m, :] = scale * embedding[tokens[m], :].   embedding bf16 [vocabulary, D], tokens [M], x [M, D]
+// x[m, :] = scale * embedding[tokens[m], :].   embedding bf16 [vocabulary, D], D a multiple of 4, tokens [M], x [M, D]
 CudaStatus EmbedRows(Stream stream, const uint16_t* embedding, const int32_t* tokens, int32_t m, int32_t d, float scale, float* x);
+
+// Memory that kernels queued later read first, and nobody writes: brought nearer meanwhile, into the second cache.
+struct NeededNext {
+  const void* from[2] = {nullptr, nullptr};  // null: nothing
+  int64_t bytes = 0;                         // of each
+};
 
 // x[m, :] += delta[m, :], normed with post_weight first if that is not null; then out[m, :] = RmsNorm(x[m, :]) with weight, as bf16.
 struct AddAndNormArgs {
@@ -21,7 +27,7 @@ struct AddAndNormArgs {
   const float* delta = nullptr;        // [M, D]  null: nothing is added
   const float* post_weight = nullptr;  // [D] or null
   const float* weight = nullptr;       // [D]  null: nothing is normed, `out` is not written
-  const int32_t* rows = nullptr;       // [M] or null: x's row for each row of `out`; then delta is null
+  const int32_t* rows = nullptr;       // [M] or null: x's row for each row of `out`, of pinned memory too; then delta is null
   uint16_t* out = nullptr;             // bf16 [M, D]
   // [M], `energy_stride` apart, or null: what errors in delta, attention's output, are measured in: |x|^2 before it is added; with a post
   // norm (weights p; f those of `weight`) |f x|^2 |delta|^2 / |f p|^2, as Forward::AddEnergy (engine/step/forward.cc) says.
@@ -29,6 +35,7 @@ struct AddAndNormArgs {
   int64_t energy_stride = 1;
   float epsilon = 0;
   int32_t m = 0, d = 0;                // d a multiple of 4
+  NeededNext needed_next;
   bool overlap = false;
 };
 CudaStatus AddAndNorm(Stream stream, const AddAndNormArgs& args);
@@ -38,11 +45,6 @@ CudaStatus RotaryAnglesOf(Stream stream, const double* frequency, int32_t rotary
 
 // What comes out of the joined product of queries, keys and values, made ready for attention: biases, norms of heads, rotary positions;
 // queries rounded to f16, keys and values entered in their exact pages (kernels/spherical/page_layout.h).
-// Memory that kernels queued later read first: brought nearer meanwhile.
-struct NeededNext {
-  const void* from[2] = {nullptr, nullptr};  // null: nothing
-  int64_t bytes = 0;                         // of each
-};
 struct HeadsArgs {
   const float* joined = nullptr;      // [M, (H + 2 G) * D]  queries, keys, values of a row
   const float* bias = nullptr;        // [(H + 2 G) * D] or null
@@ -67,18 +69,20 @@ struct HeadsArgs {
   float* raw_key = nullptr;           // [coded_rows, G, D]  after rotary positions
   float* raw_value = nullptr;         // [coded_rows, G, D]
   NeededNext needed_next;
+  NeededNext needed_after;            // what much else is read before: it stays where it has been brought
   bool overlap = false;
 };
 CudaStatus PrepareHeads(Stream stream, const HeadsArgs& args);
 
 // out[m, :] = act(gate) * up as bf16, act SiLU or GELU's tanh form.   joined [M, 2 D]: gate, then up; out [M, D]
 enum class Gate : uint8_t { kSilu, kGeluTanh };
-CudaStatus GateRows(Stream stream, Gate gate, const float* joined, int32_t m, int32_t d, uint16_t* out, bool overlap = false);
+CudaStatus GateRows(Stream stream, Gate gate, const float* joined, int32_t m, int32_t d, uint16_t* out, bool overlap = false,
+                    const NeededNext& needed_next = {});
 
 // x = cap * tanh(x / cap).   [n]
 CudaStatus CapValues(Stream stream, float cap, int64_t n, float* x);
 
-// Of each row the id of its greatest value, the lowest of equals; -1 for a row that is not finite.   x [M, D], ids [M]
+// Of each row the id of its greatest value, the lowest of equals; -1 for a row that is not finite.   x [M, D], ids [M], of pinned memory too
 struct Greatest {
   float value;
   int32_t id;
@@ -90,9 +94,9 @@ CudaStatus GreatestOf(Stream stream, const float* x, int32_t m, int32_t d, Great
 // lists[where[i]] = pages[i]: page tables follow the host's, by what is new.   where, pages [n]
 CudaStatus EnterPages(Stream stream, const int64_t* where, const int32_t* pages, int32_t n, int32_t* lists);
 
-// Copies pieces of device memory, all aligned to 16 bytes; none is written twice or read and written.   pieces [n]
+// Copies pieces of memory, all aligned to 16 bytes; none is written twice or read and written.   pieces [n], of pinned memory too
 struct Piece {
-  const void* from;
+  const void* from;  // device memory, or pinned
   void* to;
   int64_t bytes;  // a multiple of 16
 };
