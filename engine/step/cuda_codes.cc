@@ -22,6 +22,8 @@ using kernels::cuda::RefreshWork;
 
 constexpr int32_t kEntryRows = kernels::cuda::kAppendRows;  // of new tokens that are coded together
 
+constexpr int32_t kPagesAhead = 3;  // of each worker: with head dim 128, 28 MiB on an H200, half its second cache
+
 bool Both(CudaStatus& status, CudaStatus next) {
   if (status == CudaStatus::kOk) status = next;
   return status == CudaStatus::kOk;
@@ -88,6 +90,7 @@ CudaStatus CudaCodes::Create(int32_t sequences, int32_t context_max, const KvAre
   constexpr int32_t kPiecesOfLayer = 10, kRounding = 11;  // a table of pieces is rounded up to 256 bytes
   Both(status, input_.Create(plan_bytes, spec_.layers * (kPiecesOfLayer + kRounding)));
   Both(status, list_entries_.Create());
+  for (const CudaStatus made : {beside_.Create(), attended_.Create(), beside_done_.Create()}) Both(status, made);
   if (!Both(status, on_device_.Create(stream_, spec_, geometry_))) return status;
   Both(status, retier_.Create(context_max, arenas, on_device_.keys(), on_device_.losses()));
   if (priced()) Both(status, rates_.Create(sequences, context_max, arenas, value_weights_, on_device_.keys(), on_device_.losses()));
@@ -329,7 +332,12 @@ CudaStatus CudaCodes::Attend(int32_t layer, int32_t rows, uint16_t* attended) {
                                 .attended = attended,
                                 .entering = true}));
   if (priced()) {
-    Both(status, kernels::cuda::RefreshUtilities(stream_, on_device_.heads(layer),
+    const bool beside = RefreshesBeside(rows);
+    if (beside) {
+      Both(status, attended_.Record(stream_));
+      Both(status, attended_.Await(beside_.get()));
+    }
+    Both(status, kernels::cuda::RefreshUtilities(beside ? beside_.get() : stream_, on_device_.heads(layer),
                                                  {.shape = ShapeOfCodes(),
                                                   .kv_heads = spec_.kv_heads,
                                                   .query = raw_query_,
@@ -338,8 +346,24 @@ CudaStatus CudaCodes::Attend(int32_t layer, int32_t rows, uint16_t* attended) {
                                                   .arena = arenas_.coded,
                                                   .step = geometry_.query(0).steps()[8]},
                                                  planned.refresh, planned.refreshed));
+    if (beside) Both(status, beside_done_.Record(beside_.get()));
   }
   return status;
+}
+
+CudaStatus CudaCodes::JoinRefresh(int32_t rows) const {
+  return RefreshesBeside(rows) ? beside_done_.Await(stream_) : CudaStatus::kOk;
+}
+
+kernels::cuda::PagesAhead CudaCodes::pages_ahead(int32_t layer) const {
+  const Layer& planned = layers_[static_cast<size_t>(layer)];
+  return {.parts = planned.parts,
+          .worker_parts = planned.worker_parts,
+          .ids = lists_ + int64_t{layer} * spec_.kv_heads * list_pages_,
+          .arena = arenas_.coded,
+          .page_bytes = arenas_.coded_page_bytes,
+          .workers = decoder_.workers(),
+          .pages = kPagesAhead};
 }
 
 CudaStatus CudaCodes::Retier(std::span<const RetierItem> items) {

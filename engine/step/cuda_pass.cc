@@ -415,6 +415,9 @@ void CudaPass::QueueLayer(int32_t layer, bool begins, const Shape& shape) {
                                              .raw_value = codes_ == nullptr ? nullptr : codes_->raw_value(),
                                              .needed_next = codes_ == nullptr ? kernels::cuda::NeededNext() : codes_->maps(layer),
                                              .needed_after = Beginning(w.output, m, width, attended, kNearerAfter),
+                                             .pages_ahead = codes_ == nullptr || shape.coded_rows <= kernels::cuda::kFewRows
+                                                                ? kernels::cuda::PagesAhead()
+                                                                : codes_->pages_ahead(layer),
                                              .overlap = overlap_ && !(layer == 0 && begins)}));
   if (codes_ != nullptr && !shape.any_step) Note(codes_->KeepQueries(layer, query_));
   QueueAttention(layer, shape);
@@ -433,6 +436,7 @@ void CudaPass::QueueLayer(int32_t layer, bool begins, const Shape& shape) {
     Note(kernels::cuda::GateRows(stream_, gate, gate_up_, m, spec_.ffn_width, gated_, overlap_,
                                  Beginning(w.down, m, width, spec_.ffn_width, kNearerBytes)));
   }
+  if (shape.coded_rows > 0 && (shape.any_step || codes_->any_coded(layer))) Note(codes_->JoinRefresh(shape.coded_rows));
   Multiply(w.down, gated_, delta_, m, width, spec_.ffn_width);
 }
 

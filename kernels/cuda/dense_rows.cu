@@ -135,7 +135,23 @@ __global__ void AnglesKernel(const double* frequency, int32_t pairs, const int32
   row[pairs + i] = static_cast<float>(sine);
 }
 
-// One thread block a (row, head), one thread a coordinate. Heads: queries, then keys, then values.
+// A page by each thread in turn.
+__device__ __forceinline__ void BringPages(const PagesAhead& a, int32_t thread, int32_t threads) {
+  for (int32_t i = thread; i < a.workers * a.pages; i += threads) {
+    const int32_t worker = i / a.pages, end = a.worker_parts[worker + 1];
+    int32_t page = i % a.pages, part = a.worker_parts[worker];
+    for (; part < end && page >= a.parts[part].pages; ++part) page -= a.parts[part].pages;
+    if (part == end) continue;
+    const uint8_t* const from = a.arena + a.ids[a.parts[part].ids + page] * a.page_bytes;
+#if __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(static_cast<int32_t>(a.page_bytes)) : "memory");
+#else
+    for (int64_t at = 0; at < a.page_bytes; at += 128) asm volatile("prefetch.global.L2 [%0];" ::"l"(from + at));
+#endif
+  }
+}
+
+// One thread block a (row, head), one thread a coordinate. Heads: queries, then keys, then values; beyond them, who brings pages nearer.
 __global__ void HeadsKernel(HeadsArgs a) {
   LetNextBegin();
   const int64_t thread = (int64_t{blockIdx.y} * gridDim.x + blockIdx.x) * blockDim.x + threadIdx.x;
@@ -143,6 +159,10 @@ __global__ void HeadsKernel(HeadsArgs a) {
   BringNearer(a.needed_next, thread, threads);
   BringNearer<true>(a.needed_after, thread, threads);
   WaitForBefore();
+  if (static_cast<int32_t>(blockIdx.y) == a.heads + 2 * a.kv_heads) {
+    const int32_t column = static_cast<int32_t>(blockIdx.x * blockDim.x + threadIdx.x);
+    return BringPages(a.pages_ahead, column, static_cast<int32_t>(gridDim.x * blockDim.x));
+  }
   __shared__ float room[kWarp];
   __shared__ float turned[kHeadDimMax];
   const int32_t row = static_cast<int32_t>(blockIdx.x), head = static_cast<int32_t>(blockIdx.y), i = static_cast<int32_t>(threadIdx.x);
@@ -282,7 +302,8 @@ CudaStatus RotaryAnglesOf(Stream stream, const double* frequency, int32_t rotary
 
 CudaStatus PrepareHeads(Stream stream, const HeadsArgs& args) {
   const uint32_t threads = static_cast<uint32_t>((args.head_dim + kWarp - 1) / kWarp * kWarp);
-  const dim3 blocks(static_cast<uint32_t>(args.m), static_cast<uint32_t>(args.heads + 2 * args.kv_heads));
+  const int32_t more = args.pages_ahead.parts == nullptr ? 0 : 1;
+  const dim3 blocks(static_cast<uint32_t>(args.m), static_cast<uint32_t>(args.heads + 2 * args.kv_heads + more));
   return LaunchOverlapped(stream, args.overlap, HeadsKernel, blocks, static_cast<int32_t>(threads), 0, args);
 }
 

@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/ada_plan.h"
 #include "kernels/cuda/device_runtime.h"
 
 namespace spherical::kernels::cuda {
@@ -43,6 +44,15 @@ CudaStatus AddAndNorm(Stream stream, const AddAndNormArgs& args);
 // Cosines, then sines, of position * frequency, computed in double.   frequency [rotary_dim / 2], positions [M], angles [M, rotary_dim]
 CudaStatus RotaryAnglesOf(Stream stream, const double* frequency, int32_t rotary_dim, const int32_t* positions, int32_t m, float* angles);
 
+// The pages that each worker of attention over codes reads first (ada_plan.h): the memory has little to do until queries are prepared.
+struct PagesAhead {
+  const AdaPart* parts = nullptr;        // null: nothing
+  const int32_t* worker_parts = nullptr;
+  const int32_t* ids = nullptr;          // what parts' ids begin in
+  const uint8_t* arena = nullptr;
+  int64_t page_bytes = 0;                // a multiple of 16
+  int32_t workers = 0, pages = 0;        // of each worker
+};
 // What comes out of the joined product of queries, keys and values, made ready for attention: biases, norms of heads, rotary positions;
 // queries rounded to f16, keys and values entered in their exact pages (kernels/spherical/page_layout.h).
 struct HeadsArgs {
@@ -70,6 +80,7 @@ struct HeadsArgs {
   float* raw_value = nullptr;         // [coded_rows, G, D]
   NeededNext needed_next;
   NeededNext needed_after;            // what much else is read before: it stays where it has been brought
+  PagesAhead pages_ahead;
   bool overlap = false;
 };
 CudaStatus PrepareHeads(Stream stream, const HeadsArgs& args);
@@ -82,7 +93,7 @@ CudaStatus GateRows(Stream stream, Gate gate, const float* joined, int32_t m, in
 // x = cap * tanh(x / cap).   [n]
 CudaStatus CapValues(Stream stream, float cap, int64_t n, float* x);
 
-// Of each row the id of its greatest value, the lowest of equals; -1 for a row that is not finite.   x [M, D], ids [M], of pinned memory too
+// Of each row the id of its greatest value, the lowest of equals; -1 for a row that is not finite.   x [M, D]; ids [M], of pinned memory too
 struct Greatest {
   float value;
   int32_t id;
