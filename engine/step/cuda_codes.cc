@@ -22,8 +22,6 @@ using kernels::cuda::RefreshWork;
 
 constexpr int32_t kEntryRows = kernels::cuda::kAppendRows;  // of new tokens that are coded together
 
-constexpr int32_t kPagesAhead = 3;  // of each worker: with head dim 128, 28 MiB on an H200, half its second cache
-
 bool Both(CudaStatus& status, CudaStatus next) {
   if (status == CudaStatus::kOk) status = next;
   return status == CudaStatus::kOk;
@@ -353,17 +351,6 @@ CudaStatus CudaCodes::Attend(int32_t layer, int32_t rows, uint16_t* attended) {
 
 CudaStatus CudaCodes::JoinRefresh(int32_t rows) const {
   return RefreshesBeside(rows) ? beside_done_.Await(stream_) : CudaStatus::kOk;
-}
-
-kernels::cuda::PagesAhead CudaCodes::pages_ahead(int32_t layer) const {
-  const Layer& planned = layers_[static_cast<size_t>(layer)];
-  return {.parts = planned.parts,
-          .worker_parts = planned.worker_parts,
-          .ids = lists_ + int64_t{layer} * spec_.kv_heads * list_pages_,
-          .arena = arenas_.coded,
-          .page_bytes = arenas_.coded_page_bytes,
-          .workers = decoder_.workers(),
-          .pages = kPagesAhead};
 }
 
 CudaStatus CudaCodes::Retier(std::span<const RetierItem> items) {

@@ -25,10 +25,6 @@ constexpr int32_t kRunsOfBlock = 2;           // of exact attention; 10 were slo
 constexpr int32_t kRowsPlannedSoon = 4;
 constexpr int32_t kPiecesOfStep = 3;  // of a step's input: tokens, positions, slots
 constexpr int32_t kPiecesOfKind = 4;
-// Weights are brought nearer for products of at most so many rows: of more, multiplying takes longer than reading.
-constexpr int32_t kNearerRowsMax = 128;
-constexpr int64_t kNearerBytes = int64_t{16} << 20;  // what memory gives while a norm or a gate is at work
-constexpr int64_t kNearerAfter = int64_t{32} << 20;  // about half the second cache, held while attention reads
 
 }  // namespace
 
@@ -375,7 +371,6 @@ void CudaPass::QueueJoined(int32_t layer, bool begins, const Shape& shape) {
                                   .epsilon = spec_.norm_epsilon,
                                   .m = m,
                                   .d = spec_.width,
-                                  .needed_next = Beginning(w.joined, m, JoinedOutputs(), width, kNearerBytes),
                                   .overlap = overlap_ && !begins}));
   Multiply(w.joined, normed_, joined_, m, JoinedOutputs(), width);
 }
@@ -414,10 +409,6 @@ void CudaPass::QueueLayer(int32_t layer, bool begins, const Shape& shape) {
                                              .raw_key = codes_ == nullptr ? nullptr : codes_->raw_key(),
                                              .raw_value = codes_ == nullptr ? nullptr : codes_->raw_value(),
                                              .needed_next = codes_ == nullptr ? kernels::cuda::NeededNext() : codes_->maps(layer),
-                                             .needed_after = Beginning(w.output, m, width, attended, kNearerAfter),
-                                             .pages_ahead = codes_ == nullptr || shape.coded_rows <= kernels::cuda::kFewRows
-                                                                ? kernels::cuda::PagesAhead()
-                                                                : codes_->pages_ahead(layer),
                                              .overlap = overlap_ && !(layer == 0 && begins)}));
   if (codes_ != nullptr && !shape.any_step) Note(codes_->KeepQueries(layer, query_));
   QueueAttention(layer, shape);
@@ -425,7 +416,6 @@ void CudaPass::QueueLayer(int32_t layer, bool begins, const Shape& shape) {
   Note(kernels::cuda::AddAndNorm(stream_, {.x = x_, .delta = delta_, .post_weight = w.attention_post_norm, .weight = w.ffn_norm,
                                            .out = normed_, .energy = priced ? energy_ + layer : nullptr,
                                            .energy_stride = spec_.layers, .epsilon = spec_.norm_epsilon, .m = m, .d = spec_.width,
-                                           .needed_next = Beginning(w.gate_up, m, 2 * int64_t{spec_.ffn_width}, width, kNearerBytes),
                                            .overlap = overlap_}));
   const auto gate = spec_.gate == GateActivation::kSilu ? kernels::cuda::Gate::kSilu : kernels::cuda::Gate::kGeluTanh;
   if (m <= kernels::cuda::kFewRows) {
@@ -433,8 +423,7 @@ void CudaPass::QueueLayer(int32_t layer, bool begins, const Shape& shape) {
                                               .overlap = overlap_}, gate, gated_));
   } else {
     Multiply(w.gate_up, normed_, gate_up_, m, 2 * int64_t{spec_.ffn_width}, width);
-    Note(kernels::cuda::GateRows(stream_, gate, gate_up_, m, spec_.ffn_width, gated_, overlap_,
-                                 Beginning(w.down, m, width, spec_.ffn_width, kNearerBytes)));
+    Note(kernels::cuda::GateRows(stream_, gate, gate_up_, m, spec_.ffn_width, gated_, overlap_));
   }
   if (shape.coded_rows > 0 && (shape.any_step || codes_->any_coded(layer))) Note(codes_->JoinRefresh(shape.coded_rows));
   Multiply(w.down, gated_, delta_, m, width, spec_.ffn_width);
@@ -489,12 +478,6 @@ absl::Status CudaPass::Retier(std::span<const RetierItem> items) {
 absl::Status CudaPass::Measure(std::span<const MeasureItem> items, std::span<RateCurve> curves) {
   Note(codes_->Measure(items, curves));
   return Await();
-}
-
-kernels::cuda::NeededNext CudaPass::Beginning(const uint16_t* weights, int32_t m, int64_t n, int64_t k, int64_t bytes_max) const {
-  // Products of fewer rows read ahead themselves.
-  if (m <= kernels::cuda::kFewRows || m > kNearerRowsMax) return {};
-  return {.from = {weights, nullptr}, .bytes = std::min(n * k * int64_t{sizeof(uint16_t)}, bytes_max)};
 }
 
 void CudaPass::Multiply(const uint16_t* weights, const uint16_t* rows, float* out, int32_t m, int64_t n, int64_t k) {

@@ -127,8 +127,6 @@ class CudaPass {
   void QueueAttention(int32_t layer, const Shape& shape);
   void FetchEnergies();
   const uint8_t* CodedHeads(int32_t layer, const Shape& shape) const;
-  // The beginning of weights that a product of few rows waits for.
-  kernels::cuda::NeededNext Beginning(const uint16_t* weights, int32_t m, int64_t n, int64_t k, int64_t bytes_max) const;
   void Multiply(const uint16_t* weights, const uint16_t* rows, float* out, int32_t m, int64_t n, int64_t k);
   int64_t JoinedOutputs() const { return int64_t{spec_.heads + 2 * spec_.kv_heads} * spec_.head_dim; }
 

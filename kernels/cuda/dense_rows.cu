@@ -17,7 +17,6 @@ namespace {
 constexpr int32_t kRowThreads = 256;
 constexpr int32_t kNormThreads = 512;  // decoding has few rows: each is done sooner by more threads
 constexpr int32_t kWarp = 32;
-constexpr uint32_t kNearerBlocks = 64;  // beside a few norms: a multiprocessor each
 
 CudaStatus Launched() { return static_cast<CudaStatus>(cudaGetLastError()); }
 
@@ -49,31 +48,9 @@ __device__ __forceinline__ float SumOfSquares(float4 v) { return v.x * v.x + v.y
 
 __device__ __forceinline__ float4 Times(float4 a, float4 b) { return {a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w}; }
 
-// A line by each thread in turn. kStay: lines that were only read once go before these.
-template <bool kStay = false>
-__device__ __forceinline__ void BringNearer(const NeededNext& needed, int64_t thread, int64_t threads) {
-  constexpr int64_t kLine = 128;
-#pragma unroll
-  for (int32_t i = 0; i < 2; ++i) {
-    if (needed.from[i] == nullptr) continue;
-    for (int64_t at = thread * kLine; at < needed.bytes; at += threads * kLine) {
-      const uint8_t* const line = static_cast<const uint8_t*>(needed.from[i]) + at;
-      if constexpr (kStay) {
-        asm volatile("prefetch.global.L2::evict_last [%0];" ::"l"(line));
-      } else {
-        asm volatile("prefetch.global.L2 [%0];" ::"l"(line));
-      }
-    }
-  }
-}
-
-// One thread block a row, four values a thread and turn; those beyond bring nearer what is needed next.
+// One thread block a row, four values a thread and turn.
 __global__ void AddAndNormKernel(AddAndNormArgs a) {
   LetNextBegin();
-  if (static_cast<int32_t>(blockIdx.x) >= a.m) {
-    const int64_t block = static_cast<int64_t>(blockIdx.x) - a.m, blocks = static_cast<int64_t>(gridDim.x) - a.m;
-    return BringNearer(a.needed_next, block * blockDim.x + threadIdx.x, blocks * blockDim.x);
-  }
   WaitForBefore();
   __shared__ float room[kWarp];
   const int32_t row = static_cast<int32_t>(blockIdx.x), step = static_cast<int32_t>(blockDim.x), first = static_cast<int32_t>(threadIdx.x);
@@ -135,34 +112,25 @@ __global__ void AnglesKernel(const double* frequency, int32_t pairs, const int32
   row[pairs + i] = static_cast<float>(sine);
 }
 
-// A page by each thread in turn.
-__device__ __forceinline__ void BringPages(const PagesAhead& a, int32_t thread, int32_t threads) {
-  for (int32_t i = thread; i < a.workers * a.pages; i += threads) {
-    const int32_t worker = i / a.pages, end = a.worker_parts[worker + 1];
-    int32_t page = i % a.pages, part = a.worker_parts[worker];
-    for (; part < end && page >= a.parts[part].pages; ++part) page -= a.parts[part].pages;
-    if (part == end) continue;
-    const uint8_t* const from = a.arena + a.ids[a.parts[part].ids + page] * a.page_bytes;
-#if __CUDA_ARCH__ >= 900
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(static_cast<int32_t>(a.page_bytes)) : "memory");
-#else
-    for (int64_t at = 0; at < a.page_bytes; at += 128) asm volatile("prefetch.global.L2 [%0];" ::"l"(from + at));
-#endif
+// By all threads of the grid, a line each.
+__device__ __forceinline__ void BringNearer(const NeededNext& needed) {
+  constexpr int64_t kLine = 128;
+  const int64_t threads = int64_t{gridDim.x} * gridDim.y * blockDim.x;
+  const int64_t thread = (int64_t{blockIdx.y} * gridDim.x + blockIdx.x) * blockDim.x + threadIdx.x;
+#pragma unroll
+  for (int32_t i = 0; i < 2; ++i) {
+    if (needed.from[i] == nullptr) continue;
+    for (int64_t at = thread * kLine; at < needed.bytes; at += threads * kLine) {
+      asm volatile("prefetch.global.L2 [%0];" ::"l"(static_cast<const uint8_t*>(needed.from[i]) + at));
+    }
   }
 }
 
-// One thread block a (row, head), one thread a coordinate. Heads: queries, then keys, then values; beyond them, who brings pages nearer.
+// One thread block a (row, head), one thread a coordinate. Heads: queries, then keys, then values.
 __global__ void HeadsKernel(HeadsArgs a) {
   LetNextBegin();
-  const int64_t thread = (int64_t{blockIdx.y} * gridDim.x + blockIdx.x) * blockDim.x + threadIdx.x;
-  const int64_t threads = int64_t{gridDim.x} * gridDim.y * blockDim.x;
-  BringNearer(a.needed_next, thread, threads);
-  BringNearer<true>(a.needed_after, thread, threads);
+  BringNearer(a.needed_next);
   WaitForBefore();
-  if (static_cast<int32_t>(blockIdx.y) == a.heads + 2 * a.kv_heads) {
-    const int32_t column = static_cast<int32_t>(blockIdx.x * blockDim.x + threadIdx.x);
-    return BringPages(a.pages_ahead, column, static_cast<int32_t>(gridDim.x * blockDim.x));
-  }
   __shared__ float room[kWarp];
   __shared__ float turned[kHeadDimMax];
   const int32_t row = static_cast<int32_t>(blockIdx.x), head = static_cast<int32_t>(blockIdx.y), i = static_cast<int32_t>(threadIdx.x);
@@ -212,10 +180,8 @@ __global__ void HeadsKernel(HeadsArgs a) {
 }
 
 template <Gate kGate>
-__global__ void GateKernel(const float* joined, int32_t d, uint16_t* out, NeededNext needed_next) {
+__global__ void GateKernel(const float* joined, int32_t d, uint16_t* out) {
   LetNextBegin();
-  BringNearer(needed_next, (int64_t{blockIdx.y} * gridDim.x + blockIdx.x) * blockDim.x + threadIdx.x,
-              int64_t{gridDim.x} * gridDim.y * blockDim.x);
   WaitForBefore();
   const int32_t i = static_cast<int32_t>(blockIdx.x * blockDim.x + threadIdx.x);
   if (i >= d) return;
@@ -291,7 +257,7 @@ CudaStatus EmbedRows(Stream stream, const uint16_t* embedding, const int32_t* to
 
 CudaStatus AddAndNorm(Stream stream, const AddAndNormArgs& args) {
   const int32_t quads = (args.d / 4 + kWarp - 1) / kWarp * kWarp;
-  const dim3 blocks(static_cast<uint32_t>(args.m) + (args.needed_next.from[0] == nullptr ? 0 : kNearerBlocks));
+  const dim3 blocks(static_cast<uint32_t>(args.m));
   return LaunchOverlapped(stream, args.overlap, AddAndNormKernel, blocks, std::min(quads, kNormThreads), 0, args);
 }
 
@@ -302,16 +268,14 @@ CudaStatus RotaryAnglesOf(Stream stream, const double* frequency, int32_t rotary
 
 CudaStatus PrepareHeads(Stream stream, const HeadsArgs& args) {
   const uint32_t threads = static_cast<uint32_t>((args.head_dim + kWarp - 1) / kWarp * kWarp);
-  const int32_t more = args.pages_ahead.parts == nullptr ? 0 : 1;
-  const dim3 blocks(static_cast<uint32_t>(args.m), static_cast<uint32_t>(args.heads + 2 * args.kv_heads + more));
+  const dim3 blocks(static_cast<uint32_t>(args.m), static_cast<uint32_t>(args.heads + 2 * args.kv_heads));
   return LaunchOverlapped(stream, args.overlap, HeadsKernel, blocks, static_cast<int32_t>(threads), 0, args);
 }
 
-CudaStatus GateRows(Stream stream, Gate gate, const float* joined, int32_t m, int32_t d, uint16_t* out, bool overlap,
-                    const NeededNext& needed_next) {
+CudaStatus GateRows(Stream stream, Gate gate, const float* joined, int32_t m, int32_t d, uint16_t* out, bool overlap) {
   const dim3 blocks(BlocksFor(d), static_cast<uint32_t>(m));
   const auto kernel = gate == Gate::kSilu ? GateKernel<Gate::kSilu> : GateKernel<Gate::kGeluTanh>;
-  return LaunchOverlapped(stream, overlap, kernel, blocks, kRowThreads, 0, joined, d, out, needed_next);
+  return LaunchOverlapped(stream, overlap, kernel, blocks, kRowThreads, 0, joined, d, out);
 }
 
 CudaStatus CapValues(Stream stream, float cap, int64_t n, float* x) {

@@ -8,19 +8,12 @@
 
 #include <cstdint>
 
-#include "kernels/cuda/ada_plan.h"
 #include "kernels/cuda/device_runtime.h"
 
 namespace spherical::kernels::cuda {
 
 // x[m, :] = scale * embedding[tokens[m], :].   embedding bf16 [vocabulary, D], D a multiple of 4, tokens [M], x [M, D]
 CudaStatus EmbedRows(Stream stream, const uint16_t* embedding, const int32_t* tokens, int32_t m, int32_t d, float scale, float* x);
-
-// Memory that kernels queued later read first, and nobody writes: brought nearer meanwhile, into the second cache.
-struct NeededNext {
-  const void* from[2] = {nullptr, nullptr};  // null: nothing
-  int64_t bytes = 0;                         // of each
-};
 
 // x[m, :] += delta[m, :], normed with post_weight first if that is not null; then out[m, :] = RmsNorm(x[m, :]) with weight, as bf16.
 struct AddAndNormArgs {
@@ -36,7 +29,6 @@ struct AddAndNormArgs {
   int64_t energy_stride = 1;
   float epsilon = 0;
   int32_t m = 0, d = 0;                // d a multiple of 4
-  NeededNext needed_next;
   bool overlap = false;
 };
 CudaStatus AddAndNorm(Stream stream, const AddAndNormArgs& args);
@@ -44,17 +36,13 @@ CudaStatus AddAndNorm(Stream stream, const AddAndNormArgs& args);
 // Cosines, then sines, of position * frequency, computed in double.   frequency [rotary_dim / 2], positions [M], angles [M, rotary_dim]
 CudaStatus RotaryAnglesOf(Stream stream, const double* frequency, int32_t rotary_dim, const int32_t* positions, int32_t m, float* angles);
 
-// The pages that each worker of attention over codes reads first (ada_plan.h): the memory has little to do until queries are prepared.
-struct PagesAhead {
-  const AdaPart* parts = nullptr;        // null: nothing
-  const int32_t* worker_parts = nullptr;
-  const int32_t* ids = nullptr;          // what parts' ids begin in
-  const uint8_t* arena = nullptr;
-  int64_t page_bytes = 0;                // a multiple of 16
-  int32_t workers = 0, pages = 0;        // of each worker
-};
 // What comes out of the joined product of queries, keys and values, made ready for attention: biases, norms of heads, rotary positions;
 // queries rounded to f16, keys and values entered in their exact pages (kernels/spherical/page_layout.h).
+// Memory that kernels queued later read first: brought nearer meanwhile.
+struct NeededNext {
+  const void* from[2] = {nullptr, nullptr};  // null: nothing
+  int64_t bytes = 0;                         // of each
+};
 struct HeadsArgs {
   const float* joined = nullptr;      // [M, (H + 2 G) * D]  queries, keys, values of a row
   const float* bias = nullptr;        // [(H + 2 G) * D] or null
@@ -79,27 +67,24 @@ struct HeadsArgs {
   float* raw_key = nullptr;           // [coded_rows, G, D]  after rotary positions
   float* raw_value = nullptr;         // [coded_rows, G, D]
   NeededNext needed_next;
-  NeededNext needed_after;            // what much else is read before: it stays where it has been brought
-  PagesAhead pages_ahead;
   bool overlap = false;
 };
 CudaStatus PrepareHeads(Stream stream, const HeadsArgs& args);
 
 // out[m, :] = act(gate) * up as bf16, act SiLU or GELU's tanh form.   joined [M, 2 D]: gate, then up; out [M, D]
 enum class Gate : uint8_t { kSilu, kGeluTanh };
-CudaStatus GateRows(Stream stream, Gate gate, const float* joined, int32_t m, int32_t d, uint16_t* out, bool overlap = false,
-                    const NeededNext& needed_next = {});
+CudaStatus GateRows(Stream stream, Gate gate, const float* joined, int32_t m, int32_t d, uint16_t* out, bool overlap = false);
 
 // x = cap * tanh(x / cap).   [n]
 CudaStatus CapValues(Stream stream, float cap, int64_t n, float* x);
 
-// Of each row the id of its greatest value, the lowest of equals; -1 for a row that is not finite.   x [M, D]; ids [M], of pinned memory too
+// Of each row the id of its greatest value, the lowest of equals; -1 for a row that is not finite.   x [M, D]
 struct Greatest {
   float value;
   int32_t id;
 };
 inline constexpr int32_t kGreatestPieces = 32;  // that a row is cut into
-// scratch [M, kGreatestPieces]
+// scratch [M, kGreatestPieces], ids [M], of pinned memory too
 CudaStatus GreatestOf(Stream stream, const float* x, int32_t m, int32_t d, Greatest* scratch, int32_t* ids);
 
 // lists[where[i]] = pages[i]: page tables follow the host's, by what is new.   where, pages [n]

@@ -81,8 +81,7 @@ TEST_CASE("rows on the device: embedding, residual and norms agree with the twin
         const DeviceArray<uint16_t> device_out(device, kRows * d);
         Require(AddAndNorm(device.stream(), {.x = device_x.data(), .delta = add ? device_delta.data() : nullptr,
                                              .post_weight = normed ? device_post.data() : nullptr, .weight = device_weight.data(),
-                                             .out = device_out.data(), .epsilon = kEpsilon, .m = kRows, .d = d,
-                                             .needed_next = {.from = {device_delta.data(), nullptr}, .bytes = d * 4}}));
+                                             .out = device_out.data(), .epsilon = kEpsilon, .m = kRows, .d = d}));
         CheckClose(device_x.Fetch(), sum, 1e-5, 1e-5);
         CheckClose(OfBf16(device_out.Fetch()), out, kBf16, 1e-6);
       }
@@ -116,8 +115,7 @@ TEST_CASE("rows on the device: gates, caps and the greatest value agree with the
       want.insert(want.end(), row.begin(), row.end());
     }
     const DeviceArray<uint16_t> out(device, kRows * kWidth);
-    Require(GateRows(device.stream(), gate, device_joined.data(), kRows, kWidth, out.data(), /*overlap=*/false,
-                     {.from = {device_joined.data(), nullptr}, .bytes = kWidth * 4}));
+    Require(GateRows(device.stream(), gate, device_joined.data(), kRows, kWidth, out.data()));
     CheckClose(OfBf16(out.Fetch()), want, kBf16, 1e-5);
   }
 
