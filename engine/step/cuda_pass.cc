@@ -421,12 +421,18 @@ void CudaPass::QueueLayer(int32_t layer, bool begins, const Shape& shape) {
   if (m <= kernels::cuda::kFewRows) {
     Note(kernels::cuda::GateFewRows(stream_, {.weights = w.gate_up, .rows = normed_, .m = m, .n = spec_.ffn_width, .k = width,
                                               .overlap = overlap_}, gate, gated_));
+  } else if (products_.Gates(m, 2 * int64_t{spec_.ffn_width}, width)) {
+    const bool queued = products_.MultiplyAndGate(
+        stream_, {.weights = w.gate_up, .rows = normed_, .m = m, .n = 2 * int64_t{spec_.ffn_width}, .k = width, .overlap = overlap_}, gate,
+        gated_);
+    if (!queued && why_.empty()) why_ = products_.why();
   } else {
     Multiply(w.gate_up, normed_, gate_up_, m, 2 * int64_t{spec_.ffn_width}, width);
     Note(kernels::cuda::GateRows(stream_, gate, gate_up_, m, spec_.ffn_width, gated_, overlap_));
   }
-  if (shape.coded_rows > 0 && (shape.any_step || codes_->any_coded(layer))) Note(codes_->JoinRefresh(shape.coded_rows));
-  Multiply(w.down, gated_, delta_, m, width, spec_.ffn_width);
+  const bool refreshed = shape.coded_rows > 0 && (shape.any_step || codes_->any_coded(layer)) && codes_->RefreshesBeside(shape.coded_rows);
+  if (refreshed) Note(codes_->JoinRefresh());
+  Multiply(w.down, gated_, delta_, m, width, spec_.ffn_width, /*overlap=*/!refreshed);
 }
 
 void CudaPass::QueueAttention(int32_t layer, const Shape& shape) {
@@ -480,12 +486,14 @@ absl::Status CudaPass::Measure(std::span<const MeasureItem> items, std::span<Rat
   return Await();
 }
 
-void CudaPass::Multiply(const uint16_t* weights, const uint16_t* rows, float* out, int32_t m, int64_t n, int64_t k) {
+void CudaPass::Multiply(const uint16_t* weights, const uint16_t* rows, float* out, int32_t m, int64_t n, int64_t k, bool overlap) {
+  overlap = overlap && overlap_;
   if (m <= kernels::cuda::kFewRows) {
-    Note(kernels::cuda::MultiplyFewRows(stream_, {.weights = weights, .rows = rows, .m = m, .n = n, .k = k, .overlap = overlap_}, out));
+    Note(kernels::cuda::MultiplyFewRows(stream_, {.weights = weights, .rows = rows, .m = m, .n = n, .k = k, .overlap = overlap}, out));
     return;
   }
-  if (!products_.Multiply(stream_, {.weights = weights, .rows = rows, .out = out, .m = m, .n = n, .k = k}) && why_.empty()) {
+  if (!products_.Multiply(stream_, {.weights = weights, .rows = rows, .out = out, .m = m, .n = n, .k = k, .overlap = overlap}) &&
+      why_.empty()) {
     why_ = products_.why();
   }
 }

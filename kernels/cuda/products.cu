@@ -7,6 +7,8 @@
 #include <map>
 #include <tuple>
 
+#include "kernels/cuda/narrow_products.h"
+
 namespace spherical::kernels::cuda {
 namespace {
 
@@ -20,6 +22,7 @@ struct Plan {
   cublasLtMatmulDesc_t operation = nullptr;
   cublasLtMatrixLayout_t weights = nullptr, rows = nullptr, out = nullptr;
   cublasLtMatmulAlgo_t algorithm = {};
+  int32_t splits = 0;  // of our own product; 0: the library's
 
   Plan() = default;
   Plan(const Plan&) = delete;
@@ -65,14 +68,26 @@ struct Plan {
     if (status != CUBLAS_STATUS_SUCCESS) return status;
     if (found == 0) return CUBLAS_STATUS_NOT_SUPPORTED;
     algorithm = proposed[0].algo;  // the library's favourite, also where none can be timed
+    splits = 0;
     cudaEvent_t begin = nullptr, end = nullptr;
     if (cudaEventCreate(&begin) == cudaSuccess && cudaEventCreate(&end) == cudaSuccess) {
       float least = INFINITY;
       for (int i = 0; i < found; ++i) {
-        const float ms = TimeOf(handle, stream, product, in_turn, workspace, proposed[i].algo, begin, end);
+        const float ms = TimeOf(stream, product, in_turn, begin, end, [&](const Product& trial) {
+          return Run(handle, stream, trial, workspace, proposed[i].algo) == CUBLAS_STATUS_SUCCESS;
+        });
         if (ms < least) {
           least = ms;
           algorithm = proposed[i].algo;
+        }
+      }
+      for (int32_t own = 1; own <= kNarrowSplitsMax && NarrowTakes(product); own *= 2) {
+        const float ms = TimeOf(stream, product, in_turn, begin, end, [&](const Product& trial) {
+          return MultiplyNarrow(stream, trial, own) == CudaStatus::kOk;
+        });
+        if (ms < least) {
+          least = ms;
+          splits = own;
         }
       }
     }
@@ -90,13 +105,14 @@ struct Plan {
 
  private:
   // Milliseconds of kTrials products; infinity where they do not run.
-  float TimeOf(cublasLtHandle_t handle, Stream stream, Product product, std::span<const uint16_t* const> in_turn,
-               const DeviceMemory& workspace, const cublasLtMatmulAlgo_t& with, cudaEvent_t begin, cudaEvent_t end) const {
-    if (Run(handle, stream, product, workspace, with) != CUBLAS_STATUS_SUCCESS) return INFINITY;  // and the first is never timed
+  template <class Multiply>
+  static float TimeOf(Stream stream, Product product, std::span<const uint16_t* const> in_turn, cudaEvent_t begin, cudaEvent_t end,
+                      Multiply&& multiply) {
+    if (!multiply(product)) return INFINITY;  // and the first is never timed
     cudaEventRecord(begin, stream);
     for (size_t i = 1; i <= kTrials; ++i) {
       product.weights = in_turn[i % in_turn.size()];
-      (void)Run(handle, stream, product, workspace, with);
+      (void)multiply(product);
     }
     cudaEventRecord(end, stream);
     float ms = INFINITY;
@@ -122,6 +138,10 @@ struct Products::State {
     why = std::string(what) + ": " + cublasLtGetStatusString(status);
     return false;
   }
+  bool Queued(CudaStatus status) {
+    if (status != CudaStatus::kOk) why = TextOf(status);
+    return status == CudaStatus::kOk;
+  }
 };
 
 int32_t PaddedRows(int32_t m) {
@@ -141,6 +161,7 @@ const std::string& Products::why() const { return state_->why; }
 bool Products::Create(int64_t workspace_bytes) {
   const cublasStatus_t status = cublasLtCreate(&state_->handle);
   if (status != CUBLAS_STATUS_SUCCESS) return state_->Failed("cublasLtCreate", status);
+  if (!state_->Queued(PrepareNarrow())) return false;
   if (const CudaStatus taken = state_->workspace.Allocate(workspace_bytes); taken != CudaStatus::kOk) {
     state_->why = TextOf(taken);
     return false;
@@ -164,8 +185,19 @@ bool Products::Multiply(Stream stream, const Product& product) {
   if (!Choose(stream, product, {&product.weights, 1})) return false;
   State& state = *state_;
   const Plan& plan = state.plans.find({PaddedRows(product.m), product.n, product.k})->second;
+  if (plan.splits > 0) return state.Queued(MultiplyNarrow(stream, product, plan.splits));
   const cublasStatus_t status = plan.Run(state.handle, stream, product, state.workspace, plan.algorithm);
   return status == CUBLAS_STATUS_SUCCESS || state.Failed("cublasLtMatmul", status);
+}
+
+bool Products::Gates(int32_t m, int64_t n, int64_t k) const {
+  const auto found = state_->plans.find({PaddedRows(m), n, k});
+  return found != state_->plans.end() && found->second.splits > 0 && n % 8 == 0;
+}
+
+bool Products::MultiplyAndGate(Stream stream, const Product& product, Gate gate, uint16_t* out) {
+  const Plan& plan = state_->plans.find({PaddedRows(product.m), product.n, product.k})->second;
+  return state_->Queued(GateNarrow(stream, product, plan.splits, gate, out));
 }
 
 }  // namespace spherical::kernels::cuda
