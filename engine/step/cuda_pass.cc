@@ -230,17 +230,17 @@ void CudaPass::TryProducts(int32_t rows_max) {
     for (const CudaLayerWeights& layer : weights_.layers) all.push_back(layer.*which);
     return all;
   };
-  const auto attempt = [&](const std::vector<const uint16_t*>& weights, const uint16_t* rows, float* out, int32_t m, int64_t n, int64_t k) {
-    if (!products_.Choose(stream_, {.weights = weights[0], .rows = rows, .out = out, .m = m, .n = n, .k = k}, weights) && why_.empty()) {
-      why_ = products_.why();
-    }
+  const auto attempt = [&](const std::vector<const uint16_t*>& weights, const uint16_t* rows, float* out, int32_t m, int64_t n, int64_t k,
+                           bool gated = false) {
+    const kernels::cuda::Product product = {.weights = weights[0], .rows = rows, .out = out, .m = m, .n = n, .k = k, .overlap = overlap_};
+    if (!products_.Choose(stream_, product, weights, gated) && why_.empty()) why_ = products_.why();
   };
   const auto joined = of_layers(&CudaLayerWeights::joined), output = of_layers(&CudaLayerWeights::output),
              gate_up = of_layers(&CudaLayerWeights::gate_up), down = of_layers(&CudaLayerWeights::down);
   for (int32_t m = kernels::cuda::kFewRows + 1; m <= rows_max; m = kernels::cuda::PaddedRows(m) + 1) {
     attempt(joined, normed_, joined_, m, JoinedOutputs(), width);
     attempt(output, attended_, delta_, m, width, attended);
-    attempt(gate_up, normed_, gate_up_, m, 2 * int64_t{spec_.ffn_width}, width);
+    attempt(gate_up, normed_, gate_up_, m, 2 * int64_t{spec_.ffn_width}, width, /*gated=*/true);
     attempt(down, gated_, delta_, m, width, spec_.ffn_width);
     if (m <= kLogitsRowsMax) attempt({weights_.output}, normed_, logits_, m, spec_.vocabulary, width);
   }

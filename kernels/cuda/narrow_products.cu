@@ -124,7 +124,6 @@ __device__ __forceinline__ void MultiplyStages(const Places<kRows>& places, int3
   }
   AwaitProducts<0>();
   HoldRegisters(sums);
-  LetNextBegin();  // not before: thread blocks that wait would take the places of this kernel's own
   asm volatile("bar.sync 1, %0;" ::"n"(kUserThreads) : "memory");  // both groups are done with the stages
   const int32_t output = group * kGroupOutputs + thread / kWarp % 4 * 16 + lane / 4;
 #pragma unroll
@@ -172,6 +171,7 @@ __global__ void __launch_bounds__(kThreads, 2)
     NarrowKernel(const __grid_constant__ CUtensorMap weights, const __grid_constant__ CUtensorMap rows, const Work work) {
 #if SPHERICAL_WARPGROUPS
   extern __shared__ char memory[];
+  LetNextBegin();  // all blocks are there by then, and the next product's first weights come while this one ends
   const Places<kRows> places = {(SharedAddress(memory) + kAtomBytes - 1) & ~static_cast<uint32_t>(kAtomBytes - 1)};
   const int32_t thread = static_cast<int32_t>(threadIdx.x), block = static_cast<int32_t>(blockIdx.x);
   const int32_t tile = block / work.splits, rank = block % work.splits;

@@ -6,8 +6,8 @@
 //   products.Multiply(stream, {.weights = w, .rows = x, .out = y, .m = 5, .n = n, .k = k});   // m becomes PaddedRows(5)
 //
 // At the first product of each (padded rows, N, K) what the library proposes is tried, and our own, and the quickest is kept: some
-// milliseconds, so choose for each before serving. Rows beside a row, and the trials, can change which kernel that is: unlike on the CPU a row's last bits
-// depend on how many rows there are, and may differ from one start to the next.
+// milliseconds, so choose for each before serving. Rows beside a row, and the trials, can change which kernel that is: unlike on the CPU a
+// row's last bits depend on how many rows there are, and may differ from one start to the next.
 // Thread: one caller. Belongs to the calling thread's device.
 #ifndef SPHERICAL_KERNELS_CUDA_PRODUCTS_H_
 #define SPHERICAL_KERNELS_CUDA_PRODUCTS_H_
@@ -45,12 +45,13 @@ class Products {
   // Takes the workspace, once. False: why() says what went wrong.
   bool Create(int64_t workspace_bytes);
   // The first product of a shape, tried on several weights of it in turn: such as come from memory then, as they do while serving, when
-  // they are more than a cache holds. False: why() says what went wrong.
-  bool Choose(Stream stream, const Product& product, std::span<const uint16_t* const> weights);
+  // they are more than a cache holds. Where our own may be taken, each is followed by a small kernel that reads its output, as while
+  // serving, and may overlap. gated: gating is part of what is tried. False: why() says what went wrong.
+  bool Choose(Stream stream, const Product& product, std::span<const uint16_t* const> weights, bool gated = false);
   // Queues the product. False: why() says what went wrong.
   bool Multiply(Stream stream, const Product& product);
-  // Whether the product of this shape, which has been chosen for, can be gated in the same launch: [M, N], N / 2 gates, then what they let
-  // through. MultiplyAndGate then queues it, and GateRows of it.   out bf16 [PaddedRows(m), N / 2]
+  // Whether the product of this shape, chosen for as gated, is so in the same launch: [M, N] are N / 2 gates, then what they let through.
+  // MultiplyAndGate then queues it.   out bf16 [PaddedRows(m), N / 2], as GateRows makes it
   bool Gates(int32_t m, int64_t n, int64_t k) const;
   bool MultiplyAndGate(Stream stream, const Product& product, Gate gate, uint16_t* out);
   const std::string& why() const;

@@ -260,9 +260,10 @@ TEST_CASE("products of some rows on Hopper agree with sums in double, gates too,
         std::vector<float> got = out.Fetch();
         const std::vector<float> beyond(got.end() - s.n, got.end());
         got.resize(want.size());
-        CheckClose(got, want, 1e-5, 1e-6 * std::sqrt(static_cast<double>(s.k)));
+        // The matrix units cut sums off where others round.
+        CheckClose(got, want, 1e-5, 1e-5 * std::sqrt(static_cast<double>(s.k)));
         CHECK(beyond == std::vector<float>(static_cast<size_t>(s.n), -7.0f));
-        CheckClose(OfBf16(gated.Fetch()), want_gated, kBf16, 1e-5 * std::sqrt(static_cast<double>(s.k)));
+        CheckClose(OfBf16(gated.Fetch()), want_gated, kBf16, 4e-5 * std::sqrt(static_cast<double>(s.k)));
       }
     }
   }
