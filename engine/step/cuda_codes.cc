@@ -349,6 +349,10 @@ CudaStatus CudaCodes::Attend(int32_t layer, int32_t rows, uint16_t* attended) {
   return status;
 }
 
+CudaStatus CudaCodes::JoinRefresh(int32_t rows) const {
+  return RefreshesBeside(rows) ? beside_done_.Await(stream_) : CudaStatus::kOk;
+}
+
 CudaStatus CudaCodes::Retier(std::span<const RetierItem> items) {
   Slot* slot = nullptr;  // of the last item's sequence, as most are its neighbour's
   SequenceId of = 0;

@@ -68,12 +68,10 @@ class CudaCodes {
   // The layer's maps of keys and of queries, which Attend reads.
   kernels::cuda::NeededNext maps(int32_t layer) const { return on_device_.maps(layer); }
   // Queues it: new tokens of sealed heads are coded, and their queries attend: into `attended`, bf16 [M, heads, D], of the coded heads
-  // alone.
+  // alone. What follows in mode `rdr` runs beside what is queued next, where there are more than a few rows; before the next layer's
+  // queries, and before the step's end, JoinRefresh is queued, followed by a launch that does not overlap.
   kernels::cuda::CudaStatus Attend(int32_t layer, int32_t rows, uint16_t* attended);
-  // Whether what follows in mode `rdr` then runs beside what is queued next: if so, JoinRefresh is queued before the next layer's queries,
-  // followed by a launch that does not overlap.
-  bool RefreshesBeside(int32_t rows) const { return priced() && rows > kernels::cuda::kFewRows; }
-  kernels::cuda::CudaStatus JoinRefresh() const { return beside_done_.Await(stream_); }
+  kernels::cuda::CudaStatus JoinRefresh(int32_t rows) const;
 
   // Mode `rdr`: queries of sampled positions are kept; of steps that are not recorded.   queries: f16 [M, heads, D], after rotary positions
   kernels::cuda::CudaStatus KeepQueries(int32_t layer, const uint16_t* queries) {
@@ -125,6 +123,7 @@ class CudaCodes {
   int32_t ListOffset(const HeadPages& pages, kernels::Tier tier) const;
   kernels::AttentionShape ShapeOfCodes() const;
   uint8_t* PageOf(const HeadPages& pages, kernels::Tier tier, int32_t slot) const;
+  bool RefreshesBeside(int32_t rows) const { return priced() && rows > kernels::cuda::kFewRows; }
 
   const TransformerSpec& spec_;
   const ModelGeometry& geometry_;

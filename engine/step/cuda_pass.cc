@@ -230,17 +230,17 @@ void CudaPass::TryProducts(int32_t rows_max) {
     for (const CudaLayerWeights& layer : weights_.layers) all.push_back(layer.*which);
     return all;
   };
-  const auto attempt = [&](const std::vector<const uint16_t*>& weights, const uint16_t* rows, float* out, int32_t m, int64_t n, int64_t k,
-                           bool gated = false) {
-    const kernels::cuda::Product product = {.weights = weights[0], .rows = rows, .out = out, .m = m, .n = n, .k = k, .overlap = overlap_};
-    if (!products_.Choose(stream_, product, weights, gated) && why_.empty()) why_ = products_.why();
+  const auto attempt = [&](const std::vector<const uint16_t*>& weights, const uint16_t* rows, float* out, int32_t m, int64_t n, int64_t k) {
+    if (!products_.Choose(stream_, {.weights = weights[0], .rows = rows, .out = out, .m = m, .n = n, .k = k}, weights) && why_.empty()) {
+      why_ = products_.why();
+    }
   };
   const auto joined = of_layers(&CudaLayerWeights::joined), output = of_layers(&CudaLayerWeights::output),
              gate_up = of_layers(&CudaLayerWeights::gate_up), down = of_layers(&CudaLayerWeights::down);
   for (int32_t m = kernels::cuda::kFewRows + 1; m <= rows_max; m = kernels::cuda::PaddedRows(m) + 1) {
     attempt(joined, normed_, joined_, m, JoinedOutputs(), width);
     attempt(output, attended_, delta_, m, width, attended);
-    attempt(gate_up, normed_, gate_up_, m, 2 * int64_t{spec_.ffn_width}, width, /*gated=*/true);
+    attempt(gate_up, normed_, gate_up_, m, 2 * int64_t{spec_.ffn_width}, width);
     attempt(down, gated_, delta_, m, width, spec_.ffn_width);
     if (m <= kLogitsRowsMax) attempt({weights_.output}, normed_, logits_, m, spec_.vocabulary, width);
   }
@@ -421,18 +421,12 @@ void CudaPass::QueueLayer(int32_t layer, bool begins, const Shape& shape) {
   if (m <= kernels::cuda::kFewRows) {
     Note(kernels::cuda::GateFewRows(stream_, {.weights = w.gate_up, .rows = normed_, .m = m, .n = spec_.ffn_width, .k = width,
                                               .overlap = overlap_}, gate, gated_));
-  } else if (products_.Gates(m, 2 * int64_t{spec_.ffn_width}, width)) {
-    const bool queued = products_.MultiplyAndGate(
-        stream_, {.weights = w.gate_up, .rows = normed_, .m = m, .n = 2 * int64_t{spec_.ffn_width}, .k = width, .overlap = overlap_}, gate,
-        gated_);
-    if (!queued && why_.empty()) why_ = products_.why();
   } else {
     Multiply(w.gate_up, normed_, gate_up_, m, 2 * int64_t{spec_.ffn_width}, width);
     Note(kernels::cuda::GateRows(stream_, gate, gate_up_, m, spec_.ffn_width, gated_, overlap_));
   }
-  const bool refreshed = shape.coded_rows > 0 && (shape.any_step || codes_->any_coded(layer)) && codes_->RefreshesBeside(shape.coded_rows);
-  if (refreshed) Note(codes_->JoinRefresh());
-  Multiply(w.down, gated_, delta_, m, width, spec_.ffn_width, /*overlap=*/!refreshed);
+  if (shape.coded_rows > 0 && (shape.any_step || codes_->any_coded(layer))) Note(codes_->JoinRefresh(shape.coded_rows));
+  Multiply(w.down, gated_, delta_, m, width, spec_.ffn_width);
 }
 
 void CudaPass::QueueAttention(int32_t layer, const Shape& shape) {
@@ -486,14 +480,12 @@ absl::Status CudaPass::Measure(std::span<const MeasureItem> items, std::span<Rat
   return Await();
 }
 
-void CudaPass::Multiply(const uint16_t* weights, const uint16_t* rows, float* out, int32_t m, int64_t n, int64_t k, bool overlap) {
-  overlap = overlap && overlap_;
+void CudaPass::Multiply(const uint16_t* weights, const uint16_t* rows, float* out, int32_t m, int64_t n, int64_t k) {
   if (m <= kernels::cuda::kFewRows) {
-    Note(kernels::cuda::MultiplyFewRows(stream_, {.weights = weights, .rows = rows, .m = m, .n = n, .k = k, .overlap = overlap}, out));
+    Note(kernels::cuda::MultiplyFewRows(stream_, {.weights = weights, .rows = rows, .m = m, .n = n, .k = k, .overlap = overlap_}, out));
     return;
   }
-  if (!products_.Multiply(stream_, {.weights = weights, .rows = rows, .out = out, .m = m, .n = n, .k = k, .overlap = overlap}) &&
-      why_.empty()) {
+  if (!products_.Multiply(stream_, {.weights = weights, .rows = rows, .out = out, .m = m, .n = n, .k = k}) && why_.empty()) {
     why_ = products_.why();
   }
 }

@@ -127,7 +127,7 @@ class CudaPass {
   void QueueAttention(int32_t layer, const Shape& shape);
   void FetchEnergies();
   const uint8_t* CodedHeads(int32_t layer, const Shape& shape) const;
-  void Multiply(const uint16_t* weights, const uint16_t* rows, float* out, int32_t m, int64_t n, int64_t k, bool overlap = true);
+  void Multiply(const uint16_t* weights, const uint16_t* rows, float* out, int32_t m, int64_t n, int64_t k);
   int64_t JoinedOutputs() const { return int64_t{spec_.heads + 2 * spec_.kv_heads} * spec_.head_dim; }
 
   const TransformerSpec& spec_;

@@ -7,14 +7,12 @@
 #include <map>
 #include <tuple>
 
-#include "kernels/cuda/narrow_products.h"
-
 namespace spherical::kernels::cuda {
 namespace {
 
 // Of the kernels that the library proposes, so many are tried.
 constexpr int kCandidates = 12;
-constexpr int kTrials = 8;
+constexpr int kTrials = 6;
 
 // One shape's operation as the library wants it described. Matrices are column-major there, so that our y [M, N] is its y' [N, M]:
 // y' = W x', with W given as its transpose.
@@ -22,8 +20,6 @@ struct Plan {
   cublasLtMatmulDesc_t operation = nullptr;
   cublasLtMatrixLayout_t weights = nullptr, rows = nullptr, out = nullptr;
   cublasLtMatmulAlgo_t algorithm = {};
-  int32_t splits = 0;  // of our own product; 0: the library's
-  bool gated = false;  // was tried so
 
   Plan() = default;
   Plan(const Plan&) = delete;
@@ -51,9 +47,9 @@ struct Plan {
     return CUBLAS_STATUS_SUCCESS;
   }
 
-  // Tries what the library proposes on the operands themselves, and our own, and keeps what took the least time.
+  // Tries what the library proposes on the operands themselves, and keeps what took the least time.
   cublasStatus_t Choose(cublasLtHandle_t handle, Stream stream, const Product& product, std::span<const uint16_t* const> in_turn,
-                        const DeviceMemory& workspace, bool with_gate) {
+                        const DeviceMemory& workspace) {
     const size_t workspace_bytes = static_cast<size_t>(workspace.bytes());
     cublasLtMatmulPreference_t wishes = nullptr;
     cublasStatus_t status = cublasLtMatmulPreferenceCreate(&wishes);
@@ -69,38 +65,14 @@ struct Plan {
     if (status != CUBLAS_STATUS_SUCCESS) return status;
     if (found == 0) return CUBLAS_STATUS_NOT_SUPPORTED;
     algorithm = proposed[0].algo;  // the library's favourite, also where none can be timed
-    splits = 0;
-    gated = with_gate;
-    const bool own_too = NarrowTakes(product) && (!gated || product.n % 8 == 0);
-    uint16_t* const gates = reinterpret_cast<uint16_t*>(product.out);  // what becomes of trials nobody reads but for the time it takes
-    // What reads the output of a product of few rows: its time is part of a trial, for our own products begin before it ends.
-    const auto read = [&](const Product& trial) {
-      const int32_t d = static_cast<int32_t>(gated ? trial.n / 4 : trial.n) / 4 * 4;
-      return !own_too || AddAndNorm(stream, {.x = trial.out, .m = trial.m, .d = d, .overlap = trial.overlap}) == CudaStatus::kOk;
-    };
     cudaEvent_t begin = nullptr, end = nullptr;
     if (cudaEventCreate(&begin) == cudaSuccess && cudaEventCreate(&end) == cudaSuccess) {
       float least = INFINITY;
       for (int i = 0; i < found; ++i) {
-        const float ms = TimeOf(stream, product, in_turn, begin, end, [&](const Product& trial) {
-          if (Run(handle, stream, trial, workspace, proposed[i].algo) != CUBLAS_STATUS_SUCCESS) return false;
-          const int32_t d = static_cast<int32_t>(trial.n / 2);
-          if (gated && GateRows(stream, Gate::kSilu, trial.out, trial.m, d, gates, trial.overlap) != CudaStatus::kOk) return false;
-          return read(trial);
-        });
+        const float ms = TimeOf(handle, stream, product, in_turn, workspace, proposed[i].algo, begin, end);
         if (ms < least) {
           least = ms;
           algorithm = proposed[i].algo;
-        }
-      }
-      for (int32_t own = 1; own_too && own <= kNarrowSplitsMax; own *= 2) {
-        const float ms = TimeOf(stream, product, in_turn, begin, end, [&](const Product& trial) {
-          const CudaStatus queued = gated ? GateNarrow(stream, trial, own, Gate::kSilu, gates) : MultiplyNarrow(stream, trial, own);
-          return queued == CudaStatus::kOk && read(trial);
-        });
-        if (ms < least) {
-          least = ms;
-          splits = own;
         }
       }
     }
@@ -117,22 +89,15 @@ struct Plan {
   }
 
  private:
-  // Milliseconds of kTrials products, recorded as those of steps are: launched one by one, small ones take what the host takes. Infinity
-  // where they do not run.
-  template <class Multiply>
-  static float TimeOf(Stream stream, Product product, std::span<const uint16_t* const> in_turn, cudaEvent_t begin, cudaEvent_t end,
-                      Multiply&& multiply) {
-    if (!multiply(product)) return INFINITY;  // and the first is never timed
-    Graph trials;
-    if (trials.BeginRecording(stream) != CudaStatus::kOk) return INFINITY;
-    bool queued = true;
+  // Milliseconds of kTrials products; infinity where they do not run.
+  float TimeOf(cublasLtHandle_t handle, Stream stream, Product product, std::span<const uint16_t* const> in_turn,
+               const DeviceMemory& workspace, const cublasLtMatmulAlgo_t& with, cudaEvent_t begin, cudaEvent_t end) const {
+    if (Run(handle, stream, product, workspace, with) != CUBLAS_STATUS_SUCCESS) return INFINITY;  // and the first is never timed
+    cudaEventRecord(begin, stream);
     for (size_t i = 1; i <= kTrials; ++i) {
       product.weights = in_turn[i % in_turn.size()];
-      queued &= multiply(product);
+      (void)Run(handle, stream, product, workspace, with);
     }
-    if (trials.EndRecording(stream) != CudaStatus::kOk || !queued) return INFINITY;
-    cudaEventRecord(begin, stream);
-    if (trials.Launch(stream) != CudaStatus::kOk) return INFINITY;
     cudaEventRecord(end, stream);
     float ms = INFINITY;
     if (cudaEventSynchronize(end) != cudaSuccess || cudaEventElapsedTime(&ms, begin, end) != cudaSuccess) return INFINITY;
@@ -157,10 +122,6 @@ struct Products::State {
     why = std::string(what) + ": " + cublasLtGetStatusString(status);
     return false;
   }
-  bool Queued(CudaStatus status) {
-    if (status != CudaStatus::kOk) why = TextOf(status);
-    return status == CudaStatus::kOk;
-  }
 };
 
 int32_t PaddedRows(int32_t m) {
@@ -180,7 +141,6 @@ const std::string& Products::why() const { return state_->why; }
 bool Products::Create(int64_t workspace_bytes) {
   const cublasStatus_t status = cublasLtCreate(&state_->handle);
   if (status != CUBLAS_STATUS_SUCCESS) return state_->Failed("cublasLtCreate", status);
-  if (!state_->Queued(PrepareNarrow())) return false;
   if (const CudaStatus taken = state_->workspace.Allocate(workspace_bytes); taken != CudaStatus::kOk) {
     state_->why = TextOf(taken);
     return false;
@@ -188,13 +148,13 @@ bool Products::Create(int64_t workspace_bytes) {
   return true;
 }
 
-bool Products::Choose(Stream stream, const Product& product, std::span<const uint16_t* const> weights, bool gated) {
+bool Products::Choose(Stream stream, const Product& product, std::span<const uint16_t* const> weights) {
   State& state = *state_;
   const int32_t m = PaddedRows(product.m);
   const auto [at, is_new] = state.plans.try_emplace({m, product.n, product.k});
   if (!is_new) return true;
   cublasStatus_t status = at->second.Describe(m, product.n, product.k);
-  if (status == CUBLAS_STATUS_SUCCESS) status = at->second.Choose(state.handle, stream, product, weights, state.workspace, gated);
+  if (status == CUBLAS_STATUS_SUCCESS) status = at->second.Choose(state.handle, stream, product, weights, state.workspace);
   if (status == CUBLAS_STATUS_SUCCESS) return true;
   state.plans.erase(at);
   return state.Failed("no product of this shape", status);
@@ -204,19 +164,8 @@ bool Products::Multiply(Stream stream, const Product& product) {
   if (!Choose(stream, product, {&product.weights, 1})) return false;
   State& state = *state_;
   const Plan& plan = state.plans.find({PaddedRows(product.m), product.n, product.k})->second;
-  if (plan.splits > 0) return state.Queued(MultiplyNarrow(stream, product, plan.splits));
   const cublasStatus_t status = plan.Run(state.handle, stream, product, state.workspace, plan.algorithm);
   return status == CUBLAS_STATUS_SUCCESS || state.Failed("cublasLtMatmul", status);
-}
-
-bool Products::Gates(int32_t m, int64_t n, int64_t k) const {
-  const auto found = state_->plans.find({PaddedRows(m), n, k});
-  return found != state_->plans.end() && found->second.splits > 0 && found->second.gated;
-}
-
-bool Products::MultiplyAndGate(Stream stream, const Product& product, Gate gate, uint16_t* out) {
-  const Plan& plan = state_->plans.find({PaddedRows(product.m), product.n, product.k})->second;
-  return state_->Queued(GateNarrow(stream, product, plan.splits, gate, out));
 }
 
 }  // namespace spherical::kernels::cuda

@@ -1,13 +1,12 @@
-// Products of weights with many rows, y = x W', bf16 operands, f32 sums and results: cuBLASLt's, or where they are quicker those of
-// narrow_products.h.
+// Products of weights with many rows, by cuBLASLt: y = x W', bf16 operands, f32 sums and results.
 //
 //   Products products;
 //   products.Create(/*workspace_bytes=*/32 << 20);
 //   products.Multiply(stream, {.weights = w, .rows = x, .out = y, .m = 5, .n = n, .k = k});   // m becomes PaddedRows(5)
 //
-// At the first product of each (padded rows, N, K) what the library proposes is tried, and our own, and the quickest is kept: some
-// milliseconds, so choose for each before serving. Rows beside a row, and the trials, can change which kernel that is: unlike on the CPU a
-// row's last bits depend on how many rows there are, and may differ from one start to the next.
+// At the first product of each (padded rows, N, K) what the library proposes is tried, and the quickest is kept: some milliseconds, so
+// choose for each before serving. Rows beside a row, and the trials, can change which kernel that is: unlike on the CPU a row's last bits
+// depend on how many rows there are, and may differ from one start to the next.
 // Thread: one caller. Belongs to the calling thread's device.
 #ifndef SPHERICAL_KERNELS_CUDA_PRODUCTS_H_
 #define SPHERICAL_KERNELS_CUDA_PRODUCTS_H_
@@ -17,7 +16,6 @@
 #include <span>
 #include <string>
 
-#include "kernels/cuda/dense_rows.h"
 #include "kernels/cuda/device_runtime.h"
 
 namespace spherical::kernels::cuda {
@@ -32,7 +30,6 @@ struct Product {
   float* out = nullptr;               // f32 [PaddedRows(m), N]
   int32_t m = 0;
   int64_t n = 0, k = 0;               // k a multiple of 8
-  bool overlap = false;               // may begin while the launch before it ends (LaunchesOverlap): own products alone do
 };
 
 class Products {
@@ -45,15 +42,10 @@ class Products {
   // Takes the workspace, once. False: why() says what went wrong.
   bool Create(int64_t workspace_bytes);
   // The first product of a shape, tried on several weights of it in turn: such as come from memory then, as they do while serving, when
-  // they are more than a cache holds. Where our own may be taken, each is followed by a small kernel that reads its output, as while
-  // serving, and may overlap. gated: gating is part of what is tried. False: why() says what went wrong.
-  bool Choose(Stream stream, const Product& product, std::span<const uint16_t* const> weights, bool gated = false);
+  // they are more than a cache holds. False: why() says what went wrong.
+  bool Choose(Stream stream, const Product& product, std::span<const uint16_t* const> weights);
   // Queues the product. False: why() says what went wrong.
   bool Multiply(Stream stream, const Product& product);
-  // Whether the product of this shape, chosen for as gated, is so in the same launch: [M, N] are N / 2 gates, then what they let through.
-  // MultiplyAndGate then queues it.   out bf16 [PaddedRows(m), N / 2], as GateRows makes it
-  bool Gates(int32_t m, int64_t n, int64_t k) const;
-  bool MultiplyAndGate(Stream stream, const Product& product, Gate gate, uint16_t* out);
   const std::string& why() const;
 
  private:

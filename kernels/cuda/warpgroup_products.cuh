@@ -32,8 +32,7 @@ __host__ __device__ constexpr uint32_t Swizzled(uint32_t offset) {
 
 // A whole operand's layout; the address of its first atom, less than 2^18, is added to it.
 //   b as it is here (rows along n, a row a k): atom_step from an atom to the next along n, eight_step from eight k to the next eight
-//   a as it is here (rows along k, a row an m): eight_step from eight m to the next eight; an atom's row holds kRowBytes / 32 products' k,
-//   as b's of MultiplyInner does (rows along k, a row an n)
+//   a as it is here (rows along k, a row an m): eight_step from eight m to the next eight; an atom's row holds kRowBytes / 32 products' k
 template <int32_t kRowBytes>
 __device__ constexpr uint64_t OperandLayout(uint32_t atom_step, uint32_t eight_step) {
   constexpr uint64_t kMode = kRowBytes == 128 ? 1 : kRowBytes == 64 ? 2 : 3;
@@ -55,9 +54,9 @@ __device__ __forceinline__ void HoldRegisters(float (&c)[kSize]) {
   for (int32_t i = 0; i < kSize; ++i) asm volatile("" : "+f"(c[i])::"memory");
 }
 
-// Numbers of operands, in the text of an instruction: accumulators from 0 to before 16, 32, 40, 48, 64, 128.
-#define SPH_TEXT_16 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
-#define SPH_TEXT_32 SPH_TEXT_16 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+// Numbers of operands, in the text of an instruction: accumulators from 0 to before 32, 40, 48, 64, 128.
+#define SPH_TEXT_32                                                                                                                       \
+  "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15,%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
 #define SPH_TEXT_40 SPH_TEXT_32 ",%32,%33,%34,%35,%36,%37,%38,%39"
 #define SPH_TEXT_48 SPH_TEXT_40 ",%40,%41,%42,%43,%44,%45,%46,%47"
 #define SPH_TEXT_64 SPH_TEXT_48 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
@@ -69,7 +68,6 @@ __device__ __forceinline__ void HoldRegisters(float (&c)[kSize]) {
 #define SPH_FOUR(i) "+f"(c[i]), "+f"(c[i + 1]), "+f"(c[i + 2]), "+f"(c[i + 3])
 #define SPH_EIGHT(i) SPH_FOUR(i), SPH_FOUR(i + 4)
 #define SPH_THIRTY_TWO(i) SPH_EIGHT(i), SPH_EIGHT(i + 8), SPH_EIGHT(i + 16), SPH_EIGHT(i + 24)
-#define SPH_OPERANDS_16 SPH_EIGHT(0), SPH_EIGHT(8)
 #define SPH_OPERANDS_32 SPH_THIRTY_TWO(0)
 #define SPH_OPERANDS_40 SPH_OPERANDS_32, SPH_EIGHT(32)
 #define SPH_OPERANDS_48 SPH_OPERANDS_40, SPH_EIGHT(40)
@@ -79,9 +77,6 @@ __device__ __forceinline__ void HoldRegisters(float (&c)[kSize]) {
 // c = a b, or c += a b where `add`; both in shared memory, a by rows, b by columns.
 template <int32_t kN>
 __device__ __forceinline__ void MultiplyShared(float (&c)[kN / 2], uint64_t a, uint64_t b, bool add);
-// The same of bf16, both by rows along k, in rows of 128 bytes.
-template <int32_t kN>
-__device__ __forceinline__ void MultiplyInner(float (&c)[kN / 2], uint64_t a, uint64_t b, bool add);
 // c += a b, a in registers.
 template <int32_t kN>
 __device__ __forceinline__ void MultiplyRegisters(float (&c)[kN / 2], const uint32_t (&a)[4], uint64_t b);
@@ -96,15 +91,6 @@ __device__ __forceinline__ void MultiplyRegisters(float (&c)[kN / 2], const uint
                  : SPH_OPERANDS_##half                                                                                                    \
                  : "l"(a), "l"(b), "r"(static_cast<int32_t>(add)));                                                                       \
   }
-#define SPH_MULTIPLY_INNER(n, half, in1, in2)                                                                                             \
-  template <>                                                                                                                             \
-  __device__ __forceinline__ void MultiplyInner<n>(float (&c)[half], uint64_t a, uint64_t b, bool add) {                                  \
-    asm volatile("{\n.reg .pred p;\nsetp.ne.b32 p, %" #in2 ", 0;\n"                                                                       \
-                 "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" SPH_TEXT_##half "}, %" #half ", %" #in1                      \
-                 ", p, 1, 1, 0, 0;\n}"                                                                                                    \
-                 : SPH_OPERANDS_##half                                                                                                    \
-                 : "l"(a), "l"(b), "r"(static_cast<int32_t>(add)));                                                                       \
-  }
 #define SPH_MULTIPLY_REGISTERS(n, half, in1, in2, in3, in4)                                                                               \
   template <>                                                                                                                             \
   __device__ __forceinline__ void MultiplyRegisters<n>(float (&c)[half], const uint32_t (&a)[4], uint64_t b) {                            \
@@ -115,8 +101,6 @@ __device__ __forceinline__ void MultiplyRegisters(float (&c)[kN / 2], const uint
   }
 SPH_MULTIPLY_SHARED(64, 32, 33, 34)
 SPH_MULTIPLY_SHARED(128, 64, 65, 66)
-SPH_MULTIPLY_INNER(32, 16, 17, 18)
-SPH_MULTIPLY_INNER(64, 32, 33, 34)
 SPH_MULTIPLY_REGISTERS(64, 32, 33, 34, 35, 36)
 SPH_MULTIPLY_REGISTERS(80, 40, 41, 42, 43, 44)
 SPH_MULTIPLY_REGISTERS(96, 48, 49, 50, 51, 52)

@@ -16,7 +16,6 @@
 #include "kernels/cuda/device_runtime.h"
 #include "kernels/cuda/exact_attention.h"
 #include "kernels/cuda/few_rows.h"
-#include "kernels/cuda/narrow_products.h"
 #include "kernels/cuda/products.h"
 #include "kernels/spherical/page_layout.h"
 
@@ -86,7 +85,7 @@ void MeasureProducts(Stream stream) {
     const int64_t bytes = s.n * s.k * 2, copies = kBytes / RoundUp(bytes, 256);
     const int32_t each = static_cast<int32_t>(std::clamp<int64_t>(copies, 1, 64));
     std::printf("%-14s %6ld x %5ld:", s.what, static_cast<long>(s.n), static_cast<long>(s.k));
-    for (const int32_t m : {1, 2, 4, 8, 32, 64}) {
+    for (const int32_t m : {1, 2, 4, 8}) {
       const auto of = [&](int32_t i) { return weights.data<uint16_t>() + i % copies * (RoundUp(bytes, 256) / 2); };
       const double library = MicrosecondsOf(stream, each, [&](int32_t i) {
         if (!products.Multiply(stream, {.weights = of(i), .rows = rows.data<uint16_t>(), .out = out.data<float>(), .m = m, .n = s.n,
@@ -95,19 +94,7 @@ void MeasureProducts(Stream stream) {
           std::exit(1);
         }
       });
-      std::printf("  M %d: chosen %7.2f us (%4.2f TB/s)", m, library, static_cast<double>(bytes) / library * 1e-6);
-      for (int32_t splits = 1; splits <= kNarrowSplitsMax; splits *= 2) {
-        const Product product = {.rows = rows.data<uint16_t>(), .out = out.data<float>(), .m = m, .n = s.n, .k = s.k};
-        if (!NarrowTakes(product)) break;
-        for (const bool overlap : {false, true}) {
-          const double own = MicrosecondsOf(stream, each, [&](int32_t i) {
-            Product one = product;
-            one.weights = of(i), one.overlap = overlap && i > 0;
-            Require(MultiplyNarrow(stream, one, splits));
-          });
-          std::printf(", own in %d%s %7.2f (%4.2f)", splits, overlap ? " overlapped" : "", own, static_cast<double>(bytes) / own * 1e-6);
-        }
-      }
+      std::printf("  M %d: library %7.2f us (%4.2f TB/s)", m, library, static_cast<double>(bytes) / library * 1e-6);
       if (m > kFewRows) continue;
       for (const bool overlap : {false, true}) {
         if (overlap && !LaunchesOverlap()) continue;

@@ -9,7 +9,6 @@
 #include "kernels/base/float16.h"
 #include "kernels/cuda/dense_rows.h"
 #include "kernels/cuda/few_rows.h"
-#include "kernels/cuda/narrow_products.h"
 #include "kernels/cuda/products.h"
 #include "kernels/dense/rows.h"
 #include "kernels/spherical/page_layout.h"
@@ -213,58 +212,6 @@ TEST_CASE("products of few rows on the device agree with sums in double, gates t
       CheckClose(out.Fetch(), want, 1e-5, 1e-6 * std::sqrt(static_cast<double>(s.k)));
       CheckClose(OfBf16(silu.Fetch()), want_silu, kBf16, 1e-5 * std::sqrt(static_cast<double>(s.k)));
       CheckClose(OfBf16(gelu.Fetch()), want_gelu, kBf16, 1e-5 * std::sqrt(static_cast<double>(s.k)));
-    }
-  }
-}
-
-TEST_CASE("products of some rows on Hopper agree with sums in double, gates too, however their inputs are split") {
-  if (const std::string why = WhyNoDevice(); !why.empty()) SPH_SKIP(why.c_str());
-  if (!LaunchesOverlap()) SPH_SKIP("the device is older than Hopper");
-  const Device device;
-  Require(PrepareNarrow());
-  struct Shape {
-    int64_t n, k;
-  };
-  for (const Shape& s : {Shape{128, 64}, Shape{8, 8}, Shape{200, 200}, Shape{1000, 576}, Shape{520, 4096}, Shape{136, 14336}}) {
-    const std::vector<uint16_t> stored = ToBf16(Normals(s.n * s.k, 23, 0.1)), entered = ToBf16(Normals(kNarrowRowsMax * s.k, 24));
-    const std::vector<float> weights = OfBf16(stored), rows = OfBf16(entered);
-    const DeviceArray<uint16_t> device_w(device, stored), device_x(device, entered);
-    std::vector<float> all;  // [kNarrowRowsMax, n]
-    for (int32_t row = 0; row < kNarrowRowsMax; ++row) {
-      for (int64_t n = 0; n < s.n; ++n) {
-        double sum = 0;
-        const float *w = &weights[static_cast<size_t>(n * s.k)], *x = &rows[static_cast<size_t>(row * s.k)];
-        for (int64_t k = 0; k < s.k; ++k) sum += static_cast<double>(w[k]) * x[k];
-        all.push_back(static_cast<float>(sum));
-      }
-    }
-    for (const int32_t m : {17, 24, 32, 33, 48, 64}) {
-      const std::vector<float> want(all.begin(), all.begin() + m * s.n);
-      std::vector<float> want_gated;
-      for (int32_t row = 0; row < m; ++row) {
-        for (int64_t n = 0; n < s.n / 2; ++n) {
-          float gate = want[static_cast<size_t>(row * s.n + n)];
-          SiluGate(&want[static_cast<size_t>(row * s.n + s.n / 2 + n)], 1, 1, &gate);
-          want_gated.push_back(gate);
-        }
-      }
-      for (const int32_t splits : {1, 2, 4}) {
-        CAPTURE(m, s.n, s.k, splits);
-        // One more row, which stays as it is.
-        const DeviceArray<float> out(device, std::vector<float>(static_cast<size_t>((m + 1) * s.n), -7.0f));
-        const DeviceArray<uint16_t> gated(device, m * s.n / 2);
-        const Product product = {.weights = device_w.data(), .rows = device_x.data(), .out = out.data(), .m = m, .n = s.n, .k = s.k,
-                                 .overlap = true};
-        Require(MultiplyNarrow(device.stream(), product, splits));
-        Require(GateNarrow(device.stream(), product, splits, Gate::kSilu, gated.data()));
-        std::vector<float> got = out.Fetch();
-        const std::vector<float> beyond(got.end() - s.n, got.end());
-        got.resize(want.size());
-        // The matrix units cut sums off where others round.
-        CheckClose(got, want, 1e-5, 1e-5 * std::sqrt(static_cast<double>(s.k)));
-        CHECK(beyond == std::vector<float>(static_cast<size_t>(s.n), -7.0f));
-        CheckClose(OfBf16(gated.Fetch()), want_gated, kBf16, 4e-5 * std::sqrt(static_cast<double>(s.k)));
-      }
     }
   }
 }
