@@ -90,6 +90,7 @@ CudaStatus CudaCodes::Create(int32_t sequences, int32_t context_max, const KvAre
   constexpr int32_t kPiecesOfLayer = 11, kRounding = 12;  // a table of pieces is rounded up to 256 bytes
   Both(status, input_.Create(plan_bytes, spec_.layers * (kPiecesOfLayer + kRounding)));
   Both(status, list_entries_.Create());
+  for (const CudaStatus made : {beside_.Create(), attended_.Create(), beside_done_.Create()}) Both(status, made);
   if (!Both(status, on_device_.Create(stream_, spec_, geometry_))) return status;
   Both(status, retier_.Create(context_max, arenas, on_device_.keys(), on_device_.losses()));
   if (priced()) Both(status, rates_.Create(sequences, context_max, arenas, value_weights_, on_device_.keys(), on_device_.losses()));
@@ -184,10 +185,10 @@ void CudaCodes::AddLists(const StepItem& item, int32_t row, int32_t slot, int32_
     const Tier tier = static_cast<Tier>(t);
     const int32_t tokens = pages.of(tier).tokens + (tier == Tier::kT8 ? 1 : 0);
     if (tokens == 0) continue;
-    const int32_t page_tokens = kernels::TokensPerPage(tier, spec_.head_dim);
     const int32_t left = pages.local() ? std::max(0, pages.oldest_seen(item.position) - pages.first_held(tier, item.position)) : 0;
     if (left >= tokens) continue;
-    const int32_t gone = left / page_tokens;
+    const int32_t page_tokens = left == 0 ? 1 : kernels::TokensPerPage(tier, spec_.head_dim);  // divisions are dear, and most heads global
+    const int32_t gone = left == 0 ? 0 : left / page_tokens;
     // Relative to the layer's first head, so that layers whose heads hold as much have the same lists.
     layer_lists_.push_back({.head = row * spec_.kv_heads + kv_head,
                             .tier = t,
@@ -333,7 +334,12 @@ CudaStatus CudaCodes::Attend(int32_t layer, int32_t rows, uint16_t* attended) {
                                 .attended = attended,
                                 .entering = true}));
   if (priced()) {
-    Both(status, kernels::cuda::RefreshUtilities(stream_, on_device_.heads(layer),
+    const bool beside = RefreshesBeside(rows);
+    if (beside) {
+      Both(status, attended_.Record(stream_));
+      Both(status, attended_.Await(beside_.get()));
+    }
+    Both(status, kernels::cuda::RefreshUtilities(beside ? beside_.get() : stream_, on_device_.heads(layer),
                                                  {.shape = ShapeOfCodes(),
                                                   .kv_heads = spec_.kv_heads,
                                                   .query = raw_query_,
@@ -342,8 +348,13 @@ CudaStatus CudaCodes::Attend(int32_t layer, int32_t rows, uint16_t* attended) {
                                                   .arena = arenas_.coded,
                                                   .step = geometry_.query(0).steps()[8]},
                                                  planned.refresh, planned.refreshed));
+    if (beside) Both(status, beside_done_.Record(beside_.get()));
   }
   return status;
+}
+
+CudaStatus CudaCodes::JoinRefresh(int32_t rows) const {
+  return RefreshesBeside(rows) ? beside_done_.Await(stream_) : CudaStatus::kOk;
 }
 
 CudaStatus CudaCodes::Retier(std::span<const RetierItem> items) {
