@@ -34,8 +34,8 @@ constexpr int AdaWarps(int head_dim, int head_tiles) {
   return head_tiles == 2 ? 12 : 16;
 }
 
-// Which of a plan's workers are a multiprocessor's. Neighbours in a plan read the same tier, and multiprocessors whose numbers are near each
-// other share ways to memory: so neighbours in a plan are far apart on the device.
+// Which of a plan's workers are a multiprocessor's. Neighbours in a plan read the same tier, and multiprocessors whose numbers are near
+// each other share ways to memory: so neighbours in a plan are far apart on the device.
 inline constexpr int kAdaSeats = 160;  // of a device with more multiprocessors each has the seat of its number
 struct AdaSeats {
   uint8_t of[kAdaSeats];
