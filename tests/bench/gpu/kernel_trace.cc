@@ -1,9 +1,8 @@
 // When each kernel and copy of a program began and ended on a CUDA device, those of recorded steps too: a library that CUDA loads into the
 // program. Written to the file that TRACE names; kernel_table.py makes a table of it. It makes the host's calls slower, kernels hardly.
 //
-//   g++ -std=c++20 -O2 -shared -fPIC -I/usr/local/cuda/include tests/bench/gpu/kernel_trace.cc -o kernel_trace.so \
-//       -L/usr/local/cuda/lib64 -lcupti
-//   CUDA_INJECTION64_PATH=$PWD/kernel_trace.so TRACE=trace.tsv engine_bench T4:64x32768@4
+//   g++ -std=c++20 -O2 -shared -fPIC -I/usr/local/cuda/include tests/bench/gpu/kernel_trace.cc -L/usr/local/cuda/lib64 -lcupti -o trace.so
+//   CUDA_INJECTION64_PATH=$PWD/trace.so TRACE=trace.tsv engine_bench T4:64x32768@4
 //   tail -9000 trace.tsv | tests/bench/gpu/kernel_table.py 16
 #include <cupti.h>
 
