@@ -403,7 +403,8 @@ struct AdaReader : CodeProducts<kHeadTiles> {
   }
 };
 
-// The block's share of the plan: that of its multiprocessor, unless another block has taken it; then any that nobody has.
+// The block's share of the plan: that of its multiprocessor, unless another block has taken it; then any that nobody has. Where all were
+// taken before (nobody has cleared them) blocks read as they are numbered.
 __device__ __forceinline__ int TakeSeat(const AdaReadArguments& arguments) {
   if (arguments.taken == nullptr) return blockIdx.x;
   const int blocks = gridDim.x;
@@ -411,8 +412,10 @@ __device__ __forceinline__ int TakeSeat(const AdaReadArguments& arguments) {
   asm volatile("mov.u32 %0, %smid;" : "=r"(processor));
   int seat = processor < kAdaSeats ? arguments.seats.of[processor] : processor;
   if (seat >= blocks) seat = blockIdx.x;
-  while (atomicExch(arguments.taken + seat, 1) != 0) seat = seat + 1 == blocks ? 0 : seat + 1;
-  return seat;
+  for (int tried = 0; tried < blocks; ++tried, seat = seat + 1 == blocks ? 0 : seat + 1) {
+    if (atomicExch(arguments.taken + seat, 1) == 0) return seat;
+  }
+  return blockIdx.x;
 }
 
 template <int kHeadDim, int kHeadTiles>

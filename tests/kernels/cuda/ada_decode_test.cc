@@ -65,6 +65,7 @@ struct Batch {
   int32_t workers = 0;          // to plan for; 0: all that the device has
   bool unrotate = true;
   bool seats = true;            // multiprocessors read their own parts of the plan
+  int32_t taken = 0;            // 1: all seats have been taken before
 
   Batch(int32_t dims, int32_t group, int32_t rows, int32_t kv_heads, uint64_t seed, float size = 1)
       : dims(dims), group(group), rows(rows), kv_heads(kv_heads), others(rows * kv_heads, Other{0, 0, 0}) {
@@ -136,7 +137,7 @@ struct Batch {
                        d_arena = Upload(arena), d_pages = Upload(pages), d_lists = Upload(lists), d_head_lists = Upload(plan.head_lists),
                        d_parts = Upload(plan.parts), d_worker_parts = Upload(plan.worker_parts), d_states = Upload(plan.states),
                        d_max = Upload(max), d_sum = Upload(sum), d_output = Upload(output),
-                       d_seats = Upload(std::vector<int32_t>(decoder.seats(), 0));
+                       d_seats = Upload(std::vector<int32_t>(decoder.seats(), taken));
     const DeviceMemory d_digits = Upload(std::vector<uint8_t>(std::max<size_t>(lists.size(), 1) * decoder.DigitBytes(), 0xff));
     constexpr uint16_t kLeft = 0x1234;
     const DeviceMemory d_result = Upload(std::vector<float>(query.size(), kNan));
@@ -375,6 +376,7 @@ TEST_CASE("Any mixture of tiers and lengths, over any number of workers, is one 
     const int32_t rows = 1 + static_cast<int32_t>(random() % 5), kv_heads = 1 + static_cast<int32_t>(random() % 3);
     Batch batch(dims, group, rows, kv_heads, random(), std::vector<float>{1, 0.01f, 10}[round % 3]);
     batch.seats = round % 2 == 0;
+    batch.taken = round % 8 == 0;
     batch.workers = round % 3 == 0 ? 0 : 1 + static_cast<int32_t>(random() % 40);
     for (int32_t head = 0; head < rows * kv_heads; ++head) {
       for (const Tier tier : kTiers) {
