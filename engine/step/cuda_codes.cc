@@ -51,7 +51,7 @@ CudaStatus CudaCodes::Create(int32_t sequences, int32_t context_max, const KvAre
   for (Slot& slot : slots_) slot.heads.resize(static_cast<size_t>(heads));
 
   CudaStatus status = decoder_.Create(d, group);
-  no_seats_.assign(static_cast<size_t>(decoder_.seats()), 0);
+  no_seats_.assign(static_cast<size_t>(decoder_.seat_words()), 0);
   if (status != CudaStatus::kOk) return status;
   const int64_t rows = kernels::cuda::PaddedRows(sequences), row_heads = rows * spec_.kv_heads;
   lists_max_ = static_cast<int32_t>(row_heads * (priced() ? kernels::kLadderTiers : 2));
@@ -75,7 +75,7 @@ CudaStatus CudaCodes::Create(int32_t sequences, int32_t context_max, const KvAre
                .head_lists = pieces.Take<int32_t>(row_heads + 1),
                .parts = pieces.Take<kernels::cuda::AdaPart>(parts),
                .worker_parts = pieces.Take<int32_t>(decoder_.workers() + 1),
-               .seats_taken = pieces.Take<int32_t>(decoder_.seats()),
+               .seats_taken = pieces.Take<uint32_t>(decoder_.seat_words()),
                .head_states = pieces.Take<kernels::cuda::AdaHeadStates>(row_heads),
                .refresh = pieces.Take<RefreshWork>(1),
                .refreshed = pieces.Take<RefreshItem>(priced() ? row_heads : 0)};
@@ -237,7 +237,7 @@ void CudaCodes::PlanLayer(int32_t layer, int32_t rows) {
   SPH_CHECK(static_cast<int32_t>(layer_lists_.size()) <= lists_max_);
   planned.list_count = static_cast<int32_t>(layer_lists_.size());
   input_.Place(std::span<const uint8_t>(flags_), planned.coded);
-  input_.Place(std::span<const int32_t>(no_seats_), planned.seats_taken);
+  input_.Place(std::span<const uint32_t>(no_seats_), planned.seats_taken);
   PlaceEntries(layer, rows);
   if (priced()) {
     input_.Place(std::span<const RefreshWork>(&refresh_, 1), planned.refresh);

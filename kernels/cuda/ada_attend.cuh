@@ -17,6 +17,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/ada_launch.h"
+#include "kernels/cuda/ada_seats.h"
 #include "kernels/cuda/code_products.cuh"
 #include "kernels/cuda/page_ring.cuh"
 #include "kernels/cuda/page_stream.cuh"
@@ -403,19 +404,17 @@ struct AdaReader : CodeProducts<kHeadTiles> {
   }
 };
 
-// The block's share of the plan: that of its multiprocessor, unless another block has taken it; then any that nobody has. Where all were
-// taken before (nobody has cleared them) blocks read as they are numbered.
-__device__ __forceinline__ int TakeSeat(const AdaReadArguments& arguments) {
-  if (arguments.taken == nullptr) return blockIdx.x;
+// Which of the plan's shares is the block's. Where all were taken before (nobody has cleared them) blocks read as they are numbered.
+__device__ __forceinline__ int SeatOf(const AdaReadArguments& arguments) {
+  if (arguments.seats_taken == nullptr) return blockIdx.x;
   const int blocks = gridDim.x;
   uint32_t processor;
   asm volatile("mov.u32 %0, %smid;" : "=r"(processor));
-  int seat = processor < kAdaSeats ? arguments.seats.of[processor] : processor;
-  if (seat >= blocks) seat = blockIdx.x;
-  for (int tried = 0; tried < blocks; ++tried, seat = seat + 1 == blocks ? 0 : seat + 1) {
-    if (atomicExch(arguments.taken + seat, 1) == 0) return seat;
-  }
-  return blockIdx.x;
+  const int own = processor < kAdaSeats ? arguments.seats.of[processor] : processor;
+  const auto take = [&](int word, uint32_t bits) -> uint32_t { return atomicOr(arguments.seats_taken + word, bits); };
+  const auto look = [&](int word) -> uint32_t { return __ldcg(arguments.seats_taken + word); };
+  const int seat = TakeAdaSeat(own < blocks ? own : blockIdx.x, blocks, take, look);
+  return seat < 0 ? blockIdx.x : seat;
 }
 
 template <int kHeadDim, int kHeadTiles>
@@ -427,7 +426,7 @@ __global__ void __launch_bounds__(32 * AdaWarps(kHeadDim, kHeadTiles), 1) ReadPa
   uint8_t* exchanges = shared + pairs * kRing;
   uint8_t* controls = exchanges + 2 * pairs * kExchange;
   __shared__ int seat;
-  if (threadIdx.x == 0) seat = TakeSeat(arguments);
+  if (threadIdx.x == 0) seat = SeatOf(arguments);
   PageRing ring(shared + pair * kRing, controls + pair * PageRing::kControlBytes, kPage, lane);
   if (warp == 0) ring.Initialize();
   __syncthreads();

@@ -8,6 +8,7 @@
 
 #include "kernels/cuda/ada_digits.cuh"
 #include "kernels/cuda/ada_launch.h"
+#include "kernels/cuda/ada_seats.h"
 #include "kernels/cuda/launch_overlap.cuh"
 #include "kernels/cuda/page_ring.cuh"
 #include "kernels/spherical/value_rotation.h"
@@ -432,19 +433,6 @@ MergeKernel MergeKernelOf(int head_dim, int warps) {
   });
 }
 
-// Multiprocessors are numbered in twos that share a way, these going round the eight greater groups of the device (seen on H100 and H200;
-// elsewhere it is an order like any other). Seats go over every third turn of that first: the groups of a group are three turns, too.
-AdaSeats SeatsOf(int blocks) {
-  AdaSeats seats = {};
-  int seat = 0;
-  for (int third = 0; third < 3; ++third) {
-    for (int i = 0; i < std::min(blocks, kAdaSeats); ++i) {
-      if (i / 2 / 8 % 3 == third) seats.of[i] = static_cast<uint8_t>(seat++);
-    }
-  }
-  return seats;
-}
-
 }  // namespace
 
 CudaStatus AdaDecoder::Create(int32_t head_dim, int32_t group) {
@@ -503,7 +491,7 @@ CudaStatus AdaDecoder::Read(Stream stream, const AdaHeads& heads, const AdaBatch
                                       .planes = heads.planes, .digits = batch.digits, .digit_bytes = DigitBytes(),
                                       .states = batch.states, .kv_heads = batch.kv_heads, .group = group_,
                                       .softcap = batch.shape.softcap, .entering = batch.entering,
-                                      .taken = batch.seats_taken, .seats = SeatsOf(blocks_)};
+                                      .seats_taken = batch.seats_taken, .seats = AdaSeatsOf(blocks_)};
   return LaunchOverlapped(stream, overlap_, ReadKernel(head_dim_, AdaHeadTiles(group_)), BlocksOf(blocks_), 32 * warps_, shared_bytes_,
                           arguments);
 }

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/ada_decode.h"
+#include "kernels/cuda/ada_seats.h"
 
 namespace spherical::kernels::cuda {
 
@@ -34,13 +35,6 @@ constexpr int AdaWarps(int head_dim, int head_tiles) {
   return head_tiles == 2 ? 12 : 16;
 }
 
-// Which of a plan's workers are a multiprocessor's. Neighbours in a plan read the same tier, and multiprocessors whose numbers are near
-// each other share ways to memory: so neighbours in a plan are far apart on the device.
-inline constexpr int kAdaSeats = 160;  // of a device with more multiprocessors each has the seat of its number
-struct AdaSeats {
-  uint8_t of[kAdaSeats];
-};
-
 struct AdaReadArguments {
   const uint8_t* arena;
   const PageId* pages;
@@ -54,7 +48,7 @@ struct AdaReadArguments {
   int32_t kv_heads, group;
   float softcap;
   bool entering;  // pages of T8 are written until the queries are there
-  int32_t* taken;  // [blocks]: seats, zero before; or null
+  uint32_t* seats_taken;  // [AdaSeatWords(blocks)], or null
   AdaSeats seats;
 
 #ifdef __CUDACC__

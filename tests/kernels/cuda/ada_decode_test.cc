@@ -3,6 +3,7 @@
 #include "kernels/cuda/ada_decode.h"
 
 #include <algorithm>
+#include <bit>
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <cstdio>
@@ -65,7 +66,7 @@ struct Batch {
   int32_t workers = 0;          // to plan for; 0: all that the device has
   bool unrotate = true;
   bool seats = true;            // multiprocessors read their own parts of the plan
-  int32_t taken = 0;            // 1: all seats have been taken before
+  bool taken = false;           // all of these have been taken before
 
   Batch(int32_t dims, int32_t group, int32_t rows, int32_t kv_heads, uint64_t seed, float size = 1)
       : dims(dims), group(group), rows(rows), kv_heads(kv_heads), others(rows * kv_heads, Other{0, 0, 0}) {
@@ -137,7 +138,7 @@ struct Batch {
                        d_arena = Upload(arena), d_pages = Upload(pages), d_lists = Upload(lists), d_head_lists = Upload(plan.head_lists),
                        d_parts = Upload(plan.parts), d_worker_parts = Upload(plan.worker_parts), d_states = Upload(plan.states),
                        d_max = Upload(max), d_sum = Upload(sum), d_output = Upload(output),
-                       d_seats = Upload(std::vector<int32_t>(decoder.seats(), taken));
+                       d_seats = Upload(std::vector<uint32_t>(decoder.seat_words(), taken ? ~0u : 0));
     const DeviceMemory d_digits = Upload(std::vector<uint8_t>(std::max<size_t>(lists.size(), 1) * decoder.DigitBytes(), 0xff));
     constexpr uint16_t kLeft = 0x1234;
     const DeviceMemory d_result = Upload(std::vector<float>(query.size(), kNan));
@@ -147,14 +148,18 @@ struct Batch {
                             .pages = d_pages.data<PageId>(), .lists = d_lists.data<AdaList>(),
                             .list_count = static_cast<int32_t>(lists.size()), .head_lists = d_head_lists.data<int32_t>(),
                             .parts = d_parts.data<AdaPart>(), .worker_parts = d_worker_parts.data<int32_t>(),
-                            .seats_taken = seats ? d_seats.data<int32_t>() : nullptr,
+                            .seats_taken = seats ? d_seats.data<uint32_t>() : nullptr,
                             .head_states = d_states.data<AdaHeadStates>(), .digits = d_digits.data(),
                             .states = {d_max.data<float>(), d_sum.data<float>(), d_output.data<float>()},
                             .output = d_result.data<float>(), .attended = d_attended.data<uint16_t>(), .unrotate = unrotate};
     Expect(decoder.Attend(nullptr, on_device, batch));
     Expect(Synchronize(nullptr));
     const std::vector<float> result = Download<float>(d_result, query.size());
-    if (seats && !lists.empty()) CHECK(Download<int32_t>(d_seats, decoder.seats()) == std::vector<int32_t>(decoder.seats(), 1));
+    if (seats && !taken && !lists.empty()) {
+      int32_t seated = 0;
+      for (const uint32_t word : Download<uint32_t>(d_seats, decoder.seat_words())) seated += std::popcount(word);
+      CHECK(seated == decoder.seats());
+    }
     const std::vector<uint16_t> attended = Download<uint16_t>(d_attended, query.size());
     int64_t wrong = 0;  // bf16 coordinates; heads without states are left as they were
     for (size_t i = 0; i < result.size(); ++i) {
