@@ -75,21 +75,38 @@ std::vector<AdaDecodeImpl> Supported() {
   return impls;
 }
 
-// Attention of head g by arithmetic on codes and radii, with the query that its digits stand for.
+// The mapped query that head g's digits stand for.
+std::vector<double> FromDigits(const CodedPages& pages, const Queries& queries, int32_t g) {
+  std::vector<double> mapped(pages.head_dim);
+  for (int32_t d = 0; d < pages.head_dim; ++d) {
+    const uint8_t width = pages.widths[d / kGroup];
+    const double digits = std::ldexp(queries.digits.high[g][d] + queries.digits.low[g][d] / 256.0, 8 - width);
+    if (width > 0) mapped[d] = queries.digits.scale[g] * digits / kReadStep[width];
+  }
+  return mapped;
+}
+// The same, not split: F^(-T) q in double.
+std::vector<double> NotSplit(const Queries& queries, int32_t g) {
+  const int32_t dims = queries.shape.head_dim;
+  std::vector<double> mapped(dims);
+  for (int32_t i = 0; i < dims; ++i) {
+    for (int32_t d = 0; d < dims; ++d) mapped[i] += double{queries.map[i * dims + d]} * queries.rows[g * dims + d];
+  }
+  return mapped;
+}
+
+// Attention of one mapped query by arithmetic on codes and radii.
 struct Plain {
   std::vector<double> logits, p, output;
   double max = -std::numeric_limits<double>::infinity(), sum = 0;
 
-  Plain(const CodedPages& pages, const Queries& queries, int32_t g) : output(pages.head_dim) {
+  Plain(const CodedPages& pages, const Queries& queries, int32_t g) : Plain(pages, queries, FromDigits(pages, queries, g)) {}
+  Plain(const CodedPages& pages, const Queries& queries, const std::vector<double>& mapped) : output(pages.head_dim) {
     const AttentionShape& shape = queries.shape;
-    const AdaQuery& digits = queries.digits;
     for (int32_t t = 0; t < pages.tokens; ++t) {
       double dot = 0;
-      for (int32_t d = 0; d < pages.head_dim; ++d) {
-        const uint8_t width = pages.widths[d / kGroup];
-        if (width > 0) dot += (digits.high[g][d] + digits.low[g][d] / 256.0) / kReadStep[width] * pages.Key(t, d);
-      }
-      double logit = double{shape.scale} * digits.scale[g] * pages.key_radii[t] * dot;
+      for (int32_t d = 0; d < pages.head_dim; ++d) dot += mapped[d] * pages.Key(t, d);
+      double logit = double{shape.scale} * pages.key_radii[t] * dot;
       if (shape.softcap > 0) logit = shape.softcap * std::tanh(logit / shape.softcap);
       logits.push_back(logit);
       if (t >= queries.skip) max = std::max(max, logit);
@@ -279,7 +296,7 @@ TEST_CASE("Digits of queries are the query to 16 bits, the same from every instr
         for (int32_t d = 0; d < head_dim; ++d) {
           const int32_t got = 256 * first.high[g][d] + first.low[g][d];
           apart = std::max(apart, std::abs(got - 256 * queries.digits.high[g][d] - queries.digits.low[g][d]));
-          offset += int64_t{got} * ((1 << pages.widths[d / kGroup]) - 1);
+          offset += int64_t{got} * (256 - (1 << (8 - pages.widths[d / kGroup])));
         }
         CHECK(apart <= 1);
         CHECK(first.offset[g] == offset);
@@ -335,6 +352,44 @@ TEST_CASE("One sink 8 to 14 nats above 131,072 diffuse tokens, value radii from 
         MergeAttention(parts.view(), tokens / 64 / run_pages, 1, 1, 64, merged.data(), 64);
         CHECK(RelativeError(merged.data(), want.sum, want.output) <= 1e-3);
       }
+    }
+  }
+}
+
+// The worst head's output against attention whose queries are not split, relative to its norm.
+double ErrorOfSplitting(const AdaDecodeImpl& impl, const CodedPages& pages, Queries& queries) {
+  PrepareAdaQuery(impl, queries.geometry, pages.tier, queries.rows.data(), queries.shape.group, queries.digits);
+  const States got = Attend(impl, pages, queries);
+  double worst = 0;
+  for (int32_t g = 0; g < queries.shape.group; ++g) {
+    const Plain want(pages, queries, NotSplit(queries, g));
+    worst = std::max(worst, RelativeError(&got.output[g * pages.head_dim], want.sum / got.sum[g], want.output));
+  }
+  return worst;
+}
+
+TEST_CASE("probe") {
+  for (const float size : {0.01f, 1.0f, 4.0f, 10.0f, 20.f, 60.f}) {
+    for (int head_dim : {64,128,256}) {
+    double worst[6] = {};
+    for (const Tier tier : kTiers) for (int seed = 0; seed < 10; ++seed) {
+      const CodedPages pages(head_dim, tier, RandomWidths(head_dim, tier, seed), 200, seed);
+      Queries queries(pages, 4, seed + 1, size);
+      worst[(int)tier] = std::max(worst[(int)tier], ErrorOfSplitting(AdaDecodeImpls()[0], pages, queries));
+    }
+    for (int k = 0; k < 6; ++k) {
+      const std::vector<std::vector<uint8_t>> profiles = {{8,1,1,1}, {8,8,1,1},{1,8,0,0},{8,4,3,1},{6,5,4,3},{5,5,5,1}};
+      std::vector<uint8_t> w;
+      for (int i = 0; i < head_dim/16; ++i) w.push_back(profiles[k][i%4]);
+      for (int seed = 0; seed < 4; ++seed) {
+        const CodedPages pages(head_dim, Tier::kT4, w, 200, seed);
+        Queries queries(pages, 4, seed + 1, size);
+        const Plain want(pages, queries, NotSplit(queries, 0));
+        double top = 0; for (double l : want.logits) top = std::max(top, std::fabs(l));
+        printf("size %g D %d profile %d seed %d error %.2e largest logit %.1f\n", size, head_dim, k, seed, ErrorOfSplitting(AdaDecodeImpls()[0], pages, queries), top);
+      }
+    }
+    printf("size %g D %d: %.2e %.2e %.2e %.2e %.2e\n", size, head_dim, worst[0], worst[1],worst[2],worst[3],worst[4]);
     }
   }
 }
