@@ -257,9 +257,12 @@ TEST_CASE("Every width of a key's group is read where it lies, groups without co
 }
 
 TEST_CASE("The largest sums of integers do not overflow") {
-  for (const int32_t sign : {-1, 1}) {
-    CodedPages pages(256, Tier::kT8, std::vector<uint8_t>(16, 8), 64, 4);
-    std::fill(pages.key_codes.begin(), pages.key_codes.end(), sign < 0 ? -128 : 127);
+  for (const int32_t code : {-128, 127, -32, 31, -16, 15, -8, 7, -4, 3, -2, 1, -1, 0}) {  // of 8, 6, 5, 4, 3, 2, 1 bits
+    const int32_t sign = code < 0 ? -1 : 1;
+    uint8_t width = 1;
+    while (code < -(1 << (width - 1)) || code >= 1 << (width - 1)) ++width;
+    CodedPages pages(256, Tier::kT8, std::vector<uint8_t>(16, width), 64, 4);
+    std::fill(pages.key_codes.begin(), pages.key_codes.end(), code);
     std::fill(pages.value_codes.begin(), pages.value_codes.end(), sign < 0 ? -128 : 127);
     std::fill(pages.key_radii.begin(), pages.key_radii.end(), 0.01f);
     pages.Write();
