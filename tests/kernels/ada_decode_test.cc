@@ -324,7 +324,7 @@ double RelativeError(const float* got, double scale, const std::vector<double>& 
   return std::sqrt(error / size);
 }
 
-TEST_CASE("One sink 8 to 14 nats above 131,072 diffuse tokens, value radii from 1e-3 to 1e3: the output is right to 1e-3") {
+TEST_CASE("A sink 8 to 14 nats above 131,072 diffuse tokens, value radii from 1e-3 to 1e3, are right to 1e-3 of the output") {
   const int32_t tokens = 131072;
   std::mt19937_64 random(12);
   std::uniform_real_distribution<float> exponent(-3, 3);
@@ -396,7 +396,7 @@ std::vector<uint8_t> Quarters(int32_t head_dim, const std::vector<uint8_t>& widt
 const std::vector<std::vector<uint8_t>> kUnequal = {{8, 1, 1, 1}, {8, 8, 0, 0}, {1, 8, 0, 1}, {8, 4, 3, 1},
                                                     {6, 6, 1, 1}, {5, 1, 5, 5}, {2, 8, 3, 3}};
 
-TEST_CASE("Splitting a query costs an output less than 1e-3 of it, whatever widths stand side by side: flat logits to 50 nats") {
+TEST_CASE("Splitting a query costs an output less than 1e-3 of it, whatever widths stand side by side, from flat logits to 50 nats") {
   for (const float size : {0.01f, 1.0f, 4.0f}) {
     for (const int32_t head_dim : {64, 128, 256}) {
       for (const Tier tier : kTiers) {
