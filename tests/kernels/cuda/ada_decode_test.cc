@@ -428,7 +428,7 @@ TEST_CASE("On the device one sink 8 to 14 nats above 131,072 diffuse tokens, val
         double logit = 0;
         for (int32_t d = 0; d < 64; ++d) {
           const uint8_t width = pages.widths[d / 16];
-          if (width > 0) logit += (digits.high[0][d] + digits.low[0][d] / 256.0) / kReadStep[width] * pages.Key(5, d);
+          if (width > 0) logit += std::ldexp(digits.high[0][d] + digits.low[0][d] / 256.0, 8 - width) / kReadStep[width] * pages.Key(5, d);
         }
         pages.key_radii[5] = static_cast<float>(gap / (logit * digits.scale[0] * batch.shape.scale));
         pages.Write();
