@@ -51,6 +51,7 @@ CudaStatus CudaCodes::Create(int32_t sequences, int32_t context_max, const KvAre
   for (Slot& slot : slots_) slot.heads.resize(static_cast<size_t>(heads));
 
   CudaStatus status = decoder_.Create(d, group);
+  no_seats_.assign(static_cast<size_t>(decoder_.seat_words()), 0);
   if (status != CudaStatus::kOk) return status;
   const int64_t rows = kernels::cuda::PaddedRows(sequences), row_heads = rows * spec_.kv_heads;
   lists_max_ = static_cast<int32_t>(row_heads * (priced() ? kernels::kLadderTiers : 2));
@@ -74,6 +75,7 @@ CudaStatus CudaCodes::Create(int32_t sequences, int32_t context_max, const KvAre
                .head_lists = pieces.Take<int32_t>(row_heads + 1),
                .parts = pieces.Take<kernels::cuda::AdaPart>(parts),
                .worker_parts = pieces.Take<int32_t>(decoder_.workers() + 1),
+               .seats_taken = pieces.Take<uint32_t>(decoder_.seat_words()),
                .head_states = pieces.Take<kernels::cuda::AdaHeadStates>(row_heads),
                .refresh = pieces.Take<RefreshWork>(1),
                .refreshed = pieces.Take<RefreshItem>(priced() ? row_heads : 0)};
@@ -85,9 +87,10 @@ CudaStatus CudaCodes::Create(int32_t sequences, int32_t context_max, const KvAre
   place(memory_.data());
   // Nothing is planned: a step recorded before the first one does nothing here.
   Both(status, kernels::cuda::FillBytes(stream_, memory_.data(), 0, memory_.bytes()));
-  constexpr int32_t kPiecesOfLayer = 10, kRounding = 11;  // a table of pieces is rounded up to 256 bytes
+  constexpr int32_t kPiecesOfLayer = 11, kRounding = 12;  // a table of pieces is rounded up to 256 bytes
   Both(status, input_.Create(plan_bytes, spec_.layers * (kPiecesOfLayer + kRounding)));
   Both(status, list_entries_.Create());
+  for (const CudaStatus made : {beside_.Create(), attended_.Create(), beside_done_.Create()}) Both(status, made);
   if (!Both(status, on_device_.Create(stream_, spec_, geometry_))) return status;
   Both(status, retier_.Create(context_max, arenas, on_device_.keys(), on_device_.losses()));
   if (priced()) Both(status, rates_.Create(sequences, context_max, arenas, value_weights_, on_device_.keys(), on_device_.losses()));
@@ -182,10 +185,10 @@ void CudaCodes::AddLists(const StepItem& item, int32_t row, int32_t slot, int32_
     const Tier tier = static_cast<Tier>(t);
     const int32_t tokens = pages.of(tier).tokens + (tier == Tier::kT8 ? 1 : 0);
     if (tokens == 0) continue;
-    const int32_t page_tokens = kernels::TokensPerPage(tier, spec_.head_dim);
     const int32_t left = pages.local() ? std::max(0, pages.oldest_seen(item.position) - pages.first_held(tier, item.position)) : 0;
     if (left >= tokens) continue;
-    const int32_t gone = left / page_tokens;
+    const int32_t page_tokens = left == 0 ? 1 : kernels::TokensPerPage(tier, spec_.head_dim);  // divisions are dear, and most heads global
+    const int32_t gone = left == 0 ? 0 : left / page_tokens;
     // Relative to the layer's first head, so that layers whose heads hold as much have the same lists.
     layer_lists_.push_back({.head = row * spec_.kv_heads + kv_head,
                             .tier = t,
@@ -234,6 +237,7 @@ void CudaCodes::PlanLayer(int32_t layer, int32_t rows) {
   SPH_CHECK(static_cast<int32_t>(layer_lists_.size()) <= lists_max_);
   planned.list_count = static_cast<int32_t>(layer_lists_.size());
   input_.Place(std::span<const uint8_t>(flags_), planned.coded);
+  input_.Place(std::span<const uint32_t>(no_seats_), planned.seats_taken);
   PlaceEntries(layer, rows);
   if (priced()) {
     input_.Place(std::span<const RefreshWork>(&refresh_, 1), planned.refresh);
@@ -323,13 +327,19 @@ CudaStatus CudaCodes::Attend(int32_t layer, int32_t rows, uint16_t* attended) {
                                 .head_lists = planned.head_lists,
                                 .parts = planned.parts,
                                 .worker_parts = planned.worker_parts,
+                                .seats_taken = planned.seats_taken,
                                 .head_states = planned.head_states,
                                 .digits = digits_,
                                 .states = states_,
                                 .attended = attended,
                                 .entering = true}));
   if (priced()) {
-    Both(status, kernels::cuda::RefreshUtilities(stream_, on_device_.heads(layer),
+    const bool beside = RefreshesBeside(rows);
+    if (beside) {
+      Both(status, attended_.Record(stream_));
+      Both(status, attended_.Await(beside_.get()));
+    }
+    Both(status, kernels::cuda::RefreshUtilities(beside ? beside_.get() : stream_, on_device_.heads(layer),
                                                  {.shape = ShapeOfCodes(),
                                                   .kv_heads = spec_.kv_heads,
                                                   .query = raw_query_,
@@ -338,8 +348,13 @@ CudaStatus CudaCodes::Attend(int32_t layer, int32_t rows, uint16_t* attended) {
                                                   .arena = arenas_.coded,
                                                   .step = geometry_.query(0).steps()[8]},
                                                  planned.refresh, planned.refreshed));
+    if (beside) Both(status, beside_done_.Record(beside_.get()));
   }
   return status;
+}
+
+CudaStatus CudaCodes::JoinRefresh(int32_t rows) const {
+  return RefreshesBeside(rows) ? beside_done_.Await(stream_) : CudaStatus::kOk;
 }
 
 CudaStatus CudaCodes::Retier(std::span<const RetierItem> items) {

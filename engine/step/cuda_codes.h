@@ -25,6 +25,7 @@
 #include "kernels/cuda/codec.h"
 #include "kernels/cuda/dense_rows.h"
 #include "kernels/cuda/device_runtime.h"
+#include "kernels/cuda/few_rows.h"
 #include "kernels/cuda/utility_refresh.h"
 
 namespace spherical::engine {
@@ -67,8 +68,10 @@ class CudaCodes {
   // The layer's maps of keys and of queries, which Attend reads.
   kernels::cuda::NeededNext maps(int32_t layer) const { return on_device_.maps(layer); }
   // Queues it: new tokens of sealed heads are coded, and their queries attend: into `attended`, bf16 [M, heads, D], of the coded heads
-  // alone.
+  // alone. What follows in mode `rdr` runs beside what is queued next, where there are more than a few rows; before the next layer's
+  // queries, and before the step's end, JoinRefresh is queued, followed by a launch that does not overlap.
   kernels::cuda::CudaStatus Attend(int32_t layer, int32_t rows, uint16_t* attended);
+  kernels::cuda::CudaStatus JoinRefresh(int32_t rows) const;
 
   // Mode `rdr`: queries of sampled positions are kept; of steps that are not recorded.   queries: f16 [M, heads, D], after rotary positions
   kernels::cuda::CudaStatus KeepQueries(int32_t layer, const uint16_t* queries) {
@@ -93,6 +96,7 @@ class CudaCodes {
     int32_t* head_lists = nullptr;
     kernels::cuda::AdaPart* parts = nullptr;
     int32_t* worker_parts = nullptr;
+    uint32_t* seats_taken = nullptr;
     kernels::cuda::AdaHeadStates* head_states = nullptr;
     kernels::cuda::RefreshWork* refresh = nullptr;     // [1]
     kernels::cuda::RefreshItem* refreshed = nullptr;   // [rows * kv_heads]
@@ -120,11 +124,14 @@ class CudaCodes {
   int32_t ListOffset(const HeadPages& pages, kernels::Tier tier) const;
   kernels::AttentionShape ShapeOfCodes() const;
   uint8_t* PageOf(const HeadPages& pages, kernels::Tier tier, int32_t slot) const;
+  bool RefreshesBeside(int32_t rows) const { return priced() && rows > kernels::cuda::kFewRows; }
 
   const TransformerSpec& spec_;
   const ModelGeometry& geometry_;
   const std::span<const float> value_weights_;
   const kernels::cuda::Stream stream_;
+  kernels::cuda::OwnStream beside_;
+  kernels::cuda::Event attended_, beside_done_;
   const bool overlap_ = kernels::cuda::LaunchesOverlap();
   CudaRetier retier_;
   CudaRates rates_;
@@ -151,6 +158,7 @@ class CudaCodes {
   kernels::cuda::AdaPlan plan_;
   std::optional<PutPlan> last_plan_;  // of last_lists_
   std::vector<uint8_t> flags_;
+  std::vector<uint32_t> no_seats_;  // zeros
   std::vector<kernels::cuda::CodedSlot> places_;
   std::vector<kernels::cuda::EncodeItem> entries_;
 

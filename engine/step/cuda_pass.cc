@@ -70,17 +70,16 @@ int64_t CudaPass::PlaceOnDevice(const CudaPassOptions& options, uint8_t* base) {
   state_max_ = pieces.Take<float>(states);
   state_sum_ = pieces.Take<float>(states);
   state_output_ = pieces.Take<float>(states * d);
-  logit_rows_ = pieces.Take<int32_t>(kLogitsRowsMax);
   logits_ = pieces.Take<float>(int64_t{kLogitsRowsMax} * spec_.vocabulary);
   greatest_scratch_ = pieces.Take<kernels::cuda::Greatest>(kLogitsRowsMax * kernels::cuda::kGreatestPieces);
-  greatest_ = pieces.Take<int32_t>(kLogitsRowsMax);
   SPH_CHECK(options.sequences <= kStepSequencesMax);
   return pieces.used();
 }
 
 int64_t CudaPass::PlacePinned(const CudaPassOptions& options, uint8_t* base) {
   DevicePieces pieces(base);
-  pinned_rows_ = pieces.Take<int32_t>(kLogitsRowsMax);
+  logit_rows_ = pieces.Take<int32_t>(kLogitsRowsMax);
+  greatest_ = pieces.Take<int32_t>(kLogitsRowsMax);
   pinned_energy_ = pieces.Take<float>(options.value_weights.empty() ? 0 : int64_t{spec_.layers} * kStepRowsMax);
   return pieces.used();
 }
@@ -189,10 +188,16 @@ CudaStatus CudaPass::Record() {
     for (const bool exact : {false, true}) {
       if (!exact && codes_ == nullptr) continue;
       const Shape shape = {.rows = rows, .coded_rows = codes_ == nullptr ? 0 : rows, .exact = exact, .any_step = true};
+      QueueBegin(shape);
       QueueLayers(0, spec_.layers, shape);
       int64_t before = 0, after = 0, all = 0;
       Note(kernels::cuda::Synchronize(stream_));
       Note(kernels::cuda::FreeMemory(&before, &all));
+      if (!recording.begin.recorded()) {
+        if (const CudaStatus begun = recording.begin.BeginRecording(stream_); begun != CudaStatus::kOk) return begun;
+        QueueBegin(shape);
+        if (const CudaStatus ended = recording.begin.EndRecording(stream_); ended != CudaStatus::kOk) return ended;
+      }
       int32_t first = 0;
       for (const int32_t end : recording.ends) {
         kernels::cuda::Graph& graph = recording.pieces[exact ? 1 : 0].emplace_back();
@@ -298,12 +303,14 @@ void CudaPass::RunLayers(const StepPlan& plan) {
   Note(list_entries_.Send(stream_, entries_, lists_));
   Note(input_.Send(stream_));
   if (recording == nullptr) {
+    QueueBegin(shape);
     for (int32_t layer = 0; layer < spec_.layers; ++layer) {
       if (codes_ != nullptr) Note(codes_->PlanLayers(layer, layer + 1, shape.coded_rows));
       QueueLayers(layer, layer + 1, shape);
     }
     return FetchEnergies();
   }
+  Note(recording->begin.Launch(stream_));
   int32_t first = 0;
   for (size_t piece = 0; piece < recording->ends.size(); ++piece) {
     if (codes_ != nullptr) Note(codes_->PlanLayers(first, recording->ends[piece], recording->rows));
@@ -333,14 +340,16 @@ void CudaPass::TellEnergies(const StepPlan& plan, std::span<StepItemOutput> outp
   }
 }
 
-void CudaPass::QueueLayers(int32_t first, int32_t end, const Shape& shape) {
-  if (first == 0) {
-    Note(kernels::cuda::EmbedRows(stream_, weights_.embedding, tokens_, shape.rows, spec_.width, spec_.embedding_scale, x_));
-    Note(kernels::cuda::RotaryAnglesOf(stream_, frequency_, spec_.rotary_dim, positions_, shape.rows, angles_));
-    if (!spec_.local_rotary_frequency.empty()) {
-      Note(kernels::cuda::RotaryAnglesOf(stream_, local_frequency_, spec_.rotary_dim, positions_, shape.rows, local_angles_));
-    }
+void CudaPass::QueueBegin(const Shape& shape) {
+  Note(kernels::cuda::EmbedRows(stream_, weights_.embedding, tokens_, shape.rows, spec_.width, spec_.embedding_scale, x_));
+  Note(kernels::cuda::RotaryAnglesOf(stream_, frequency_, spec_.rotary_dim, positions_, shape.rows, angles_));
+  if (!spec_.local_rotary_frequency.empty()) {
+    Note(kernels::cuda::RotaryAnglesOf(stream_, local_frequency_, spec_.rotary_dim, positions_, shape.rows, local_angles_));
   }
+  QueueJoined(0, /*begins=*/true, shape);
+}
+
+void CudaPass::QueueLayers(int32_t first, int32_t end, const Shape& shape) {
   for (int32_t layer = first; layer < end; ++layer) QueueLayer(layer, layer == first, shape);
   if (end < spec_.layers) return;
   // What the last layer leaves is added, for whichever rows are asked for later.
@@ -349,11 +358,9 @@ void CudaPass::QueueLayers(int32_t first, int32_t end, const Shape& shape) {
 }
 
 // Each norm also takes in what came before it. begins: other things than this pass's kernels may be queued before.
-void CudaPass::QueueLayer(int32_t layer, bool begins, const Shape& shape) {
+void CudaPass::QueueJoined(int32_t layer, bool begins, const Shape& shape) {
   const CudaLayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
-  const int64_t width = spec_.width, attended = int64_t{spec_.heads} * spec_.head_dim;
-  const bool local = spec_.window(layer) > 0 && !spec_.local_rotary_frequency.empty();
-  const bool priced = codes_ != nullptr && codes_->priced();
+  const int64_t width = spec_.width;
   const int32_t m = shape.rows;
   Note(kernels::cuda::AddAndNorm(stream_,
                                  {.x = x_,
@@ -366,6 +373,15 @@ void CudaPass::QueueLayer(int32_t layer, bool begins, const Shape& shape) {
                                   .d = spec_.width,
                                   .overlap = overlap_ && !begins}));
   Multiply(w.joined, normed_, joined_, m, JoinedOutputs(), width);
+}
+
+void CudaPass::QueueLayer(int32_t layer, bool begins, const Shape& shape) {
+  const CudaLayerWeights& w = weights_.layers[static_cast<size_t>(layer)];
+  const int64_t width = spec_.width, attended = int64_t{spec_.heads} * spec_.head_dim;
+  const bool local = spec_.window(layer) > 0 && !spec_.local_rotary_frequency.empty();
+  const bool priced = codes_ != nullptr && codes_->priced();
+  const int32_t m = shape.rows;
+  if (layer > 0) QueueJoined(layer, begins, shape);
   Note(kernels::cuda::PrepareHeads(stream_, {.joined = joined_,
                                              .bias = w.joined_bias,
                                              .query_norm = w.query_norm,
@@ -393,7 +409,7 @@ void CudaPass::QueueLayer(int32_t layer, bool begins, const Shape& shape) {
                                              .raw_key = codes_ == nullptr ? nullptr : codes_->raw_key(),
                                              .raw_value = codes_ == nullptr ? nullptr : codes_->raw_value(),
                                              .needed_next = codes_ == nullptr ? kernels::cuda::NeededNext() : codes_->maps(layer),
-                                             .overlap = overlap_}));
+                                             .overlap = overlap_ && !(layer == 0 && begins)}));
   if (codes_ != nullptr && !shape.any_step) Note(codes_->KeepQueries(layer, query_));
   QueueAttention(layer, shape);
   Multiply(w.output, attended_, delta_, m, width, attended);
@@ -409,6 +425,7 @@ void CudaPass::QueueLayer(int32_t layer, bool begins, const Shape& shape) {
     Multiply(w.gate_up, normed_, gate_up_, m, 2 * int64_t{spec_.ffn_width}, width);
     Note(kernels::cuda::GateRows(stream_, gate, gate_up_, m, spec_.ffn_width, gated_, overlap_));
   }
+  if (shape.coded_rows > 0 && (shape.any_step || codes_->any_coded(layer))) Note(codes_->JoinRefresh(shape.coded_rows));
   Multiply(w.down, gated_, delta_, m, width, spec_.ffn_width);
 }
 
@@ -476,8 +493,7 @@ void CudaPass::Multiply(const uint16_t* weights, const uint16_t* rows, float* ou
 void CudaPass::Logits(std::span<const int32_t> rows) {
   const int32_t m = static_cast<int32_t>(rows.size());
   SPH_CHECK(m > 0 && m <= kLogitsRowsMax);
-  std::ranges::copy(rows, pinned_rows_);
-  Note(kernels::cuda::CopyToDevice(stream_, logit_rows_, pinned_rows_, m * int64_t{sizeof(int32_t)}));
+  std::ranges::copy(rows, logit_rows_);
   Note(kernels::cuda::AddAndNorm(stream_, {.x = x_, .weight = weights_.final_norm, .rows = logit_rows_, .out = normed_,
                                            .epsilon = spec_.norm_epsilon, .m = m, .d = spec_.width}));
   Multiply(weights_.output, normed_, logits_, m, spec_.vocabulary, spec_.width);

@@ -51,8 +51,9 @@ struct CudaPassOptions {
 // Steps in which every sequence has one token are CUDA graphs: recorded by Create for every number of rows that products know
 // (PaddedRows), so that their memory is taken before serving and counted; a step replays the graph of the next larger number. What changes
 // from step to step is therefore in device memory, at the same places each time, and so are counts that decide how much work there is;
-// rows too many have no slot, no work and no coded head, and nobody reads what becomes of them. In coded modes a step is several graphs of
-// 1, 2, 4, .. layers: the host plans those of the next while the device is at the last. Other steps are launched kernel by kernel.
+// rows too many have no slot, no work and no coded head, and nobody reads what becomes of them. A step is several graphs: what comes before
+// the first attention, then in coded modes 1, 2, 4, .. layers: the host plans those of the next while the device is at the last. Other
+// steps are launched kernel by kernel.
 //
 // The residual stream is f32; products take bf16 and sum in f32; keys, values, queries and probabilities are f16. How many rows a step
 // has may choose another kernel for a product, so a row's last bits can depend on who shares the step.
@@ -75,7 +76,7 @@ class CudaPass {
   void RunLayers(const StepPlan& plan);
   void Logits(std::span<const int32_t> rows);  // at most kLogitsRowsMax
   const float* logits() const { return logits_; }        // device [kLogitsRowsMax, vocabulary]
-  const int32_t* greatest() const { return greatest_; }  // device [kLogitsRowsMax]: ids; -1: the row is not finite
+  const int32_t* greatest() const { return greatest_; }  // pinned [kLogitsRowsMax], after Await: ids; -1: the row is not finite
   // After Await: fills in `energy` and `energy_rows` of items whose queries are sampled.   outputs [items]
   void TellEnergies(const StepPlan& plan, std::span<StepItemOutput> outputs) const;
   // Remembers the first failure of what was queued, and waits for the rest.
@@ -99,9 +100,10 @@ class CudaPass {
     bool exact = true;       // others have exact ones
     bool any_step = false;   // recorded: whichever step comes, with so many rows
   };
-  // The graphs of one number of rows: of each piece of layers, without exact attention and with it.
+  // The graphs of one number of rows: of what comes before attention, and of each piece of layers, without exact attention and with it.
   struct Recording {
     int32_t rows = 0;
+    kernels::cuda::Graph begin;
     std::vector<int32_t> ends;  // of pieces: layers
     std::vector<kernels::cuda::Graph> pieces[2];
   };
@@ -116,9 +118,12 @@ class CudaPass {
   // Null: the step is not one that is recorded.
   const Recording* RecordingOf(const StepPlan& plan) const;
   void PutInput(const StepPlan& plan, int32_t padded_rows);
-  // Layers [first, end), and what comes before the first and after the last of all.
+  // What the first layer can do before its codes are planned.
+  void QueueBegin(const Shape& shape);
+  // The rest of layers [first, end), and what comes after the last of all.
   void QueueLayers(int32_t first, int32_t end, const Shape& shape);
   void QueueLayer(int32_t layer, bool begins, const Shape& shape);
+  void QueueJoined(int32_t layer, bool begins, const Shape& shape);
   void QueueAttention(int32_t layer, const Shape& shape);
   void FetchEnergies();
   const uint8_t* CodedHeads(int32_t layer, const Shape& shape) const;
@@ -167,12 +172,11 @@ class CudaPass {
   float* gate_up_ = nullptr;      // [M, 2 F]
   uint16_t* gated_ = nullptr;     // [M, F]
   float *state_max_ = nullptr, *state_sum_ = nullptr, *state_output_ = nullptr;
-  int32_t* logit_rows_ = nullptr;
   float* logits_ = nullptr;
   kernels::cuda::Greatest* greatest_scratch_ = nullptr;
-  int32_t* greatest_ = nullptr;
   // Pinned memory.
-  int32_t* pinned_rows_ = nullptr;
+  int32_t* logit_rows_ = nullptr;  // read and written by the device as it lies: copies would take longer than what they carry
+  int32_t* greatest_ = nullptr;
   float* pinned_energy_ = nullptr;
 };
 

@@ -42,8 +42,7 @@ class CudaStepper final : public Stepper {
     pass_ = std::make_unique<CudaPass>(spec_, weights_, pool_, stream_.get());
     const int64_t logits_bytes = int64_t{CudaPass::kLogitsRowsMax} * spec_.vocabulary * int64_t{sizeof(float)};
     const CudaStatus pinned = logits_.Allocate(logits_bytes);
-    const CudaStatus greatest = greatest_.Allocate(CudaPass::kLogitsRowsMax * int64_t{sizeof(int32_t)});
-    if (pinned != CudaStatus::kOk || greatest != CudaStatus::kOk) {
+    if (pinned != CudaStatus::kOk) {
       return absl::ResourceExhaustedError(fmt::format("{} bytes of pinned memory for logits cannot be had", logits_bytes));
     }
     const absl::Status created = pass_->Create({.pages = options_.pages.value(),
@@ -121,7 +120,6 @@ class CudaStepper final : public Stepper {
     for (size_t i = 0; i < wanted.size(); ++i) rows[i] = wanted[i].row;
     pass_->Logits(std::span<const int32_t>(rows, wanted.size()));
     const int64_t row_bytes = spec_.vocabulary * int64_t{sizeof(float)}, count = static_cast<int64_t>(wanted.size());
-    pass_->Note(kernels::cuda::CopyToHost(stream_.get(), greatest_.data(), pass_->greatest(), count * int64_t{sizeof(int32_t)}));
     for (int64_t i = 0; i < count; ++i) {
       const LogitRow& want = wanted[static_cast<size_t>(i)];
       if (WantsGreatest(plan.items[static_cast<size_t>(want.item)], want)) continue;
@@ -129,22 +127,21 @@ class CudaStepper final : public Stepper {
     }
     if (absl::Status done = pass_->Await(); !done.ok()) return done;
 
+    const std::span<const int32_t> greatest(pass_->greatest(), wanted.size());
     pool_.RunWithWorker(static_cast<int32_t>(count), [&](Shard shard, int32_t worker) {
       const LogitRow& want = wanted[static_cast<size_t>(shard.index)];
       const StepItem& asked = plan.items[static_cast<size_t>(want.item)];
       StepItemOutput& item = output.items[static_cast<size_t>(want.item)];
-      const int32_t greatest = greatest_.data<int32_t>()[shard.index];
-      if (greatest < 0) return;
+      const int32_t id = greatest[static_cast<size_t>(shard.index)];
+      if (id < 0) return;
       if (WantsGreatest(asked, want)) {
-        item.sampled = SampledToken{.id = greatest, .top = {}};
+        item.sampled = SampledToken{.id = id, .top = {}};
       } else {
         ReadLogitRow(asked, want, {LogitsOf(shard.index), static_cast<size_t>(spec_.vocabulary)}, scratch_[static_cast<size_t>(worker)],
                      item);
       }
     });
-    for (int64_t i = 0; i < count; ++i) {
-      output.items[static_cast<size_t>(wanted[static_cast<size_t>(i)].item)].finite &= greatest_.data<int32_t>()[i] >= 0;
-    }
+    for (size_t i = 0; i < wanted.size(); ++i) output.items[static_cast<size_t>(wanted[i].item)].finite &= greatest[i] >= 0;
     return absl::OkStatus();
   }
 
@@ -158,8 +155,7 @@ class CudaStepper final : public Stepper {
   kernels::cuda::OwnStream stream_;
   CudaWeights weights_;
   std::vector<float> value_weights_;      // [layers * kv_heads], mode `rdr`
-  kernels::cuda::PinnedMemory logits_;    // [kLogitsRowsMax, vocabulary]
-  kernels::cuda::PinnedMemory greatest_;  // [kLogitsRowsMax]
+  kernels::cuda::PinnedMemory logits_;  // [kLogitsRowsMax, vocabulary]
   std::unique_ptr<CudaPass> pass_;
   std::vector<SamplerScratch> scratch_;   // [threads]
   std::vector<LogitRow> wanted_;

@@ -43,6 +43,7 @@ class DevicePages {
     bool taken = false;
     uint64_t last_step = 0;
     std::vector<int32_t> listed;  // [heads]  indices below are on the device
+    bool all_sealed = false;      // no exact page will come any more
   };
   int32_t SlotOf(SequenceId sequence);
 

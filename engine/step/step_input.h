@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <cstring>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "kernels/base/check.h"
@@ -13,11 +14,12 @@
 
 namespace spherical::engine {
 
-// Small arrays that a step brings to the device: gathered in pinned memory, sent by one copy, or a few.
+// Small arrays that a step brings to the device: gathered in pinned memory, sent by one copy, or a few. What is placed is read from there
+// by the kernel that places it: a copy before it would make the device wait another 10 us.
 //
 //   input.Begin();                                                  // the stream has passed all that was sent
 //   const int32_t* tokens = input.Put(std::span(tokens_of_rows));   // where it will be on the device
-//   input.Place(std::span(positions_of_rows), positions);           // the same, and copied to where kernels look for it step after step
+//   input.Place(std::span(positions_of_rows), positions);           // to where kernels look for it step after step
 //   status = input.Send(stream);                                    // what was put since the last Send
 class StepInput {
  public:
@@ -28,47 +30,60 @@ class StepInput {
     const kernels::cuda::CudaStatus taken = device_.Allocate(bytes);
     return taken == kernels::cuda::CudaStatus::kOk ? pinned_.Allocate(bytes) : taken;
   }
-  void Begin() { used_ = sent_ = 0; }
+  void Begin() {
+    used_ = sent_ = 0;
+    any_put_ = false;
+  }
   int64_t bytes() const { return pinned_.bytes(); }
 
   static int64_t BytesFor(int64_t bytes) { return RoundUp(bytes, kAlignment); }
   template <class T>
   T* Put(std::span<const T> values) {
-    const int64_t at = used_;
-    used_ += BytesFor(static_cast<int64_t>(values.size_bytes()));
-    SPH_CHECK(used_ <= pinned_.bytes());
-    if (!values.empty()) std::memcpy(pinned_.data() + at, values.data(), values.size_bytes());
-    return reinterpret_cast<T*>(device_.data() + at);
+    any_put_ = true;
+    return reinterpret_cast<T*>(device_.data() + Gather(values));
   }
-  // `to` is device memory aligned to 256 bytes, as is what lies behind its room. Returns what was put, to be placed again.
+  // `to` is device memory aligned to 256 bytes, as is what lies behind its room. Returns what was gathered, to be placed again.
   template <class T>
   std::span<T> Place(std::span<const T> values, T* to) {
-    const std::span<T> put(Put(values), values.size());
-    PlaceAgain(put, to);
-    return put;
+    const std::span<T> gathered(reinterpret_cast<T*>(pinned_.data() + Gather(values)), values.size());
+    PlaceAgain(gathered, to);
+    return gathered;
   }
   template <class T>
-  void PlaceAgain(std::span<T> put, T* to) {
-    if (put.empty()) return;
-    pieces_.push_back({.from = put.data(), .to = to, .bytes = RoundUp(static_cast<int64_t>(put.size_bytes()), 16)});
+  void PlaceAgain(std::span<T> gathered, T* to) {
+    if (gathered.empty()) return;
+    pieces_.push_back({.from = gathered.data(), .to = to, .bytes = RoundUp(static_cast<int64_t>(gathered.size_bytes()), 16)});
   }
   kernels::cuda::CudaStatus Send(kernels::cuda::Stream stream) {
+    using kernels::cuda::CudaStatus;
+    const int64_t first = sent_, end = used_;
     const int32_t count = static_cast<int32_t>(pieces_.size());
-    const kernels::cuda::Piece* const pieces = Put(std::span<const kernels::cuda::Piece>(pieces_));
+    const int64_t pieces = Gather(std::span<const kernels::cuda::Piece>(pieces_));
     pieces_.clear();
-    const int64_t first = sent_;
     sent_ = used_;
-    const kernels::cuda::CudaStatus sent =
-        kernels::cuda::CopyToDevice(stream, device_.data() + first, pinned_.data() + first, used_ - first);
-    return sent == kernels::cuda::CudaStatus::kOk ? kernels::cuda::CopyPieces(stream, pieces, count) : sent;
+    const bool copied = std::exchange(any_put_, false);
+    CudaStatus sent = CudaStatus::kOk;
+    if (copied) sent = kernels::cuda::CopyToDevice(stream, device_.data() + first, pinned_.data() + first, end - first);
+    if (sent != CudaStatus::kOk) return sent;
+    return kernels::cuda::CopyPieces(stream, reinterpret_cast<const kernels::cuda::Piece*>(pinned_.data() + pieces), count);
   }
 
  private:
   static constexpr int64_t kAlignment = 256;
+  // Returns where in pinned memory.
+  template <class T>
+  int64_t Gather(std::span<const T> values) {
+    const int64_t at = used_;
+    used_ += BytesFor(static_cast<int64_t>(values.size_bytes()));
+    SPH_CHECK(used_ <= pinned_.bytes());
+    if (!values.empty()) std::memcpy(pinned_.data() + at, values.data(), values.size_bytes());
+    return at;
+  }
   kernels::cuda::DeviceMemory device_;
   kernels::cuda::PinnedMemory pinned_;
   std::vector<kernels::cuda::Piece> pieces_;
   int64_t used_ = 0, sent_ = 0;
+  bool any_put_ = false;  // since the last Send: there is something to copy
 };
 
 }  // namespace spherical::engine

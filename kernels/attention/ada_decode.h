@@ -1,7 +1,7 @@
 // ADA decode: attention of one query row over coded pages, straight from radii and angle codes. Keys and values are never rebuilt: integer
 // codes are the operands of the dot products.
 //
-//     logit_t  = scale * r_t * sum_i q'_i (c_ti + 1/2) step(w_i)       q' = F^(-T) q times the steps, as two int8 digits (high + low / 256)
+//     logit_t  = scale * r_t * sum_i q'_i (c_ti + 1/2) step(w_i)       q' = F^(-T) q; q'_i step(w_i) 2^(w_i - 8) as two int8 digits
 //     output   = sum_t p_t v_t,   v_t = r_t (c_t + 1/2) step            p_t r_t as two int8 digits, scaled per unit of 32 tokens
 //
 // One work item is a run of pages of one (sequence, kv head, tier), for all G query heads: each code is read once per kv head. It returns

@@ -22,12 +22,13 @@ struct AdaMappedQuery {
   float centre[kAdaGroupMax];             // q.mu
 };
 
-// The same for one tier: two int8 digits per coordinate, steps folded in.
+// The same for one tier: two int8 digits per coordinate, steps folded in. A group of w bits has digits for codes << (8 - w): so a digit's
+// unit is the same share of what every group's codes reach to, and a group of 8 bits loses nothing beside one of 1.
 struct AdaQuery {
   int8_t high[kAdaGroupMax][kHeadDimMax];
   int8_t low[kAdaGroupMax][kHeadDimMax];
-  float scale[kAdaGroupMax];      // q'_i step_i ~ scale * (high + low / 256); NaN where the query was not finite
-  int32_t offset[kAdaGroupMax];   // sum over coordinates of (256 high + low) * (2^w - 1): twice what unsigned codes add
+  float scale[kAdaGroupMax];      // q'_i step_i ~ scale * (high + low / 256) * 2^(8 - w); NaN where the query was not finite
+  int32_t offset[kAdaGroupMax];   // sum over coordinates of (256 high + low) * (2^w - 1) * 2^(8 - w): twice what unsigned codes add
   float centre[kAdaGroupMax];     // q.mu
 };
 

@@ -52,7 +52,8 @@ double Logit(const AttentionShape& shape, const AdaItem& item, int32_t head, con
   for (int32_t d = 0; d < shape.head_dim; ++d) {
     const int32_t width = item.widths[d / kGroup];
     if (width == 0) continue;
-    twice += (256 * query.high[head][d] + query.low[head][d]) * TwiceCode(block, width, token.row, d % kGroup);
+    const int64_t twice_code = TwiceCode(block, width, token.row, d % kGroup);
+    twice += (256 * query.high[head][d] + query.low[head][d]) * twice_code * (1 << (8 - width));
     if (d % kGroup == kGroup - 1) block += 32 * width;
   }
   const double logit = static_cast<double>(shape.scale) * query.scale[head] * token.key_radius * static_cast<double>(twice) / 512;
@@ -88,7 +89,8 @@ void SplitAda(const QueryGeometry& geometry, Tier tier, const AdaMappedQuery& ma
     double steps[kHeadDimMax];
     double largest = 0, sum = 0;
     for (int32_t i = 0; i < dims; ++i) {
-      steps[i] = static_cast<double>(mapped.rows[g][i]) * geometry.steps()[widths[i / kGroup]];
+      const int32_t width = widths[i / kGroup];
+      steps[i] = std::ldexp(static_cast<double>(mapped.rows[g][i]) * geometry.steps()[width], width - 8);
       largest = std::max(largest, std::fabs(steps[i]));
       sum += steps[i];
     }
@@ -101,7 +103,7 @@ void SplitAda(const QueryGeometry& geometry, Tier tier, const AdaMappedQuery& ma
       const int32_t high = (digits + 128) >> 8;
       out.high[g][i] = static_cast<int8_t>(high);
       out.low[g][i] = static_cast<int8_t>(digits - 256 * high);
-      out.offset[g] += digits * ((1 << widths[i / kGroup]) - 1);
+      out.offset[g] += digits * (256 - (1 << (8 - widths[i / kGroup])));
     }
   }
 }

@@ -1,12 +1,13 @@
 // The reading kernel of ADA decode (ada_decode.h, step 2), for one head dim and number of head tiles. Included by one file per head dim.
 //
-// A warp works on whole pages, in steps of up to 64 tokens. Of a lane, g = lane / 4 and t = lane % 4. Codes are the A operand, so that no
-// row of a tensor core is wasted; columns of B are (head, digit) pairs, four heads a head tile. A step:
+// A warp works in steps of up to 64 tokens: on whole pages of its own, or, where steps do not come out even in pages, on every second step
+// of all of them. Of a lane, g = lane / 4 and t = lane % 4. Codes are the A operand, so that no row of a tensor core is wasted; columns of
+// B are (head, digit) pairs, four heads a head tile. A step:
 //
 //     1  keys      32-token halves: lane (g, t) loads rows 4 (g % 4) .. + 3 of tile g / 4, so that its sums are head t's logits of tokens
 //                  4g .. 4g + 3 of the half
-//     2  softmax   weights p * value radius as digits, scaled to the step's largest; the running maximum moves only when a logit exceeds it
-//                  by 8 (in bits), so that the usual step needs one reduction, not two
+//     2  softmax   weights p * value radius as digits, scaled to the step's largest; the reference moves only when a logit exceeds it
+//                  by about 8 (in bits), so that the usual step needs one reduction, not two
 //     3  values    the digits change places through shared memory and become B; lane (g, t) holds outputs 32 pair + 4g .. + 3 of head t
 #ifndef SPHERICAL_KERNELS_CUDA_ADA_ATTEND_CUH_
 #define SPHERICAL_KERNELS_CUDA_ADA_ATTEND_CUH_
@@ -16,16 +17,17 @@
 #include <cstdint>
 
 #include "kernels/cuda/ada_launch.h"
+#include "kernels/cuda/ada_seats.h"
+#include "kernels/cuda/code_products.cuh"
 #include "kernels/cuda/page_ring.cuh"
 #include "kernels/cuda/page_stream.cuh"
-#include "kernels/cuda/tensor_core.cuh"
 #include "kernels/spherical/page_layout.h"
 #include "kernels/spherical/query_geometry.h"
 
 namespace spherical::kernels::cuda {
 
 inline constexpr float kInfinity = __builtin_huge_valf();
-inline constexpr float kRescaleAbove = 8;        // bits
+inline constexpr float kRescaleAbove = 256;  // a weight: 8 bits above the reference
 inline constexpr float kLn2 = 0.693147181f;
 
 __device__ __forceinline__ float Exp2(float x) {
@@ -33,16 +35,6 @@ __device__ __forceinline__ float Exp2(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
-__device__ __forceinline__ uint4 Load16(const uint8_t* p) { return *reinterpret_cast<const uint4*>(p); }
-__device__ __forceinline__ uint32_t WordOf(const uint4& v, int i) { return i == 0 ? v.x : i == 1 ? v.y : i == 2 ? v.z : v.w; }
-
-// Bits of four rows, 16 columns of one bit each: byte c of two_rows[i] is four columns 4c .. of row 2i, above them those of row 2i + 1.
-__device__ __forceinline__ void JoinRows(const uint8_t* bits, uint32_t (&two_rows)[2]) {
-  const auto columns = [&](int c) -> uint32_t { return *reinterpret_cast<const uint16_t*>(bits + 8 * c); };
-  const uint32_t left = __byte_perm(columns(0), columns(1), 0x5140), right = __byte_perm(columns(2), columns(3), 0x5140);
-  two_rows[0] = __byte_perm(left, right, 0x5410), two_rows[1] = __byte_perm(left, right, 0x7632);
-}
-
 // The largest of the eight lanes that share t.
 __device__ __forceinline__ float MaxOverRows(float x) {
   for (int apart = 4; apart < 32; apart *= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, apart));
@@ -57,36 +49,35 @@ __device__ __forceinline__ float SumOverRows(float x) {
 __device__ __forceinline__ void WaitForPair(int barrier) { asm volatile("bar.sync %0, 64;" ::"r"(barrier) : "memory"); }
 
 template <int kHeadDim, int kHeadTiles>
-struct AdaReader {
+struct AdaReader : CodeProducts<kHeadTiles> {
+  using Products = CodeProducts<kHeadTiles>;
+  using Products::arguments, Products::lane, Products::g, Products::t;
   static constexpr int kPairs = (kHeadDim / kGroup + 1) / 2;  // of 16 coordinates
   // Halves of a step whose keys are worked on together: they share the query's digits. With many heads registers do not suffice.
   static constexpr int kTogether = kHeadTiles == 1 ? 2 : 1;
 
-  const AdaReadArguments& arguments;
-  int lane, g, t;
   uint32_t* exchange;  // [8 * kHeadTiles, kExchangeRow] of this warp
 
   // Of head t of each tile.
   float output[kHeadTiles][kPairs][4];
   float reference[kHeadTiles], sum[kHeadTiles], surplus[kHeadTiles];  // surplus: what each output has too much, from rounding offsets down
+  bool fresh;  // no token has been seen
 
   // Of the list.
-  const uint32_t* digits;
-  const AdaPlanes* planes;
-  float factor[kHeadTiles], half[kHeadTiles], centre[kHeadTiles];  // half: times -factor
+  float factor[kHeadTiles], centre[kHeadTiles];
   int start[kHeadTiles];
 
   __device__ __forceinline__ void Begin(const AdaPart& part) {
-    const uint8_t* query = arguments.digits + part.list * arguments.digit_bytes;
-    const AdaDigitHeader* header = reinterpret_cast<const AdaDigitHeader*>(query);
-    digits = reinterpret_cast<const uint32_t*>(query + sizeof(AdaDigitHeader));
-    planes = arguments.planes + part.head % arguments.kv_heads * kTierCount + part.tier;
+    const uint32_t list_at = static_cast<uint32_t>(part.list) * static_cast<uint32_t>(arguments.digit_bytes);
+    const AdaDigitHeader* header = reinterpret_cast<const AdaDigitHeader*>(arguments.digits + list_at);
+    Products::SetQuery(list_at + sizeof(AdaDigitHeader), part.head % arguments.kv_heads * kTierCount + part.tier);
+    fresh = true;
 #pragma unroll
     for (int n = 0; n < kHeadTiles; ++n) {
       const int head = 4 * n + t;
-      factor[n] = header->factor[head], half[n] = -header->half[head] * factor[n], centre[n] = header->centre[head];
+      factor[n] = header->factor[head], centre[n] = header->centre[head];
       start[n] = header->start[head];
-      reference[n] = -kInfinity, sum[n] = 0, surplus[n] = 0;
+      reference[n] = 0, sum[n] = 0, surplus[n] = 0;
 #pragma unroll
       for (int pair = 0; pair < kPairs; ++pair) {
 #pragma unroll
@@ -95,210 +86,30 @@ struct AdaReader {
     }
   }
 
-  // sums[half][two of a lane's four tokens][head tile] += keys times the query; of each, high digits of two tokens are [0] and [2].
-  template <int kHalves>
-  __device__ __forceinline__ void AddKeys(const uint8_t* keys, int key_tile, int (&sums)[kHalves][2][kHeadTiles][4]) const {
-    const uint8_t* tile = keys + (g >> 2) * key_tile;
-    const int row = (g & 3) * 16;
-    const uint32_t* chunk_digits = digits;
-    int chunk = 0;
-#pragma unroll 1
-    for (const int end = planes->chunks[0]; chunk < end; ++chunk, chunk_digits += 64 * kHeadTiles) {
-      const uint32_t entry = planes->entry[chunk][t];
-      uint2 b[kHeadTiles];
-#pragma unroll
-      for (int n = 0; n < kHeadTiles; ++n) b[n] = reinterpret_cast<const uint2*>(chunk_digits + 64 * n)[lane];
-#pragma unroll
-      for (int h = 0; h < kHalves; ++h) {
-        const uint4 first = Load16(tile + 2 * h * key_tile + row + (entry & 0xffff));
-        const uint4 second = Load16(tile + 2 * h * key_tile + row + (entry >> 16));
-#pragma unroll
-        for (int m = 0; m < 2; ++m) {
-#pragma unroll
-          for (int n = 0; n < kHeadTiles; ++n) {
-            AddProducts(sums[h][m][n], WordOf(first, 2 * m), WordOf(first, 2 * m + 1), WordOf(second, 2 * m), WordOf(second, 2 * m + 1),
-                        b[n].x, b[n].y);
-          }
-        }
-      }
-    }
-#pragma unroll 1
-    for (const int end = chunk + planes->chunks[1]; chunk < end; ++chunk, chunk_digits += 64 * kHeadTiles) {
-      const uint32_t entry = planes->entry[chunk][t];
-      uint2 b[kHeadTiles];
-#pragma unroll
-      for (int n = 0; n < kHeadTiles; ++n) b[n] = reinterpret_cast<const uint2*>(chunk_digits + 64 * n)[lane];
-#pragma unroll
-      for (int h = 0; h < kHalves; ++h) {
-        const uint4 words = Load16(tile + 2 * h * key_tile + row + (entry & 0xffff));
-#pragma unroll
-        for (int m = 0; m < 2; ++m) {
-          const uint32_t w0 = WordOf(words, 2 * m), w1 = WordOf(words, 2 * m + 1);
-#pragma unroll
-          for (int n = 0; n < kHeadTiles; ++n) {
-            AddProducts(sums[h][m][n], w0 & 0x0f0f0f0f, w1 & 0x0f0f0f0f, w0 >> 4 & 0x0f0f0f0f, w1 >> 4 & 0x0f0f0f0f, b[n].x, b[n].y);
-          }
-        }
-      }
-    }
-#pragma unroll 1
-    for (const int end = chunk + planes->chunks[2]; chunk < end; ++chunk, chunk_digits += 128 * kHeadTiles) {
-      const uint32_t entry = planes->entry[chunk][t], place = entry >> 16;
-      const uint32_t mask = 0x03030303u << place;
-      uint4 b[kHeadTiles];
-#pragma unroll
-      for (int n = 0; n < kHeadTiles; ++n) b[n] = reinterpret_cast<const uint4*>(chunk_digits + 128 * n)[lane];
-#pragma unroll
-      for (int h = 0; h < kHalves; ++h) {
-        const uint4 words = Load16(tile + 2 * h * key_tile + row + (entry & 0xffff));
-#pragma unroll
-        for (int m = 0; m < 2; ++m) {
-          uint32_t a[4][2];  // [columns 4c ..][row]
-#pragma unroll
-          for (int r = 0; r < 2; ++r) {
-            const uint32_t word = __funnelshift_l(WordOf(words, 2 * m + r), WordOf(words, 2 * m + r), place);
-#pragma unroll
-            for (int c = 0; c < 4; ++c) a[c][r] = __funnelshift_r(word, word, 2 * c) & mask;
-          }
-#pragma unroll
-          for (int n = 0; n < kHeadTiles; ++n) {
-            AddProducts(sums[h][m][n], a[0][0], a[0][1], a[1][0], a[1][1], b[n].x, b[n].y);
-            AddProducts(sums[h][m][n], a[2][0], a[2][1], a[3][0], a[3][1], b[n].z, b[n].w);
-          }
-        }
-      }
-    }
-#pragma unroll 1
-    for (const int end = chunk + planes->chunks[3]; chunk < end; ++chunk, chunk_digits += 128 * kHeadTiles) {
-      const uint32_t entry = planes->entry[chunk][t], place = entry >> 16;
-      const uint32_t mask = 0x01010101u << place;
-      uint4 b[kHeadTiles];
-#pragma unroll
-      for (int n = 0; n < kHeadTiles; ++n) b[n] = reinterpret_cast<const uint4*>(chunk_digits + 128 * n)[lane];
-#pragma unroll
-      for (int h = 0; h < kHalves; ++h) {
-        const uint8_t* bits = tile + 2 * h * key_tile + row / 8 + (entry & 0xffff);
-        uint32_t two_rows[2];
-        JoinRows(bits, two_rows);
-#pragma unroll
-        for (int m = 0; m < 2; ++m) {
-          const uint32_t word = __funnelshift_l(two_rows[m], two_rows[m], place);
-          uint32_t a[4][2];  // [columns c, 4 + c ..][row]
-#pragma unroll
-          for (int c = 0; c < 4; ++c) {
-            a[c][0] = __funnelshift_r(word, word, c) & mask;
-            a[c][1] = __funnelshift_r(word, word, 4 + c) & mask;
-          }
-#pragma unroll
-          for (int n = 0; n < kHeadTiles; ++n) {
-            AddProducts(sums[h][m][n], a[0][0], a[0][1], a[1][0], a[1][1], b[n].x, b[n].y);
-            AddProducts(sums[h][m][n], a[2][0], a[2][1], a[3][0], a[3][1], b[n].z, b[n].w);
-          }
-        }
-      }
-    }
-  }
+  // Pages whose tiles do not come out even in steps: there, steps go across pages, and both warps read all of them.
+  template <Tier kTier>
+  static constexpr int kTilesOf = LayoutOf(kTier, kHeadDim).tokens / kTokenTile;
+  template <Tier kTier>
+  static constexpr bool kAcross = kTilesOf<kTier> > 4 && kTilesOf<kTier> % 4 != 0;
 
-  // What a product with values of 2 bits needs of a lane: a[c][r], coordinate 4i + r of tokens 4c .. 4c + 3, at `kLow` of each byte: shifts
-  // to the left may run on either of two pipes.
-  template <int kLow>
-  __device__ __forceinline__ static void UnpackTwoBits(const uint8_t* block, int i, uint32_t (&a)[4][4]) {
-    const uint4 words = Load16(block + 16 * i);
-#pragma unroll
-    for (int r = 0; r < 4; ++r) {
-      const uint32_t word = WordOf(words, r);
-#pragma unroll
-      for (int c = 0; c < 4; ++c) a[c][r] = (2 * c <= kLow ? word << (kLow - 2 * c) : word >> (2 * c - kLow)) & 0x03030303u << kLow;
-    }
-  }
-  // And of 1 bit: of tokens c, 4 + c, 8 + c, 12 + c, at the top of each byte.
-  __device__ __forceinline__ static void UnpackOneBit(const uint8_t* block, int i, uint32_t (&a)[4][4]) {
-    uint32_t two_rows[2];
-    JoinRows(block + 2 * i, two_rows);
-#pragma unroll
-    for (int bit = 0; bit < 16; ++bit) a[bit % 4][bit / 4] = two_rows[bit / 8] << (7 - bit % 8) & 0x80808080u;
-  }
-  // Weights of tokens 4c .. become those of tokens c, 4 + c, ...
-  __device__ __forceinline__ static void Transpose(const uint32_t (&from)[4], uint32_t (&to)[4]) {
-    const uint32_t a = __byte_perm(from[0], from[1], 0x5140), b = __byte_perm(from[2], from[3], 0x5140);
-    const uint32_t c = __byte_perm(from[0], from[1], 0x7362), d = __byte_perm(from[2], from[3], 0x7362);
-    to[0] = __byte_perm(a, b, 0x5410), to[1] = __byte_perm(a, b, 0x7632);
-    to[2] = __byte_perm(c, d, 0x5410), to[3] = __byte_perm(c, d, 0x7632);
-  }
-
-  // How far to the left of their place AddValues has codes.
-  static constexpr int ValueShift(int width) { return width == 8 ? 0 : 8 - width; }
-
-  // sums[two of a lane's four coordinates][head tile] = start + 32 coordinates' codes, shifted, times the weights of a step.
-  template <int kWidth, int kHalves>
-  __device__ __forceinline__ void AddValues(const uint8_t* values, int value_tile, int pair, const uint32_t (&b)[kHeadTiles][4],
-                                            const uint32_t (&across)[kHeadTiles][4], const int (&from)[kHeadTiles][4],
-                                            int (&sums)[2][kHeadTiles][4]) const {
-    const uint8_t* block = values + (2 * pair + (g >> 2)) * 32 * kWidth;
-    const int i = g & 3;
-    if constexpr (kWidth == 8) {
-      const uint4 first = Load16(block + 64 * t + 16 * i), second = Load16(block + value_tile + 64 * t + 16 * i);
-#pragma unroll
-      for (int m = 0; m < 2; ++m) {
-#pragma unroll
-        for (int n = 0; n < kHeadTiles; ++n) {
-          StartProducts(sums[m][n], from[n], WordOf(first, 2 * m), WordOf(first, 2 * m + 1), WordOf(second, 2 * m),
-                        WordOf(second, 2 * m + 1), b[n][0], b[n][1]);
-        }
-      }
-    } else if constexpr (kWidth == 4) {
-#pragma unroll
-      for (int h = 0; h < kHalves; ++h) {
-        const uint4 words = Load16(block + (2 * h + (t >> 1)) * value_tile + 64 * (t & 1) + 16 * i);
-#pragma unroll
-        for (int m = 0; m < 2; ++m) {
-          const uint32_t w0 = WordOf(words, 2 * m), w1 = WordOf(words, 2 * m + 1);
-#pragma unroll
-          for (int n = 0; n < kHeadTiles; ++n) {
-            const int(&before)[4] = h == 0 ? from[n] : const_cast<const int(&)[4]>(sums[m][n]);
-            StartProducts(sums[m][n], before, w0 << 4 & 0xf0f0f0f0, w1 << 4 & 0xf0f0f0f0, w0 & 0xf0f0f0f0, w1 & 0xf0f0f0f0, b[n][2 * h],
-                          b[n][2 * h + 1]);
-          }
-        }
-      }
-    } else {
-      block += (kHalves == 1 ? t & 1 : t) * value_tile;
-      uint32_t a[4][4];
-      if constexpr (kWidth == 1) UnpackOneBit(block, i, a);
-      if constexpr (kWidth != 1) UnpackTwoBits<8 - kWidth>(block, i, a);
-#pragma unroll
-      for (int m = 0; m < 2; ++m) {
-#pragma unroll
-        for (int n = 0; n < kHeadTiles; ++n) {
-          const uint32_t(&weights)[4] = kWidth == 1 ? across[n] : b[n];
-          StartProducts(sums[m][n], from[n], a[0][2 * m], a[0][2 * m + 1], a[1][2 * m], a[1][2 * m + 1], weights[0], weights[1]);
-          AddProducts(sums[m][n], a[2][2 * m], a[2][2 * m + 1], a[3][2 * m], a[3][2 * m + 1], weights[2], weights[3]);
-        }
-      }
-      if constexpr (kWidth == 3) {
-        UnpackOneBit(block + 64, i, a);
-#pragma unroll
-        for (int m = 0; m < 2; ++m) {
-#pragma unroll
-          for (int n = 0; n < kHeadTiles; ++n) {
-            AddProducts(sums[m][n], a[0][2 * m], a[0][2 * m + 1], a[1][2 * m], a[1][2 * m + 1], across[n][0], across[n][1]);
-            AddProducts(sums[m][n], a[2][2 * m], a[2][2 * m + 1], a[3][2 * m], a[3][2 * m + 1], across[n][2], across[n][3]);
-          }
-        }
-      }
-    }
-  }
-
-  // Tokens [from, to) of the 32 kHalves that begin at a tile of a page.
+  // Tokens [from, to) of the 32 kHalves that begin at a tile of a page. Where steps go across pages the last tiles may be the next page's.
   template <Tier kTier, int kHalves>
-  __device__ __forceinline__ void Step(const uint8_t* page, int tile, int from, int to) {
+  __device__ __forceinline__ void Step(const uint8_t* page, const uint8_t* next_page, int tile, int from, int to) {
     constexpr TierLayout kPage = LayoutOf(kTier, kHeadDim);
-    constexpr int kWidth = ValueWidth(kTier);
-    const uint8_t* keys = page + tile * kPage.key_tile;
-    const uint8_t* radii_at = page + kPage.key_radii + 2 * kTokenTile * tile + 8 * g;
+    constexpr int kWidth = ValueWidth(kTier), kTiles = kPage.tokens / kTokenTile;
+    const uint8_t* key_tiles[kHalves];  // the lane's of each half
+    const uint8_t* radii_at[kHalves];
+#pragma unroll
+    for (int h = 0; h < kHalves; ++h) {
+      int at = tile + (g >> 2) + 2 * h;
+      const uint8_t* of = page;
+      if (kAcross<kTier> && at >= kTiles) at -= kTiles, of = next_page;
+      key_tiles[h] = of + at * kPage.key_tile;
+      radii_at[h] = of + kPage.key_radii + 2 * kTokenTile * at + 8 * (g & 3);
+    }
 
-    // 1. Logits, in bits.
-    float logit[kHeadTiles][kHalves][4], value_radius[kHalves][4];
+    // 1. Logits, in bits above the reference.
+    float above[kHeadTiles][kHalves][4], value_radius[kHalves][4];
     constexpr int kAtOnce = kHalves < kTogether ? kHalves : kTogether;
 #pragma unroll
     for (int first = 0; first < kHalves; first += kAtOnce) {
@@ -311,10 +122,13 @@ struct AdaReader {
           for (int n = 0; n < kHeadTiles; ++n) sums[h][m][n][0] = sums[h][m][n][2] = 0, sums[h][m][n][1] = sums[h][m][n][3] = start[n];
         }
       }
-      AddKeys<kAtOnce>(keys + 2 * first * kPage.key_tile, kPage.key_tile, sums);
+      const uint8_t* tiles[kAtOnce];
+#pragma unroll
+      for (int h = 0; h < kAtOnce; ++h) tiles[h] = key_tiles[first + h];
+      Products::template AddKeys<kAtOnce>(tiles, sums);
 #pragma unroll
       for (int h = 0; h < kAtOnce; ++h) {
-        const uint2 radii = *reinterpret_cast<const uint2*>(radii_at + 64 * (first + h));
+        const uint2 radii = *reinterpret_cast<const uint2*>(radii_at[first + h]);
         const float2 r01 = __half22float2(reinterpret_cast<const __half2&>(radii.x));
         const float2 r23 = __half22float2(reinterpret_cast<const __half2&>(radii.y));
         const float radius[4] = {r01.x, r01.y, r23.x, r23.y};
@@ -324,14 +138,14 @@ struct AdaReader {
           for (int n = 0; n < kHeadTiles; ++n) {
             const int(&c)[4] = sums[h][j / 2][n];
             const float dot = static_cast<float>(c[2 * (j % 2)] * 256 + c[2 * (j % 2) + 1]);
-            logit[n][first + h][j] = fmaf(dot, factor[n], half[n]) * radius[j];
+            above[n][first + h][j] = fmaf(dot, factor[n] * radius[j], -reference[n]);
           }
         }
       }
     }
 #pragma unroll
     for (int h = 0; h < kHalves; ++h) {
-      const uint2 radii = *reinterpret_cast<const uint2*>(radii_at + 2 * kPage.tokens + 64 * h);
+      const uint2 radii = *reinterpret_cast<const uint2*>(radii_at[h] + 2 * kPage.tokens);
       const float2 r01 = __half22float2(reinterpret_cast<const __half2&>(radii.x));
       const float2 r23 = __half22float2(reinterpret_cast<const __half2&>(radii.y));
       value_radius[h][0] = r01.x, value_radius[h][1] = r01.y, value_radius[h][2] = r23.x, value_radius[h][3] = r23.y;
@@ -343,8 +157,8 @@ struct AdaReader {
         for (int h = 0; h < kHalves; ++h) {
 #pragma unroll
           for (int j = 0; j < 4; ++j) {
-            const float x = (logit[n][h][j] * kLn2 + centre[n]) / arguments.softcap;
-            logit[n][h][j] = arguments.softcap / kLn2 * tanhf(x);
+            const float x = ((above[n][h][j] + reference[n]) * kLn2 + centre[n]) / arguments.softcap;
+            above[n][h][j] = fmaf(arguments.softcap / kLn2, tanhf(x), -reference[n]);
           }
         }
       }
@@ -358,53 +172,64 @@ struct AdaReader {
           if (token >= from && token < to) continue;
           value_radius[h][j] = 0;
 #pragma unroll
-          for (int n = 0; n < kHeadTiles; ++n) logit[n][h][j] = -kInfinity;
+          for (int n = 0; n < kHeadTiles; ++n) above[n][h][j] = -kInfinity;
         }
       }
     }
 
-    // 2. Weights.
-    float top[kHeadTiles];
-    bool above = false;
+    // 2. Weights. Where a lane's add up to more than kRescaleAbove allows one of them, and at first, the reference moves.
+    float p[kHeadTiles][kHalves][4], of_step[kHeadTiles];
+    bool move = fresh;
 #pragma unroll
     for (int n = 0; n < kHeadTiles; ++n) {
-      top[n] = -kInfinity;
+      of_step[n] = 0;
 #pragma unroll
       for (int h = 0; h < kHalves; ++h) {
 #pragma unroll
-        for (int j = 0; j < 4; ++j) top[n] = fmaxf(top[n], logit[n][h][j]);
+        for (int j = 0; j < 4; ++j) of_step[n] += p[n][h][j] = Exp2(above[n][h][j]);
       }
-      above |= top[n] > reference[n] + kRescaleAbove;
+      move |= of_step[n] > kRescaleAbove;
     }
-    if (__any_sync(~0u, above)) {
+    if (__any_sync(~0u, move)) {
 #pragma unroll
       for (int n = 0; n < kHeadTiles; ++n) {
-        const float now = fmaxf(reference[n], MaxOverRows(top[n]));
-        const float shrink = reference[n] == -kInfinity ? 0 : Exp2(reference[n] - now);
-        reference[n] = now;
+        float top = -kInfinity;
+#pragma unroll
+        for (int h = 0; h < kHalves; ++h) {
+#pragma unroll
+          for (int j = 0; j < 4; ++j) top = fmaxf(top, above[n][h][j]);
+        }
+        top = MaxOverRows(top);
+        // At first it may move down too. A head that has no token yet, or only NaN, stays where it is.
+        const float by = fresh ? (top == -kInfinity ? 0.0f : top) : fmaxf(top, 0.0f), shrink = fresh ? 0.0f : Exp2(-by);
+        reference[n] += by;
         sum[n] *= shrink, surplus[n] *= shrink;
 #pragma unroll
         for (int pair = 0; pair < kPairs; ++pair) {
 #pragma unroll
           for (int i = 0; i < 4; ++i) output[n][pair][i] *= shrink;
         }
+        of_step[n] = 0;
+#pragma unroll
+        for (int h = 0; h < kHalves; ++h) {
+#pragma unroll
+          for (int j = 0; j < 4; ++j) of_step[n] += p[n][h][j] = Exp2(above[n][h][j] - by);
+        }
       }
+      fresh = fresh && from >= min(to, 32 * kHalves);
     }
     float unit[kHeadTiles];  // what a low digit stands for
     __syncwarp();            // the last step's digits have been read
 #pragma unroll
     for (int n = 0; n < kHeadTiles; ++n) {
-      // A head that has seen nothing yet (its logits are NaN, or this step has no token of it) must not make NaN of what is no token.
-      const float from_reference = reference[n] == -kInfinity ? 0 : reference[n];
+      sum[n] += of_step[n];
       float largest = 1e-30f;
 #pragma unroll
       for (int h = 0; h < kHalves; ++h) {
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-          const float p = Exp2(logit[n][h][j] - from_reference);
-          sum[n] += p;
-          logit[n][h][j] = p * value_radius[h][j];
-          largest = fmaxf(largest, fabsf(logit[n][h][j]));
+          p[n][h][j] *= value_radius[h][j];
+          largest = fmaxf(largest, fabsf(p[n][h][j]));
         }
       }
       largest = MaxOverRows(largest);
@@ -414,7 +239,7 @@ struct AdaReader {
       for (int h = 0; h < kHalves; ++h) {
         uint32_t shifted[4];  // byte 0: the low digit + 128; byte 1: the high one
 #pragma unroll
-        for (int j = 0; j < 4; ++j) shifted[j] = __float_as_uint(fmaf(logit[n][h][j], inverse, 0x1.8p23f + 128));
+        for (int j = 0; j < 4; ++j) shifted[j] = __float_as_uint(fmaf(p[n][h][j], inverse, 0x1.8p23f + 128));
         const uint32_t first = __byte_perm(shifted[0], shifted[1], 0x5140), second = __byte_perm(shifted[2], shifted[3], 0x5140);
         uint32_t* place = exchange + (8 * n + 2 * t) * kExchangeRow + 8 * h + g;
         place[0] = __byte_perm(first, second, 0x7632);
@@ -441,20 +266,26 @@ struct AdaReader {
         const uint4 all = *reinterpret_cast<const uint4*>(row + (filled ? 4 * t : 0));
         b[n][0] = filled ? all.x : 0, b[n][1] = filled ? all.y : 0, b[n][2] = filled ? all.z : 0, b[n][3] = filled ? all.w : 0;
       }
-      if constexpr (kWidth % 2 == 1) Transpose(b[n], across[n]);
+      if constexpr (kWidth % 2 == 1) Products::Transpose(b[n], across[n]);
       int total[4] = {0, 0, 0, 0};
       constexpr uint32_t kOnes = 0x01010101;
       AddProducts(total, kOnes, kOnes, kOnes, kOnes, b[n][0], b[n][1]);
       if (kWidth != 8 && (kWidth != 4 || kHalves == 2)) AddProducts(total, kOnes, kOnes, kOnes, kOnes, b[n][2], b[n][3]);
-      const int twice = (total[0] * 256 + total[1]) * (1 - (1 << kWidth)) * (1 << ValueShift(kWidth));
+      const int twice = (total[0] * 256 + total[1]) * (1 - (1 << kWidth)) * (1 << Products::ValueShift(kWidth));
       from_sums[n][0] = from_sums[n][2] = 0, from_sums[n][1] = from_sums[n][3] = twice >> 1;
       surplus[n] -= (twice & 1) ? 0.5f * unit[n] : 0;
     }
-    const uint8_t* values = page + kPage.values + tile * kPage.value_tile;
+    const uint8_t* values = page + kPage.values;
+    int value_tile = tile;
+    if constexpr (kWidth < 4) {
+      value_tile += kHalves == 1 ? t & 1 : t;
+      if (kAcross<kTier> && value_tile >= kTiles) value_tile -= kTiles, values = next_page + kPage.values;
+    }
+    values += value_tile * kPage.value_tile;
 #pragma unroll
     for (int pair = 0; pair < kPairs; ++pair) {
       int sums[2][kHeadTiles][4];
-      AddValues<kWidth, kHalves>(values, kPage.value_tile, pair, b, across, from_sums, sums);
+      Products::template AddValues<kWidth, kHalves>(values, kPage.value_tile, pair, b, across, from_sums, sums);
 #pragma unroll
       for (int m = 0; m < 2; ++m) {
 #pragma unroll
@@ -530,27 +361,61 @@ struct AdaReader {
   __device__ __forceinline__ void ReadPart(const AdaPart& part, int number, int warp, int barrier, PageStream<kHeadDim>& stream) {
     constexpr TierLayout kPage = LayoutOf(kTier, kHeadDim);
     constexpr int kTiles = kPage.tokens / kTokenTile;
-    // Steps are of four tiles, but for what is left of a page if that is one or two: worth code of its own where full pages have it.
-    constexpr bool kShortStep = kTiles % 4 == 1 || kTiles % 4 == 2;
-    for (int at = (number ^ warp) & 1; at < part.pages; at += 2) {
-      const uint8_t* page = stream.Wait(number + at);
-      const int first = at * kPage.tokens;
-      const int tokens = min(part.tokens - first, kPage.tokens);
-      for (int tile = 0; tile * kTokenTile < tokens; tile += 4) {
-        const int from = part.skip - first - tile * kTokenTile, to = tokens - tile * kTokenTile;
-        if (kTiles > 2 && !(kShortStep && tile == kTiles / 4 * 4)) {
-          Step<kTier, 2>(page, tile, from, to);
-        } else if constexpr (kTiles <= 2 || kShortStep) {
-          Step<kTier, 1>(page, tile, from, to);
-        }
+    const int turn = (number ^ warp) & 1;
+    if constexpr (kAcross<kTier>) {
+      int page = 0, waited = 0;  // where this warp's next step begins; how many pages have come
+      for (int first = 4 * turn, tile = first; first * kTokenTile < part.tokens; first += 8, tile += 8) {
+        for (; tile >= kTiles; tile -= kTiles, ++page) stream.template Pass<PageUse::kShared>();
+        const bool both = tile + 4 > kTiles && page + 1 < part.pages;
+        for (; waited <= page + both; ++waited) stream.Wait(number + waited, waited >= kRingStages);
+        Step<kTier, 2>(stream.At(number + page), stream.At(number + page + both), tile, part.skip - first * kTokenTile,
+                       part.tokens - first * kTokenTile);
+        __syncwarp();
       }
-      __syncwarp();
-      stream.Next();
+      for (; page < part.pages; ++page) {  // a page may only be left once it has come: until then its place is that of another
+        for (; waited <= page; ++waited) stream.Wait(number + waited, waited >= kRingStages);
+        stream.template Pass<PageUse::kShared>();
+      }
+    } else {
+      // Steps are of four tiles, but for what is left of a page if that is one or two: worth code of its own where full pages have it.
+      constexpr bool kShortStep = kTiles % 4 == 1 || kTiles % 4 == 2;
+      for (int at = 0; at < part.pages; ++at) {
+        const bool mine = (at & 1) == turn;
+        if (mine) {
+          const uint8_t* page = stream.Wait(number + at);
+          const int first = at * kPage.tokens;
+          const int tokens = min(part.tokens - first, kPage.tokens);
+          for (int tile = 0; tile * kTokenTile < tokens; tile += 4) {
+            const int from = part.skip - first - tile * kTokenTile, to = tokens - tile * kTokenTile;
+            if (kTiles > 2 && !(kShortStep && tile == kTiles / 4 * 4)) {
+              Step<kTier, 2>(page, page, tile, from, to);
+            } else if constexpr (kTiles <= 2 || kShortStep) {
+              Step<kTier, 1>(page, page, tile, from, to);
+            }
+          }
+          __syncwarp();
+        }
+        stream.template Pass<PageUse::kMine>(mine);
+      }
     }
-    constexpr float kStep = kReadStep[ValueWidth(kTier)] / (1 << ValueShift(ValueWidth(kTier)));
+    constexpr float kStep = kReadStep[ValueWidth(kTier)] / (1 << Products::ValueShift(ValueWidth(kTier)));
+    for (int n = 0; n < kHeadTiles && fresh; ++n) reference[n] = -kInfinity;
     End(part.state, kStep, warp, barrier);
   }
 };
+
+// Which of the plan's shares is the block's. Where all were taken before (nobody has cleared them) blocks read as they are numbered.
+__device__ __forceinline__ int SeatOf(const AdaReadArguments& arguments) {
+  if (arguments.seats_taken == nullptr) return blockIdx.x;
+  const int blocks = gridDim.x;
+  uint32_t processor;
+  asm volatile("mov.u32 %0, %smid;" : "=r"(processor));
+  const int own = processor < kAdaSeats ? arguments.seats.of[processor] : processor;
+  const auto take = [&](int word, uint32_t bits) -> uint32_t { return atomicOr(arguments.seats_taken + word, bits); };
+  const auto look = [&](int word) -> uint32_t { return __ldcg(arguments.seats_taken + word); };
+  const int seat = TakeAdaSeat(own < blocks ? own : blockIdx.x, blocks, take, look);
+  return seat < 0 ? blockIdx.x : seat;
+}
 
 template <int kHeadDim, int kHeadTiles>
 __global__ void __launch_bounds__(32 * AdaWarps(kHeadDim, kHeadTiles), 1) ReadPages(const __grid_constant__ AdaReadArguments arguments) {
@@ -560,17 +425,19 @@ __global__ void __launch_bounds__(32 * AdaWarps(kHeadDim, kHeadTiles), 1) ReadPa
   constexpr int kPage = PageBytes(kHeadDim), kRing = kRingStages * kPage, kExchange = AdaExchangeBytes(kHeadTiles);
   uint8_t* exchanges = shared + pairs * kRing;
   uint8_t* controls = exchanges + 2 * pairs * kExchange;
-  const int worker = blockIdx.x * pairs + pair;
-  const int begin = arguments.worker_parts[worker], end = arguments.worker_parts[worker + 1];
+  __shared__ int seat;
+  if (threadIdx.x == 0) seat = SeatOf(arguments);
   PageRing ring(shared + pair * kRing, controls + pair * PageRing::kControlBytes, kPage, lane);
   if (warp == 0) ring.Initialize();
   __syncthreads();
+  const int worker = seat * pairs + pair;
+  const int begin = arguments.worker_parts[worker], end = arguments.worker_parts[worker + 1];
   if (begin == end) return;
   PageStream<kHeadDim> stream(arguments, ring, begin, end, lane);
   if (arguments.entering && static_cast<Tier>(arguments.parts[begin].tier) == Tier::kT8) arguments.WaitForQueries();  // T8 comes first
   stream.Begin(warp);
-  AdaReader<kHeadDim, kHeadTiles> reader = {.arguments = arguments, .lane = lane, .g = lane / 4, .t = lane % 4,
-                                            .exchange = reinterpret_cast<uint32_t*>(exchanges + (2 * pair + warp) * kExchange)};
+  AdaReader<kHeadDim, kHeadTiles> reader = {{.arguments = arguments, .lane = lane, .g = lane / 4, .t = lane % 4},
+                                            reinterpret_cast<uint32_t*>(exchanges + (2 * pair + warp) * kExchange)};
   arguments.WaitForQueries();
   int number = 0;  // of the part's first page in the stream
   for (int p = begin; p < end; ++p) {

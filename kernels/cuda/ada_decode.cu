@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <cstddef>
 
+#include "kernels/cuda/ada_digits.cuh"
 #include "kernels/cuda/ada_launch.h"
+#include "kernels/cuda/ada_seats.h"
 #include "kernels/cuda/launch_overlap.cuh"
 #include "kernels/cuda/page_ring.cuh"
 #include "kernels/spherical/value_rotation.h"
@@ -16,10 +18,8 @@ namespace {
 
 CudaStatus StatusOf(cudaError_t error) { return static_cast<CudaStatus>(error); }
 
-constexpr int kPrepareThreads = 512;
-constexpr int kPrepareWarps = kPrepareThreads / 32;
-constexpr int kMergeThreads = 256;
-constexpr int kDigitMax = 32639;  // of two int8 digits: 256 * 127 + 127
+// Of a block of MergeStates, where kWarps merge the states of one head.
+constexpr int MergeThreads(int warps) { return warps > 8 ? 32 * warps : 256; }
 
 __device__ __forceinline__ float WarpMax(float x) {
   for (int apart = 16; apart > 0; apart /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, apart));
@@ -30,15 +30,29 @@ __device__ __forceinline__ float WarpSum(float x) {
   return x;
 }
 
-// How many outputs of the map a thread of PrepareQueries makes: with the queries of its block at most 32 sums.
-constexpr int OutputsTogether(int queries) { return queries == 16 ? 2 : 4; }
+// What PrepareQueries is for a head dim and a number of queries that a block takes. A thread maps some of them to four outputs, over a
+// slice of the coordinates. Few queries: all that the block's threads can do at once, for nobody else is there to do it. 16, where rows are
+// many: more sums a thread, so that less is read for each.
+template <int kDims, int kQueries>
+struct PrepareShape {
+  static constexpr int kThreads = kQueries == 16 ? 256 : 512, kWarps = kThreads / 32;
+  static constexpr int kBlocks = kQueries == 4 && kDims < 256 || kQueries == 16 ? 2 : 1;  // on a multiprocessor
+  static constexpr int kEach = kQueries < 8 ? kQueries : 8;                                // queries of a thread
+  static constexpr int kPieces = kDims / 4, kQuads = kDims / 4;                            // of outputs; of coordinates
+  static constexpr int kSlicesMost = kThreads / (kPieces * (kQueries / kEach)), kSlices = kSlicesMost < kQuads ? kSlicesMost : kQuads;
+  static constexpr int kLongest = (kQuads + kSlices - 1) / kSlices;  // slice, in quads
+  static constexpr int kAheadMost = kQueries == 4 && kDims == 256 ? 4 : 2, kAhead = kLongest < kAheadMost ? kLongest : kAheadMost;
+
+  static constexpr int kQueryFloats = kQueries * kDims, kMappedFloats = kQueries * MappedFloats(kDims);
+  static constexpr int kBytes = 4 * (kQueryFloats + kMappedFloats + kSlices * kQueryFloats);
+};
 
 struct PrepareArguments {
   AttentionShape shape;
   AdaHeads heads;
   int rows, kv_heads, rows_together, head_tiles;
   int group_inverse;  // q * group_inverse >> 16 is q / group, for q below 16
-  bool next_begins;  // the reading kernel's blocks may take places while this runs
+  bool next_begins;   // the reading kernel's blocks may take places while this runs
   const float* query;
   const AdaList* lists;
   const int32_t* head_lists;
@@ -46,247 +60,162 @@ struct PrepareArguments {
   int64_t digit_bytes;
 };
 
-// Four digits to the place that AdaDigitHeader says: of plane `rank` of a kind, four of its group's coordinates. words: of the kind's first
-// chunk; quad: which four, of 1 bit every fourth from there on.
-__device__ __forceinline__ void PutDigits(uint32_t* words, int kind, int rank, int quad, int head_tiles, int head, uint32_t high,
-                                          uint32_t low) {
-  const int together = kind < 2 ? 2 : 4, each = kind < 2 ? 2 : 4;  // planes of a chunk; words of a lane
-  const int chunk = rank / together, plane = rank % together;
-  const int t = kind == 0 ? quad : kind == 1 ? 2 * plane + quad / 2 : plane;
-  const int word = kind == 0 ? plane : kind == 1 ? quad % 2 : quad;
-  uint32_t* to = words + (32 * (chunk * head_tiles + head / 4) + 8 * (head % 4) + t) * each + word;
-  to[0] = high, to[4 * each] = low;
+__device__ __forceinline__ void AddWeighted(float weight, const float4& x, float4& sum) {
+  sum.x = fmaf(weight, x.x, sum.x), sum.y = fmaf(weight, x.y, sum.y);
+  sum.z = fmaf(weight, x.z, sum.z), sum.w = fmaf(weight, x.w, sum.w);
 }
 
-// The same four bytes of a group, as lane 4 g + w wants them of a plane of 1 bit: byte w of each of the four lanes' words.
-__device__ __forceinline__ uint32_t AcrossQuads(uint32_t word, int lane) {
-  uint32_t across = 0;
-#pragma unroll
-  for (int i = 0; i < 4; ++i) across |= (__shfl_sync(~0u, word, lane / 4 * 4 + i) >> (8 * (lane % 4)) & 0xff) << (8 * i);
-  return across;
-}
-
-// What splitting needs to know of a tier; these lie together in AdaPlanes too.
-struct TierSteps {
-  uint8_t widths[kGroupsMax];
-  float steps[kGroupsMax];
-};
-static_assert(offsetof(AdaPlanes, steps) == offsetof(AdaPlanes, widths) + offsetof(TierSteps, steps));
-
-// Digits of one head's mapped query for one list, by a warp; heads beyond the group get zeros. Lane l has coordinates 4l .. 4l + 3, and of
-// 256 also those 128 further on. The arithmetic is ada_query.inc's, step by step: the same mapped query gives the same digits.
-template <int kDims>
-__device__ __forceinline__ void SplitForList(const PrepareArguments& a, const TierSteps& tier, int list_index, int head,
-                                             const float* mapped, float centre, int lane) {
-  constexpr int kSets = kDims > 128 ? 2 : 1;
-  uint8_t* out = a.digits + list_index * a.digit_bytes;
-  const bool real = head < a.shape.group;
-  float steps[kSets][4] = {};
-  int width[kSets] = {};
-  float largest = 0;
-  bool finite = true;
-#pragma unroll
-  for (int k = 0; k < kSets; ++k) {
-    const int quad = lane + 32 * k;
-    if (4 * quad >= kDims) continue;
-    width[k] = tier.widths[quad / 4];
-    const float4 x = reinterpret_cast<const float4*>(mapped)[quad];
-    const float step = tier.steps[quad / 4];
-    steps[k][0] = __fmul_rn(x.x, step), steps[k][1] = __fmul_rn(x.y, step);
-    steps[k][2] = __fmul_rn(x.z, step), steps[k][3] = __fmul_rn(x.w, step);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      largest = fmaxf(largest, fabsf(steps[k][i]));
-      finite = finite && fabsf(steps[k][i]) < __int_as_float(0x7f800000);
-    }
-  }
-  finite = __all_sync(~0u, finite);
-  largest = __uint_as_float(__reduce_max_sync(~0u, __float_as_uint(largest)));  // of numbers that are not negative the bits are in order
-  const float inverse = finite && largest > 1e-30f ? __fdiv_rn(static_cast<float>(kDigitMax), largest) : 0.0f;
-  uint32_t high[kSets] = {}, low[kSets] = {};
-  int offset = 0;
-#pragma unroll
-  for (int k = 0; k < kSets; ++k) {
-    int sum = 0;
-#pragma unroll
-    for (int i = 0; i < 4; ++i) {
-      const float step = real && finite ? steps[k][i] : 0.0f;
-      const int digits = static_cast<int>(__fsub_rn(__fmaf_rn(step, inverse, 0x1.8p23f), 0x1.8p23f));
-      const int upper = (digits + 128) >> 8;
-      high[k] |= static_cast<uint32_t>(upper & 0xff) << (8 * i);
-      low[k] |= static_cast<uint32_t>((digits - 256 * upper) & 0xff) << (8 * i);
-      sum += digits;
-    }
-    offset += sum * ((1 << width[k]) - 1);
-  }
-  offset = __reduce_add_sync(~0u, offset);
-  if (lane == 0) {
-    AdaDigitHeader* header = reinterpret_cast<AdaDigitHeader*>(out);
-    const float nan = __int_as_float(0x7fffffff);
-    const float scale = !real ? 0.0f : finite ? largest * (256.0f / kDigitMax) : nan;
-    header->factor[head] = a.shape.scale * scale * (1.0f / 256) * 1.44269504f;
-    header->start[head] = -(offset >> 1);
-    header->half[head] = (offset & 1) ? 0.5f : 0.0f;
-    header->centre[head] = real ? a.shape.scale * centre : 0.0f;
-  }
-  // A group has a plane of each kind whose bit is in its width, in the order of groups.
-  uint32_t* words = reinterpret_cast<uint32_t*>(out + sizeof(AdaDigitHeader));
-#pragma unroll 1
-  for (int kind = 0; kind < kAdaPlaneKinds; ++kind) {
-    const int together = kind < 2 ? 2 : 4, each = kind < 2 ? 2 : 4, quad = lane % 4;
-    int count = 0;  // of planes
-#pragma unroll
-    for (int k = 0; k < kSets; ++k) {
-      const bool has = (width[k] & 8 >> kind) != 0;
-      const uint32_t lanes = __ballot_sync(~0u, has);
-      if (lanes == 0) continue;
-      if (kind == 3) high[k] = AcrossQuads(high[k], lane), low[k] = AcrossQuads(low[k], lane);
-      if (has) PutDigits(words, kind, count + __popc(lanes & ((1u << lane / 4 * 4) - 1)) / 4, quad, a.head_tiles, head, high[k], low[k]);
-      count += __popc(lanes) / 4;
-    }
-    const int chunks = (count + together - 1) / together;
-    if (count + lane / 4 < chunks * together) PutDigits(words, kind, count + lane / 4, quad, a.head_tiles, head, 0, 0);  // missing ones
-    words += 32 * each * a.head_tiles * chunks;
-  }
-}
-
-// kCount floats that lie together, loaded at once.
-template <int kCount>
-struct Together {
-  float of[kCount];
-  __device__ __forceinline__ static Together Load(const float* from) {
-    if constexpr (kCount == 4) {
-      const float4 x = __ldg(reinterpret_cast<const float4*>(from));
-      return {{x.x, x.y, x.z, x.w}};
-    } else {
-      const float2 x = __ldg(reinterpret_cast<const float2*>(from));
-      return {{x.x, x.y}};
-    }
-  }
-};
-
-// A block maps the queries of up to kQueries / G rows of one kv head, and splits them for the rows' lists. A thread maps all of them to
-// kOutputs outputs, over a slice of the coordinates: what it reads first of the map it asks for before all else. All that is known when
-// this is compiled makes it short: a kernel that runs once a layer waits for its own instructions.
+// A block maps the queries of up to kQueries / G rows of one kv head, and splits them for the rows' lists. All that is known when this is
+// compiled makes it short: a kernel that runs once a layer waits for its own instructions.
 template <int kDims, int kQueries>
-__global__ void __launch_bounds__(kPrepareThreads, kDims == 256 && kQueries == 4 ? 1 : 2)
+__global__ void __launch_bounds__(PrepareShape<kDims, kQueries>::kThreads, PrepareShape<kDims, kQueries>::kBlocks)
     PrepareQueries(const __grid_constant__ PrepareArguments a) {
   extern __shared__ __align__(16) float memory[];
-  constexpr int kOutputs = OutputsTogether(kQueries), kPieces = kDims / kOutputs, kSlices = kPrepareThreads / kPieces;
-  constexpr int kLongest = (kDims + kSlices - 1) / kSlices;  // slice
-  constexpr int kAheadMost = kQueries > 4 ? 4 : kDims < 256 ? 8 : 16, kAhead = kLongest < kAheadMost ? kLongest : kAheadMost;
-  using Piece = Together<kOutputs>;
-  const int group = a.shape.group, head = blockIdx.x % a.kv_heads;
-  const int first_row = blockIdx.x / a.kv_heads * a.rows_together;
+  using Shape = PrepareShape<kDims, kQueries>;
+  constexpr int kPieces = Shape::kPieces, kQuads = Shape::kQuads, kEach = Shape::kEach, kSlices = Shape::kSlices, kAhead = Shape::kAhead;
+  const uint32_t thread = threadIdx.x, lane = thread % 32, warp = thread / 32;
+  const int group = a.shape.group, head = static_cast<int>(blockIdx.x % static_cast<uint32_t>(a.kv_heads));
+  const int first_row = static_cast<int>(blockIdx.x / static_cast<uint32_t>(a.kv_heads)) * a.rows_together;
   const int rows = min(a.rows_together, a.rows - first_row), queries = rows * group;
-  const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  const int output = threadIdx.x % kPieces * kOutputs, slice = threadIdx.x / kPieces;
-  const int begin = kDims * slice / kSlices;
-  const int length = slice >= kSlices ? 0 : kDims % kSlices == 0 ? kDims / kSlices : kDims * (slice + 1) / kSlices - begin;
-  const float* map = a.heads.maps + (int64_t{head} * kDims + begin) * kDims + output;
-  Piece ahead[kAhead];
+
+  // All that memory has to bring is asked for before any of it is used. First the map; a slice is a run of quads of coordinates.
+  const uint32_t piece = thread % kPieces, part = thread / kPieces, slice = part % kSlices, first_query = part / kSlices * kEach;
+  const bool maps = first_query < kQueries;
+  const int begin = static_cast<int>(kQuads * slice / kSlices);
+  const int length = kQuads % kSlices == 0 ? kQuads / kSlices : static_cast<int>(kQuads * (slice + 1) / kSlices) - begin;
+  const float4* map = reinterpret_cast<const float4*>(a.heads.maps + int64_t{head} * kDims * kDims) + 4 * begin * kPieces + piece;
+  float4 ahead[kAhead][4];
 #pragma unroll
   for (int i = 0; i < kAhead; ++i) {
-    if (i < length) ahead[i] = Piece::Load(map + i * kDims);
+#pragma unroll
+    for (int k = 0; k < 4; ++k) {
+      if (i < length) ahead[i][k] = __ldg(map + (4 * i + k) * kPieces);
+    }
   }
+  // Queries, past the first cache: what made them may have ended a moment ago.
+  constexpr int kQueryTurns = (kQueries * kQuads + Shape::kThreads - 1) / Shape::kThreads;
+  float4 own_query[kQueryTurns];
+#pragma unroll
+  for (int turn = 0; turn < kQueryTurns; ++turn) {
+    const uint32_t i = turn * Shape::kThreads + thread;
+    const int q = static_cast<int>(i / kQuads), row = q * a.group_inverse >> 16;
+    const int64_t from = (int64_t{first_row + row} * a.kv_heads + head) * group + q - row * group;
+    own_query[turn] = q < queries ? __ldcg(reinterpret_cast<const float4*>(a.query) + from * kQuads + i % kQuads) : float4{0, 0, 0, 0};
+  }
+  constexpr uint32_t kTierWords = sizeof(TierSteps) / 4;
+  static_assert(kTierCount * kTierWords <= Shape::kThreads && kDims <= Shape::kThreads);
+  uint32_t own_word = 0;
+  if (thread < kTierCount * kTierWords) {
+    own_word = reinterpret_cast<const uint32_t*>(a.heads.planes[head * kTierCount + thread / kTierWords].widths)[thread % kTierWords];
+  }
+  const float own_centre = a.heads.centres != nullptr && thread < kDims ? __ldg(a.heads.centres + head * kDims + thread) : 0.0f;
   if (a.next_begins) LetNextBegin();
-  constexpr int kCoordinates = kQueries * kDims, kTurns = (kCoordinates + kPrepareThreads - 1) / kPrepareThreads;
-  float* query = memory;                  // [D][kQueries]
-  float* mapped = query + kCoordinates;   // [kQueries][D]
-  float* partial = mapped + kCoordinates;  // [kSlices][kQueries][D]
+  // Who lists what: a warp has four rows' lists, eight lanes for each row, for it has at most one a tier; and to know where these come
+  // among the block's, it has all rows' numbers, a lane for each.
+  constexpr uint32_t kSlots = 8;
+  static_assert(kTierCount <= kSlots && 4 * Shape::kWarps >= kQueries);
+  int own_list = -1, own_place = 0, own_tier = 0, all_lists = 0;
+  if (4 * warp < kQueries) {
+    const int row = static_cast<int>(4 * warp + lane / kSlots), slot = static_cast<int>(lane % kSlots);
+    const int at = (first_row + static_cast<int>(lane)) * a.kv_heads + head;
+    const int first = lane < static_cast<uint32_t>(rows) ? a.head_lists[at] : 0;
+    const int count = lane < static_cast<uint32_t>(rows) ? a.head_lists[at + 1] - first : 0;
+    int before = count;  // with the row's own
+#pragma unroll
+    for (uint32_t apart = 1; apart < kQueries; apart *= 2) {
+      const int more = __shfl_up_sync(~0u, before, apart);
+      if (lane >= apart) before += more;
+    }
+    all_lists = __shfl_sync(~0u, before, kQueries - 1);
+    own_place = __shfl_sync(~0u, before - count, row) + slot;
+    if (slot < __shfl_sync(~0u, count, row)) own_list = slot;
+    const int row_first = __shfl_sync(~0u, first, row);
+    if (own_list >= 0) own_list += row_first, own_tier = a.lists[own_list].tier;
+  }
+
+  float4* query = reinterpret_cast<float4*>(memory);                           // [kQueries][D]
+  float* mapped = memory + Shape::kQueryFloats;                                // [kQueries][MappedFloats(D)]
+  float4* partial = reinterpret_cast<float4*>(mapped + Shape::kMappedFloats);  // [kSlices][kQueries][D]
+  struct OwnList {
+    int list, row, tier;
+  };
   __shared__ float centre[kDims], centres[kQueries];
   __shared__ TierSteps tiers[kTierCount];
-  __shared__ int list_begin[kQueries], list_count[kQueries], list_tier[kQueries][32];
-  // Past the first cache: what made them may have ended a moment ago.
+  __shared__ OwnList lists[kQueries * kTierCount];
+  __shared__ int list_count;
 #pragma unroll
-  for (int turn = 0; turn < kTurns; ++turn) {
-    const int i = static_cast<int>(threadIdx.x) + turn * kPrepareThreads, q = i / kDims, d = i % kDims, row = q * a.group_inverse >> 16;
-    if (i >= kCoordinates) break;
-    const int64_t from = (int64_t{first_row + row} * a.kv_heads + head) * group + q - row * group;
-    query[d * kQueries + q] = q < queries ? __ldcg(a.query + from * kDims + d) : 0.0f;
+  for (int turn = 0; turn < kQueryTurns; ++turn) {
+    const uint32_t i = turn * Shape::kThreads + thread;
+    if (i < kQueries * kQuads) query[i] = own_query[turn];
   }
-  if (a.heads.centres != nullptr && threadIdx.x < kDims) centre[threadIdx.x] = a.heads.centres[head * kDims + threadIdx.x];
-  constexpr int kTierWords = sizeof(TierSteps) / 4;
-  static_assert(kTierCount * kTierWords <= kPrepareThreads);
-  if (threadIdx.x < kTierCount * kTierWords) {
-    const int tier = threadIdx.x / kTierWords, word = threadIdx.x % kTierWords;
-    reinterpret_cast<uint32_t*>(tiers)[threadIdx.x] =
-        reinterpret_cast<const uint32_t*>(a.heads.planes[head * kTierCount + tier].widths)[word];
-  }
-  int own_begin = 0, own_count = 0, own_tier = 0;  // of the warp's row: there are at most 16
-  if (warp < rows) {
-    const int at = (first_row + warp) * a.kv_heads + head;
-    own_begin = a.head_lists[at], own_count = a.head_lists[at + 1] - own_begin;
-    if (lane < own_count) own_tier = a.lists[own_begin + lane].tier;
-  }
+  if (thread < kTierCount * kTierWords) reinterpret_cast<uint32_t*>(tiers)[thread] = own_word;
+  if (thread < kDims) centre[thread] = own_centre;
   __syncthreads();
-  if (slice < kSlices) {
-    float sums[kQueries][kOutputs] = {};
+  if (maps) {
+    float4 sums[kEach] = {};
+    const float4* of = query + first_query * kQuads + begin;
+    map += 4 * kAhead * kPieces;
 #pragma unroll 1
-    for (int first = 0; first < length; first += kAhead) {
+    for (int left = length; left > 0; left -= kAhead, of += kAhead, map += 4 * kAhead * kPieces) {
 #pragma unroll
       for (int i = 0; i < kAhead; ++i) {
-        if (first + i >= length) break;
-        const float4* of_queries = reinterpret_cast<const float4*>(query + (begin + first + i) * kQueries);
+        if (kQuads % (kSlices * kAhead) != 0 && i >= left) break;
 #pragma unroll
-        for (int four = 0; four < kQueries / 4; ++four) {
-          const float4 x = of_queries[four];
-          const float of_query[4] = {x.x, x.y, x.z, x.w};
-#pragma unroll
-          for (int q = 0; q < 4; ++q) {
-#pragma unroll
-            for (int o = 0; o < kOutputs; ++o) sums[4 * four + q][o] = fmaf(ahead[i].of[o], of_query[q], sums[4 * four + q][o]);
-          }
+        for (int q = 0; q < kEach; ++q) {
+          const float4 x = of[q * kQuads + i];
+          AddWeighted(x.x, ahead[i][0], sums[q]), AddWeighted(x.y, ahead[i][1], sums[q]);
+          AddWeighted(x.z, ahead[i][2], sums[q]), AddWeighted(x.w, ahead[i][3], sums[q]);
         }
-        if (kAhead < kLongest && first + i + kAhead < length) ahead[i] = Piece::Load(map + (first + i + kAhead) * kDims);
+        if (kAhead < Shape::kLongest && i + kAhead < left) {
+#pragma unroll
+          for (int k = 0; k < 4; ++k) ahead[i][k] = __ldg(map + (4 * i + k) * kPieces);
+        }
       }
     }
 #pragma unroll
-    for (int q = 0; q < kQueries; ++q) {
-      *reinterpret_cast<Piece*>(partial + (slice * kQueries + q) * kDims + output) = reinterpret_cast<const Piece&>(sums[q]);
-    }
+    for (int q = 0; q < kEach; ++q) partial[(slice * kQueries + first_query + q) * kPieces + piece] = sums[q];
   }
-  if (warp < rows) {
-    list_tier[warp][lane] = own_tier;
-    if (lane == 0) list_begin[warp] = own_begin, list_count[warp] = own_count;
-  }
-  if (warp < kQueries) {
-    float sum = 0;
-    if (a.heads.centres != nullptr) {
-#pragma unroll
-      for (int d = lane, turn = 0; turn < (kDims + 31) / 32; ++turn, d += 32) {
-        if (d < kDims) sum = fmaf(centre[d], query[d * kQueries + warp], sum);
-      }
-      sum = WarpSum(sum);
-    }
-    if (lane == 0) centres[warp] = sum;
-  }
-  __syncthreads();
+  if (own_list >= 0) lists[own_place] = {own_list, static_cast<int>(4 * warp + lane / kSlots), own_tier};
+  if (thread == 0) list_count = all_lists;
 #pragma unroll 1
-  for (int turn = 0; turn < kTurns; ++turn) {
-    const int i = static_cast<int>(threadIdx.x) + turn * kPrepareThreads;
-    if (i >= kCoordinates) break;
+  for (uint32_t q = warp; q < kQueries && a.heads.centres != nullptr; q += Shape::kWarps) {
     float sum = 0;
 #pragma unroll
-    for (int s = 0; s < kSlices; ++s) sum += partial[s * kCoordinates + i];
-    mapped[i] = sum;
+    for (uint32_t first = 0; first < kDims; first += 32) {
+      const uint32_t d = first + lane;
+      if (d < kDims) sum = fmaf(centre[d], reinterpret_cast<const float*>(query)[q * kDims + d], sum);
+    }
+    sum = WarpSum(sum);
+    if (lane == 0) centres[q] = sum;
   }
   __syncthreads();
-  const int heads = 4 * a.head_tiles;
-  int turn = warp;  // of all (row, list, head) of the block this warp takes every kPrepareWarps-th
+#pragma unroll
+  for (uint32_t first = 0; first < kQueries * kPieces; first += Shape::kThreads) {
+    const uint32_t i = first + thread, q = i / kPieces, of = i % kPieces;
+    if (i >= kQueries * kPieces) break;
+    float4 sum = {};
+#pragma unroll
+    for (int s = 0; s < kSlices; ++s) AddWeighted(1, partial[s * kQueries * kPieces + i], sum);
+    *reinterpret_cast<float4*>(mapped + q * MappedFloats(kDims) + of / 4 * kMappedGroup + of % 4 * 4) = sum;
+  }
+  __syncthreads();
+  // All (list, head) of the block in turn, a few to a warp at a time.
+  constexpr uint32_t kAtOnce = 32 / SplitLanes(kDims);
+  const uint32_t heads = 4 * static_cast<uint32_t>(a.head_tiles), head_bits = 2 + static_cast<uint32_t>(a.head_tiles) / 2;  // of 4, 8, 16
+  const uint32_t turns = static_cast<uint32_t>(list_count) << head_bits;
 #pragma unroll 1
-  for (int row = 0; row < rows; ++row) {
-    const int lists = list_begin[row], count = list_count[row] * heads;
-#pragma unroll 1
-    for (; turn < count; turn += kPrepareWarps) {
-      const int list = turn / 4 / a.head_tiles, of_group = turn - list * heads, q = row * group + min(of_group, group - 1);
-      SplitForList<kDims>(a, tiers[list_tier[row][list]], lists + list, of_group, mapped + q * kDims, centres[q], lane);
-    }
-    turn -= count;
+  for (uint32_t first = warp * kAtOnce; first < turns; first += Shape::kWarps * kAtOnce) {
+    const uint32_t turn = first + lane / SplitLanes(kDims);
+    const bool there = turn < turns;
+    const OwnList of = lists[there ? turn >> head_bits : 0];
+    const int of_group = static_cast<int>(turn % heads), q = of.row * group + min(of_group, group - 1);
+    const AdaSplit split = {.there = there, .tier = tiers[of.tier], .head_tiles = a.head_tiles, .head = of_group, .real = of_group < group,
+                            .scale = a.shape.scale, .mapped = mapped + q * MappedFloats(kDims),
+                            .centre = a.heads.centres != nullptr ? centres[q] : 0.0f};
+    SplitForList<kDims>(split, static_cast<int>(lane), a.digits + of.list * a.digit_bytes);
   }
   WaitForBefore();  // what codes the rows' new tokens, perhaps: who waits for this kernel waits for it too
 }
-static_assert(kPrepareWarps >= 16);  // as many as a block has queries
 
 // A bit per sign, one for minus: read by lanes at different places, and constants of 32 places come one after another.
 struct SignBits {
@@ -351,22 +280,18 @@ __device__ __forceinline__ void UnrotateRow(const SignBits& signs, int lane, flo
   }
 }
 
-__device__ __forceinline__ void AddWeighted(float weight, const float4& x, float4& sum) {
-  sum.x = fmaf(weight, x.x, sum.x), sum.y = fmaf(weight, x.y, sum.y);
-  sum.z = fmaf(weight, x.z, sum.z), sum.w = fmaf(weight, x.w, sum.w);
-}
 __device__ __forceinline__ uint16_t Bf16Of(float x) { return __bfloat16_as_ushort(__float2bfloat16_rn(x)); }
 
 // kWarps warps merge the states of one query head, each every kWarps-th: many where one sequence has most of the device, one where a head
 // has a few states. Lane l has coordinates 4l .. 4l + 3, and of 256 also those 128 further on. A warp asks for its first states' outputs
 // before it knows what they weigh.
 template <int kDims, int kWarps>
-__global__ void __launch_bounds__(kMergeThreads) MergeStates(const __grid_constant__ MergeArguments a,
-                                                              const __grid_constant__ SignBits signs) {
-  constexpr int kHeads = kMergeThreads / 32 / kWarps;  // of a block
+__global__ void __launch_bounds__(MergeThreads(kWarps)) MergeStates(const __grid_constant__ MergeArguments a,
+                                                                     const __grid_constant__ SignBits signs) {
+  constexpr int kThreads = MergeThreads(kWarps), kHeads = kThreads / 32 / kWarps;  // of a block
   constexpr int kSets = kDims > 128 ? 2 : 1, kQuads = kDims / 4;
-  constexpr int kAhead = kWarps > 1 ? 8 : 4;           // divides 32
-  __shared__ float4 outputs[kWarps > 1 ? kSets * kMergeThreads : 1];
+  constexpr int kAhead = kWarps == 1 ? 4 : kSets == 1 ? 16 : 8;  // divides 32
+  __shared__ float4 outputs[kWarps > 1 ? kSets * kThreads : 1];
   __shared__ float sums[kWarps];
   LetNextBegin();
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % kWarps;
@@ -389,9 +314,16 @@ __global__ void __launch_bounds__(kMergeThreads) MergeStates(const __grid_consta
   };
 #pragma unroll
   for (int j = 0; j < kAhead; ++j) ask(j, ahead[j]);
-  float max = -__builtin_huge_valf();
+  float own_max = -__builtin_huge_valf(), own_total = 0;  // of a lane's turn
+  const auto ask_own = [&](int turn) {
+    if (turn >= turns) return;
+    const int at = (warp + kWarps * turn) * a.group;
+    own_max = maxima[at], own_total = totals[at];
+  };
+  ask_own(lane);
+  float max = own_max;
 #pragma unroll 1
-  for (int s = lane; s < states.count; s += 128) {
+  for (int s = lane + (kWarps == 1 ? 32 : 0); s < states.count; s += 128) {
 #pragma unroll
     for (int i = 0; i < 4; ++i) {
       if (s + 32 * i < states.count) max = fmaxf(max, maxima[(s + 32 * i) * a.group]);
@@ -402,13 +334,12 @@ __global__ void __launch_bounds__(kMergeThreads) MergeStates(const __grid_consta
   float4 sum[kSets] = {};
 #pragma unroll 1
   for (int turn = 0; turn < turns; turn += 32) {
-    // A lane's turn. A state that saw nothing has -infinity and weighs nothing; one of NaN weighs itself.
+    // A state that saw nothing has -infinity and weighs nothing; one of NaN weighs itself.
     float weight = 0;
     if (turn + lane < turns) {
-      const int at = (warp + kWarps * (turn + lane)) * a.group;
-      const float own_max = maxima[at];
       weight = own_max == max ? 1.0f : __expf(own_max - max);
-      total = fmaf(weight, totals[at], total);
+      total = fmaf(weight, own_total, total);
+      ask_own(turn + 32 + lane);
     }
 #pragma unroll 1
     for (int from = 0; from < min(32, turns - turn); from += kAhead) {
@@ -428,7 +359,7 @@ __global__ void __launch_bounds__(kMergeThreads) MergeStates(const __grid_consta
   total = WarpSum(total);
   if constexpr (kWarps > 1) {
 #pragma unroll
-    for (int k = 0; k < kSets; ++k) outputs[k * kMergeThreads + threadIdx.x] = sum[k];
+    for (int k = 0; k < kSets; ++k) outputs[k * kThreads + threadIdx.x] = sum[k];
     if (lane == 0) sums[warp] = total;
     __syncthreads();
     if (warp > 0) return;
@@ -436,7 +367,7 @@ __global__ void __launch_bounds__(kMergeThreads) MergeStates(const __grid_consta
     for (int w = 1; w < kWarps; ++w) {
       total += sums[w];
 #pragma unroll
-      for (int k = 0; k < kSets; ++k) AddWeighted(1, outputs[k * kMergeThreads + 32 * w + lane], sum[k]);
+      for (int k = 0; k < kSets; ++k) AddWeighted(1, outputs[k * kThreads + 32 * w + lane], sum[k]);
     }
   }
   const float inverse = states.count == 0 ? 0.0f : 1 / total;
@@ -469,12 +400,6 @@ AdaReadKernel ReadKernel(int head_dim, int head_tiles) {
 
 dim3 BlocksOf(int blocks) { return dim3(static_cast<unsigned>(blocks)); }
 
-// How many queries a block of PrepareQueries takes, and the memory that takes: the queries, mapped ones, and the sums of all threads.
-int QueriesTogether(int group) { return group <= 4 ? 4 : group <= 8 ? 8 : 16; }
-int PrepareBytes(int head_dim, int queries) {
-  return 4 * queries * (2 * head_dim + OutputsTogether(queries) * kPrepareThreads);
-}
-
 // of.operator()<D>(), of the head dims that there are
 template <class Of>
 auto ForHeadDim(int head_dim, Of of) {
@@ -486,16 +411,26 @@ auto ForHeadDim(int head_dim, Of of) {
     default: return of.template operator()<256>();
   }
 }
-using PrepareKernel = void (*)(PrepareArguments);
-PrepareKernel PrepareKernelOf(int head_dim, int queries) {
-  return ForHeadDim(head_dim, [&]<int kDims>() -> PrepareKernel {
-    return queries == 4 ? PrepareQueries<kDims, 4> : queries == 8 ? PrepareQueries<kDims, 8> : PrepareQueries<kDims, 16>;
+struct PrepareLaunch {
+  void (*kernel)(PrepareArguments);
+  int threads, shared_bytes, blocks;  // blocks: on a multiprocessor
+
+  template <int kDims, int kQueries>
+  static PrepareLaunch Of() {
+    using Shape = PrepareShape<kDims, kQueries>;
+    return {PrepareQueries<kDims, kQueries>, Shape::kThreads, Shape::kBytes, Shape::kBlocks};
+  }
+};
+PrepareLaunch PrepareLaunchOf(int head_dim, int queries) {
+  return ForHeadDim(head_dim, [&]<int kDims>() -> PrepareLaunch {
+    return queries == 4 ? PrepareLaunch::Of<kDims, 4>() : queries == 8 ? PrepareLaunch::Of<kDims, 8>() : PrepareLaunch::Of<kDims, 16>();
   });
 }
 using MergeKernel = void (*)(MergeArguments, SignBits);
-constexpr int kMergeWarps = kMergeThreads / 32;
-MergeKernel MergeKernelOf(int head_dim, bool many) {
-  return ForHeadDim(head_dim, [&]<int kDims>() -> MergeKernel { return many ? MergeStates<kDims, kMergeWarps> : MergeStates<kDims, 1>; });
+MergeKernel MergeKernelOf(int head_dim, int warps) {
+  return ForHeadDim(head_dim, [&]<int kDims>() -> MergeKernel {
+    return warps == 1 ? MergeStates<kDims, 1> : warps == 8 ? MergeStates<kDims, 8> : MergeStates<kDims, 16>;
+  });
 }
 
 }  // namespace
@@ -519,8 +454,8 @@ CudaStatus AdaDecoder::Create(int32_t head_dim, int32_t group) {
   const cudaError_t allowed = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes_);
   if (allowed != cudaSuccess) return StatusOf(allowed);
   for (const int queries : {4, 8, 16}) {
-    const cudaError_t error = cudaFuncSetAttribute(PrepareKernelOf(head_dim, queries), cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                   PrepareBytes(head_dim, queries));
+    const PrepareLaunch prepare = PrepareLaunchOf(head_dim, queries);
+    const cudaError_t error = cudaFuncSetAttribute(prepare.kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, prepare.shared_bytes);
     if (error != cudaSuccess) return StatusOf(error);
   }
   return CudaStatus::kOk;
@@ -530,23 +465,23 @@ int64_t AdaDecoder::DigitBytes() const { return AdaDigitBytes(head_dim_, AdaHead
 
 CudaStatus AdaDecoder::Prepare(Stream stream, const AdaHeads& heads, const AdaBatch& batch) const {
   if (batch.list_count == 0) return CudaStatus::kOk;
-  // Rows of a block share the map: worth it once there are blocks for every multiprocessor.
-  int queries = QueriesTogether(group_);
+  // Rows of a block share the map: worth it once there are more blocks than multiprocessors take.
   const int processors = blocks_;
-  while (queries < 16 && batch.rows * batch.kv_heads > processors * (2 * queries / group_)) queries *= 2;
+  const int queries = batch.rows * batch.kv_heads > 2 * processors ? 16 : group_ <= 4 ? 4 : group_ <= 8 ? 8 : 16;
   const int rows_together = queries / group_;
   const int blocks = static_cast<int>(CeilDiv(batch.rows, rows_together)) * batch.kv_heads;
-  // Where reading begins early, its blocks take multiprocessors in the order in which these become free. That costs a mixture of tiers up
-  // to 5 %: blocks that ask most of the memory then lie side by side. One tier gains 1 %, few rows of any kind 3 to 5 %.
-  const bool next_begins = batch.list_count <= batch.rows * batch.kv_heads || 4 * blocks <= processors;
+  // Reading's blocks take multiprocessors as these become free. Where all of ours are there at once that gains a mixture 3 to 5 % (64 and
+  // 128 rows), where they come one after another (256 rows) it loses 3 %.
+  const PrepareLaunch prepare = PrepareLaunchOf(head_dim_, queries);
+  const bool next_begins = blocks <= prepare.blocks * processors;
   PrepareArguments arguments = {.shape = batch.shape, .heads = heads, .rows = batch.rows, .kv_heads = batch.kv_heads,
                                 .rows_together = rows_together, .head_tiles = AdaHeadTiles(group_),
                                 .group_inverse = (65536 + group_ - 1) / group_, .next_begins = next_begins,
                                 .query = batch.query,
                                 .lists = batch.lists, .head_lists = batch.head_lists, .digits = batch.digits,
                                 .digit_bytes = DigitBytes()};
-  return LaunchOverlapped(stream, overlap_ && batch.entering, PrepareKernelOf(head_dim_, queries), BlocksOf(blocks), kPrepareThreads,
-                          PrepareBytes(head_dim_, queries), arguments);
+  return LaunchOverlapped(stream, overlap_ && batch.entering, prepare.kernel, BlocksOf(blocks), prepare.threads, prepare.shared_bytes,
+                          arguments);
 }
 
 CudaStatus AdaDecoder::Read(Stream stream, const AdaHeads& heads, const AdaBatch& batch) const {
@@ -555,7 +490,8 @@ CudaStatus AdaDecoder::Read(Stream stream, const AdaHeads& heads, const AdaBatch
                                       .parts = batch.parts, .worker_parts = batch.worker_parts,
                                       .planes = heads.planes, .digits = batch.digits, .digit_bytes = DigitBytes(),
                                       .states = batch.states, .kv_heads = batch.kv_heads, .group = group_,
-                                      .softcap = batch.shape.softcap, .entering = batch.entering};
+                                      .softcap = batch.shape.softcap, .entering = batch.entering,
+                                      .seats_taken = batch.seats_taken, .seats = AdaSeatsOf(blocks_)};
   return LaunchOverlapped(stream, overlap_, ReadKernel(head_dim_, AdaHeadTiles(group_)), BlocksOf(blocks_), 32 * warps_, shared_bytes_,
                           arguments);
 }
@@ -564,10 +500,12 @@ CudaStatus AdaDecoder::Merge(Stream stream, const AdaBatch& batch) const {
   const MergeArguments arguments = {.states = batch.states, .heads = batch.head_states,
                                     .query_heads = batch.rows * batch.kv_heads * group_, .group = group_,
                                     .unrotate = batch.unrotate, .output = batch.output, .attended = batch.attended};
-  // A plan has about a state per worker and list.
+  // A plan has about a state per worker and list. Few heads have many states each, and multiprocessors to themselves.
   const bool many = kAdaPartStates * workers() > 16 * batch.rows * batch.kv_heads;
-  const int blocks = many ? arguments.query_heads : static_cast<int>(CeilDiv(arguments.query_heads, kMergeWarps));
-  return LaunchOverlapped(stream, overlap_, MergeKernelOf(head_dim_, many), BlocksOf(blocks), kMergeThreads, 0, arguments, kSignBits);
+  const int warps = !many ? 1 : arguments.query_heads > blocks_ ? 8 : 16;
+  const int blocks = static_cast<int>(CeilDiv(32 * warps * arguments.query_heads, MergeThreads(warps)));
+  return LaunchOverlapped(stream, overlap_, MergeKernelOf(head_dim_, warps), BlocksOf(blocks), MergeThreads(warps), 0, arguments,
+                          kSignBits);
 }
 
 CudaStatus AdaDecoder::Attend(Stream stream, const AdaHeads& heads, const AdaBatch& batch) const {

@@ -19,6 +19,7 @@
 #include "kernels/attention/exact_attention_item.h"
 #include "kernels/base/units.h"
 #include "kernels/cuda/ada_plan.h"
+#include "kernels/cuda/ada_seats.h"
 #include "kernels/cuda/device_runtime.h"
 
 namespace spherical::kernels::cuda {
@@ -42,6 +43,8 @@ struct AdaBatch {
   const int32_t* head_lists = nullptr;
   const AdaPart* parts = nullptr;
   const int32_t* worker_parts = nullptr;
+  // [seat_words()], zero before each call: each multiprocessor reads its own share of the plan (ada_seats.h). Or null: any reads any.
+  uint32_t* seats_taken = nullptr;
   const AdaHeadStates* head_states = nullptr;
 
   uint8_t* digits = nullptr;          // [list_count * DigitBytes()], scratch; aligned to 256
@@ -60,6 +63,8 @@ class AdaDecoder {
   CudaStatus Create(int32_t head_dim, int32_t group);
 
   int32_t workers() const { return warps_ / 2 * blocks_; }  // to plan for
+  int32_t seats() const { return blocks_; }
+  int32_t seat_words() const { return AdaSeatWords(blocks_); }
   int64_t DigitBytes() const;                               // of scratch, per list
   CudaStatus Attend(Stream stream, const AdaHeads& heads, const AdaBatch& batch) const;
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "kernels/cuda/ada_decode.h"
+#include "kernels/cuda/ada_seats.h"
 
 namespace spherical::kernels::cuda {
 
@@ -15,9 +16,8 @@ namespace spherical::kernels::cuda {
 //     2 bits   4 words: columns 0 .., 4 .., 8 .., 12 .. of plane t
 //     1 bit    4 words: columns w, 4 + w, 8 + w, 12 + w of plane t, w being the word
 struct AdaDigitHeader {
-  float factor[16];  // logit in bits = factor * radius * (sum of products + start - half)
+  float factor[16];  // logit in bits = factor * radius * (sum of products + start)
   int start[16];
-  float half[16];
   float centre[16];  // scale * q.mu
 };
 constexpr int64_t AdaDigitBytes(int head_dim, int head_tiles) {
@@ -48,6 +48,8 @@ struct AdaReadArguments {
   int32_t kv_heads, group;
   float softcap;
   bool entering;  // pages of T8 are written until the queries are there
+  uint32_t* seats_taken;  // [AdaSeatWords(blocks)], or null
+  AdaSeats seats;
 
 #ifdef __CUDACC__
   // Pages and plans were there before; the digits are those of the launch before this one.

@@ -18,6 +18,8 @@ struct Plane {
 constexpr int64_t kArithmeticCost[kTierCount] = {18, 28, 60, 52, 80};
 constexpr int64_t kMemoryCost = 28;
 constexpr int64_t kPartCost = 55;
+// Lists of T8 are dealt out where they are at most this part of the whole, and each of a worker's share.
+constexpr int64_t kDealtPart = 5;
 
 // pages[tier]: of a whole plan. Pages of all tiers are as large. While tiers with much arithmetic leave memory to the others, these cost
 // what their own arithmetic does; but on average a page cannot cost less than memory gives: the cheapest are raised until none does.
@@ -110,20 +112,54 @@ void PlanAda(int32_t head_dim, std::span<const AdaList> lists, int32_t heads, st
   for (const AdaList& list : lists) ++plan.head_lists[static_cast<size_t>(list.head) + 1];
   for (int32_t head = 0; head < heads; ++head) plan.head_lists[head + 1] += plan.head_lists[head];
 
+  // The newest tokens' lists, short and of T8, are dealt out whole, and read first: no worker has many of them, for how long changing from
+  // one to the next takes depends on what the neighbours do.
+  std::vector<int32_t>& dealt = plan.scratch;
+  dealt.clear();
+  int64_t t8_lists = 0;
+  for (const AdaList& list : lists) t8_lists += list.tier == 0;
+  const int64_t t8_cost = tier_pages[0] * page_costs[0] + t8_lists * kPartCost;
+  if (kDealtPart * t8_cost <= left && kDealtPart * t8_cost * workers <= left * t8_lists) {
+    for (size_t l = 0; l < lists.size(); ++l) {
+      if (lists[l].tier == 0) dealt.push_back(static_cast<int32_t>(l));
+    }
+  }
+
   int32_t worker = 0;
-  bool fresh = true;  // the worker has nothing yet
-  int64_t share = CeilDiv(std::max<int64_t>(left, 1), workers);  // what this worker may still take
+  bool fresh;     // the worker has nothing yet
+  int64_t share;  // what this worker may still take
+  const auto put = [&](int32_t l, int64_t at, int64_t take) {
+    const AdaList& list = lists[l];
+    const int32_t in_page = TokensPerPage(static_cast<Tier>(list.tier), head_dim);
+    const int32_t before = static_cast<int32_t>(at) * in_page;
+    plan.parts.push_back({.list = l, .head = list.head, .tier = list.tier, .ids = list.first_page + static_cast<int32_t>(at),
+                          .pages = static_cast<int32_t>(take),
+                          .tokens = std::min(list.tokens - before, static_cast<int32_t>(take) * in_page),
+                          .skip = std::max(list.skip - before, 0), .state = 0});
+    plan.states[static_cast<size_t>(list.head)].count += kAdaPartStates;
+    const int64_t cost = take * page_costs[static_cast<size_t>(list.tier)] + kPartCost;
+    left -= cost, share -= cost;
+    fresh = false;
+  };
+  const auto begin_worker = [&] {
+    share = CeilDiv(std::max<int64_t>(left, 1), workers - worker);
+    fresh = true;
+    const auto dealt_before = [&](int64_t w) { return static_cast<int64_t>(dealt.size()) * w / workers; };
+    for (int64_t i = dealt_before(worker); i < dealt_before(worker + 1); ++i) {
+      const Pages pages = pages_of(lists[dealt[static_cast<size_t>(i)]]);
+      put(dealt[static_cast<size_t>(i)], pages.first, pages.end - pages.first);
+    }
+  };
+  begin_worker();
   const auto next_worker = [&](bool in_list) {
     if (!in_list) left -= kPartCost;
     plan.worker_parts[static_cast<size_t>(++worker)] = static_cast<int32_t>(plan.parts.size());
-    share = CeilDiv(std::max<int64_t>(left, 1), workers - worker);
-    fresh = true;
+    begin_worker();
   };
   const auto cut = [&](int32_t l) {
     const AdaList& list = lists[l];
     const Pages pages = pages_of(list);
     const int64_t page_cost = page_costs[static_cast<size_t>(list.tier)];
-    const int32_t in_page = TokensPerPage(static_cast<Tier>(list.tier), head_dim);
     for (int64_t at = pages.first; at < pages.end;) {
       // As many pages as the share has begun: what is left then falls to nobody. A worker that has something and room for less than half a
       // page more is done; the last one takes all there is.
@@ -135,25 +171,18 @@ void PlanAda(int32_t head_dim, std::span<const AdaList> lists, int32_t heads, st
         }
         take = std::min(take, std::max<int64_t>(CeilDiv(share - kPartCost, page_cost), 1));
       }
-      fresh = false;
-      const int32_t before = static_cast<int32_t>(at) * in_page;
-      plan.parts.push_back({.list = l, .head = list.head, .tier = list.tier, .ids = list.first_page + static_cast<int32_t>(at),
-                            .pages = static_cast<int32_t>(take),
-                            .tokens = std::min(list.tokens - before, static_cast<int32_t>(take) * in_page),
-                            .skip = std::max(list.skip - before, 0), .state = 0});
-      plan.states[static_cast<size_t>(list.head)].count += kAdaPartStates;
-      const int64_t cost = take * page_cost + kPartCost;
-      left -= cost, share -= cost;
+      put(l, at, take);
       at += take;
       if (share <= 0 && worker + 1 < workers) next_worker(at < pages.end);
     }
   };
-  for (int32_t tier = 0; tier < kTierCount; ++tier) {
+  for (int32_t tier = dealt.empty() ? 0 : 1; tier < kTierCount; ++tier) {
     for (size_t l = 0; l < lists.size(); ++l) {
       if (lists[l].tier == tier) cut(static_cast<int32_t>(l));
     }
   }
-  while (worker < workers) plan.worker_parts[static_cast<size_t>(++worker)] = static_cast<int32_t>(plan.parts.size());
+  while (worker + 1 < workers) next_worker(false);  // there may be lists that are dealt out
+  plan.worker_parts[static_cast<size_t>(workers)] = static_cast<int32_t>(plan.parts.size());
   SpreadBusy(plan.worker_parts);
   int32_t state = 0;
   for (int32_t head = 0; head < heads; ++head) {

@@ -60,7 +60,7 @@ struct AdaHeadStates {
 // run the same code: the instructions of several tiers do not fit its cache together, and rdr's mixture took twice as long. A head's states
 // lie side by side, in front those that others fill.
 struct AdaPlan {
-  std::vector<AdaPart> parts;           // by tier, then in the order of lists
+  std::vector<AdaPart> parts;           // of a worker by tier, T8 first
   std::vector<int32_t> worker_parts;    // [workers + 1]: worker w has parts worker_parts[w] to worker_parts[w + 1]
   std::vector<int32_t> head_lists;      // [heads + 1]
   std::vector<AdaHeadStates> states;    // [heads]

@@ -35,9 +35,13 @@ __device__ float SumOfBlock(float x, float* room) {
 }
 
 __global__ void EmbedKernel(const uint16_t* embedding, const int32_t* tokens, int32_t d, float scale, float* x) {
-  const uint16_t* from = embedding + int64_t{tokens[blockIdx.x]} * d;
-  float* to = x + int64_t{blockIdx.x} * d;
-  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < d; i += static_cast<int32_t>(blockDim.x)) to[i] = OfBf16(from[i]) * scale;
+  const ushort4* from = reinterpret_cast<const ushort4*>(embedding + int64_t{tokens[blockIdx.x]} * d);
+  float4* to = reinterpret_cast<float4*>(x + int64_t{blockIdx.x} * d);
+#pragma unroll 4
+  for (int32_t i = static_cast<int32_t>(threadIdx.x); i < d / 4; i += static_cast<int32_t>(blockDim.x)) {
+    const ushort4 v = from[i];
+    to[i] = {OfBf16(v.x) * scale, OfBf16(v.y) * scale, OfBf16(v.z) * scale, OfBf16(v.w) * scale};
+  }
 }
 
 __device__ __forceinline__ float SumOfSquares(float4 v) { return v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w; }
@@ -293,7 +297,7 @@ CudaStatus EnterPages(Stream stream, const int64_t* where, const int32_t* pages,
 }
 
 CudaStatus CopyPieces(Stream stream, const Piece* pieces, int32_t n) {
-  constexpr uint32_t kBlocksOfPiece = 4;
+  constexpr uint32_t kBlocksOfPiece = 16;  // 64 KiB of a piece at once: pinned memory is far away
   if (n == 0) return CudaStatus::kOk;
   CopyPiecesKernel<<<dim3(static_cast<uint32_t>(n), kBlocksOfPiece), kRowThreads, 0, stream>>>(pieces);
   return Launched();

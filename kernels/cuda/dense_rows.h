@@ -12,7 +12,7 @@
 
 namespace spherical::kernels::cuda {
 
-// x[m, :] = scale * embedding[tokens[m], :].   embedding bf16 [vocabulary, D], tokens [M], x [M, D]
+// x[m, :] = scale * embedding[tokens[m], :].   embedding bf16 [vocabulary, D], D a multiple of 4, tokens [M], x [M, D]
 CudaStatus EmbedRows(Stream stream, const uint16_t* embedding, const int32_t* tokens, int32_t m, int32_t d, float scale, float* x);
 
 // x[m, :] += delta[m, :], normed with post_weight first if that is not null; then out[m, :] = RmsNorm(x[m, :]) with weight, as bf16.
@@ -21,7 +21,7 @@ struct AddAndNormArgs {
   const float* delta = nullptr;        // [M, D]  null: nothing is added
   const float* post_weight = nullptr;  // [D] or null
   const float* weight = nullptr;       // [D]  null: nothing is normed, `out` is not written
-  const int32_t* rows = nullptr;       // [M] or null: x's row for each row of `out`; then delta is null
+  const int32_t* rows = nullptr;       // [M] or null: x's row for each row of `out`, of pinned memory too; then delta is null
   uint16_t* out = nullptr;             // bf16 [M, D]
   // [M], `energy_stride` apart, or null: what errors in delta, attention's output, are measured in: |x|^2 before it is added; with a post
   // norm (weights p; f those of `weight`) |f x|^2 |delta|^2 / |f p|^2, as Forward::AddEnergy (engine/step/forward.cc) says.
@@ -78,21 +78,21 @@ CudaStatus GateRows(Stream stream, Gate gate, const float* joined, int32_t m, in
 // x = cap * tanh(x / cap).   [n]
 CudaStatus CapValues(Stream stream, float cap, int64_t n, float* x);
 
-// Of each row the id of its greatest value, the lowest of equals; -1 for a row that is not finite.   x [M, D], ids [M]
+// Of each row the id of its greatest value, the lowest of equals; -1 for a row that is not finite.   x [M, D]
 struct Greatest {
   float value;
   int32_t id;
 };
 inline constexpr int32_t kGreatestPieces = 32;  // that a row is cut into
-// scratch [M, kGreatestPieces]
+// scratch [M, kGreatestPieces], ids [M], of pinned memory too
 CudaStatus GreatestOf(Stream stream, const float* x, int32_t m, int32_t d, Greatest* scratch, int32_t* ids);
 
 // lists[where[i]] = pages[i]: page tables follow the host's, by what is new.   where, pages [n]
 CudaStatus EnterPages(Stream stream, const int64_t* where, const int32_t* pages, int32_t n, int32_t* lists);
 
-// Copies pieces of device memory, all aligned to 16 bytes; none is written twice or read and written.   pieces [n]
+// Copies pieces of memory, all aligned to 16 bytes; none is written twice or read and written.   pieces [n], of pinned memory too
 struct Piece {
-  const void* from;
+  const void* from;  // device memory, or pinned
   void* to;
   int64_t bytes;  // a multiple of 16
 };

@@ -59,6 +59,16 @@ CudaStatus OwnStream::Create() {
   return StatusOf(cudaStreamCreateWithFlags(&stream_, cudaStreamNonBlocking));
 }
 
+Event::~Event() {
+  if (event_ != nullptr) cudaEventDestroy(event_);
+}
+CudaStatus Event::Create() {
+  *this = Event();
+  return StatusOf(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming));
+}
+CudaStatus Event::Record(Stream stream) { return StatusOf(cudaEventRecord(event_, stream)); }
+CudaStatus Event::Await(Stream stream) const { return StatusOf(cudaStreamWaitEvent(stream, event_, 0)); }
+
 Graph::~Graph() {
   if (graph_ != nullptr) cudaGraphExecDestroy(graph_);
 }

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <utility>
 
+struct CUevent_st;
 struct CUgraphExec_st;
 struct CUstream_st;
 
@@ -65,6 +66,25 @@ class OwnStream {
 
  private:
   Stream stream_ = nullptr;
+};
+
+// A point of a stream's work that another stream waits for. Of recorded streams too: they are recorded together then.
+class Event {
+ public:
+  Event() = default;
+  Event(Event&& other) noexcept : event_(std::exchange(other.event_, nullptr)) {}
+  Event& operator=(Event&& other) noexcept {
+    std::swap(event_, other.event_);
+    return *this;
+  }
+  ~Event();
+
+  CudaStatus Create();
+  CudaStatus Record(Stream stream);       // all that has been queued on the stream
+  CudaStatus Await(Stream stream) const;  // what is queued on the stream from here on comes after what was recorded last
+
+ private:
+  CUevent_st* event_ = nullptr;
 };
 
 // What was queued on a stream, recorded once and then queued again by one call, with the arguments that it had.

@@ -1,8 +1,8 @@
 // The window of two warps on the pages they read in turn: a ring of whole pages in shared memory, filled while others are worked on. On
 // sm_90 by the copy engine (one request a page), before it by 16-byte asynchronous copies; either way completed on an mbarrier.
 //
-// Page k of the stream lies in stage k % 3, and is read by warp k % 2, which then has page k + 3 fetched there: for the other warp. Three
-// pages for two warps leave room for more warps than two each would, and there is always one on its way.
+// Page k of the stream lies in stage k % 3. The warp that has read it, or of two that share it the second to leave it, has page k + 3
+// fetched there. Three pages for two warps leave room for more warps than two each would, and there is always one on its way.
 #ifndef SPHERICAL_KERNELS_CUDA_PAGE_RING_CUH_
 #define SPHERICAL_KERNELS_CUDA_PAGE_RING_CUH_
 
@@ -21,7 +21,8 @@ __device__ __forceinline__ uint32_t SharedAddress(const void* p) { return static
 
 class PageRing {
  public:
-  static constexpr int kControlBytes = kRingStages * 16;  // an mbarrier and a page number per stage
+  // Per stage: an mbarrier on which a page comes, its number, how often a warp has left it, an mbarrier on which both leave it.
+  static constexpr int kControlBytes = kRingStages * 24;
 
   // memory: kRingStages pages, aligned to 128.   control: kControlBytes of both warps, set up by Initialize of one of them
   __device__ __forceinline__ PageRing(uint8_t* memory, uint8_t* control, int page_bytes, int lane)
@@ -32,26 +33,27 @@ class PageRing {
     if (lane_ != 0) return;
     for (int s = 0; s < kRingStages; ++s) {
       asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(BarrierOf(s)), "r"(kArrivals) : "memory");
-      asm volatile("st.shared.u32 [%0], %1;" ::"r"(BarrierOf(s) + 8), "r"(-1) : "memory");
+      asm volatile("st.shared.v2.u32 [%0], {%1, %2};" ::"r"(NumberOf(s)), "r"(-1), "r"(0) : "memory");
+      asm volatile("mbarrier.init.shared::cta.b64 [%0], 64;" ::"r"(LeavingOf(s)) : "memory");
     }
 #if __CUDA_ARCH__ >= 900
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 #endif
   }
 
-  // Begins to read a page's first bytes as page k, by the warp that has just read page k - 3, or before all else. All lanes.
+  // Begins to read a page's first bytes as page k, by the warp that has set its place free, or before all else. All lanes.
   __device__ __forceinline__ void Fill(int k, const uint8_t* page, int bytes) {
     const int stage = k % kRingStages;
     const uint32_t barrier = BarrierOf(stage), to = memory_ + stage * page_bytes_;
 #if __CUDA_ARCH__ >= 900
     if (lane_ != 0) return;
-    Announce(barrier, k);
+    Announce(stage, k);
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
     asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to), "l"(page), "r"(bytes),
                  "r"(barrier)
                  : "memory");
 #else
-    if (lane_ == 0) Announce(barrier, k);
+    if (lane_ == 0) Announce(stage, k);
     for (int at = 16 * lane_; at < bytes; at += 16 * 32) {
       asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(to + at), "l"(page + at) : "memory");
     }
@@ -59,16 +61,56 @@ class PageRing {
 #endif
   }
 
-  // Page k, once it is there. All lanes. The parity alone cannot tell a page that the other warp has not even asked for from one two turns
-  // before it: hence the number.
-  __device__ __forceinline__ const uint8_t* Wait(int k) const {
+  // This warp, which has seen it come, is done with page k - 3, which both read. Whether it is the second: page k may come in its place.
+  // All lanes, all of which are done; on sm_90 the answer is lane 0's, which fills. A counter tells who is second, and orders what the
+  // other warp has read before what is written; all lanes arrive on the mbarrier too, for compute-sanitizer sees no order in a counter.
+  __device__ __forceinline__ bool Leave(int k) const {
+    const int stage = k % kRingStages;
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(LeavingOf(stage)) : "memory");
+    __syncwarp();
+    int before = 0;
+    if (lane_ == 0) {
+      asm volatile("atom.acq_rel.cta.shared.add.u32 %0, [%1], 1;" : "=r"(before) : "r"(LeftOf(stage)) : "memory");
+      if (before % 2 == 1) AwaitPhase(LeavingOf(stage), before / 2 & 1);  // it is complete
+    }
+#if __CUDA_ARCH__ < 900
+    before = __shfl_sync(~0u, before, 0);
+    __syncwarp();  // what the other warp has read is read before any lane writes
+#endif
+    return before % 2 == 1;
+  }
+
+  __device__ __forceinline__ const uint8_t* At(int k) const { return generic_ + k % kRingStages * page_bytes_; }
+
+  // Page k, once it is there. All lanes. The parity alone cannot tell a page that nobody has even asked for from one two turns before it:
+  // hence the number; a warp that has seen page k - 3 come needs none.
+  __device__ __forceinline__ const uint8_t* Wait(int k, bool known) const {
     const int stage = k % kRingStages;
     const uint32_t barrier = BarrierOf(stage), parity = k / kRingStages & 1;
-    int announced = 0, done;
-    do {  // by an atomic operation, which tells compute-sanitizer too that this is no race; one lane's, or they queue up
-      if (lane_ == 0) asm volatile("atom.acquire.cta.shared.or.b32 %0, [%1], 0;" : "=r"(announced) : "r"(barrier + 8) : "memory");
+    int announced = k;
+    if (!known) do {  // by an atomic operation, which tells compute-sanitizer too that this is no race; one lane's, or they queue up
+      if (lane_ == 0) asm volatile("atom.acquire.cta.shared.or.b32 %0, [%1], 0;" : "=r"(announced) : "r"(NumberOf(stage)) : "memory");
       announced = __shfl_sync(~0u, announced, 0);
     } while (announced != k);
+    AwaitPhase(barrier, parity);
+    return At(k);
+  }
+
+ private:
+#if __CUDA_ARCH__ >= 900
+  static constexpr int kArrivals = 1;
+#else
+  static constexpr int kArrivals = 32;
+#endif
+  __device__ __forceinline__ uint32_t BarrierOf(int stage) const { return control_ + 24 * stage; }
+  __device__ __forceinline__ uint32_t NumberOf(int stage) const { return BarrierOf(stage) + 8; }
+  __device__ __forceinline__ uint32_t LeftOf(int stage) const { return BarrierOf(stage) + 12; }
+  __device__ __forceinline__ uint32_t LeavingOf(int stage) const { return BarrierOf(stage) + 16; }
+  __device__ __forceinline__ void Announce(int stage, int k) const {
+    asm volatile("atom.release.cta.shared.exch.b32 _, [%0], %1;" ::"r"(NumberOf(stage)), "r"(k) : "memory");
+  }
+  __device__ __forceinline__ static void AwaitPhase(uint32_t barrier, int parity) {
+    int done;
     do {
 #if __CUDA_ARCH__ >= 900
       asm volatile("{\n.reg .pred p;\nmbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\nselp.s32 %0, 1, 0, p;\n}" : "=r"(done)
@@ -80,18 +122,6 @@ class PageRing {
                    : "memory");
 #endif
     } while (done == 0);
-    return generic_ + stage * page_bytes_;
-  }
-
- private:
-#if __CUDA_ARCH__ >= 900
-  static constexpr int kArrivals = 1;
-#else
-  static constexpr int kArrivals = 32;
-#endif
-  __device__ __forceinline__ uint32_t BarrierOf(int stage) const { return control_ + 16 * stage; }
-  __device__ __forceinline__ static void Announce(uint32_t barrier, int k) {
-    asm volatile("atom.release.cta.shared.exch.b32 _, [%0], %1;" ::"r"(barrier + 8), "r"(k) : "memory");
   }
 
   uint32_t memory_, control_;

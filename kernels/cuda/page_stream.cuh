@@ -10,6 +10,9 @@
 
 namespace spherical::kernels::cuda {
 
+// Who reads a page: this warp alone, or both of the worker's.
+enum class PageUse { kMine, kShared };
+
 // The pages of a worker's parts, one after another, as one of its two warps sees them: the ring is filled across the borders of parts. What
 // the next part is, and its first page ids, is read while this part's pages are.
 template <int kHeadDim>
@@ -20,19 +23,27 @@ class PageStream {
     coming_ = Load(part);
     coming_ids_ = IdsFrom(coming_, 0);
   }
-  // The first warp asks for the first three pages; then each for every second one.
+  // The first warp asks for the first three pages.
   __device__ __forceinline__ void Begin(int warp) {
-    for (int k = 0; k < kRingStages + warp; ++k) {
-      if (warp == 0) Fill();
-      Skip();
-    }
+    for (int k = 0; k < kRingStages; ++k) Pass<PageUse::kMine>(warp == 0);
   }
-  __device__ __forceinline__ const uint8_t* Wait(int k) const { return ring_.Wait(k); }
-  // After a page has been read: has the next but two fetched in its place.
-  __device__ __forceinline__ void Next() {
-    Fill();
-    Skip();
-    Skip();
+  // The stream's page k. One of which it is `known` that this warp has waited for page k - 3 too needs no more than waiting.
+  __device__ __forceinline__ const uint8_t* Wait(int k, bool known = false) const { return ring_.Wait(k, known); }
+  __device__ __forceinline__ const uint8_t* At(int k) const { return ring_.At(k); }
+  // The next page has been read, or is none of this warp's; the next but two is fetched in its place. By all lanes, all of which are done.
+  template <PageUse kUse>
+  __device__ __forceinline__ void Pass(bool fill = true) {
+    Settle();
+    const bool more = next_ < now_.pages;
+    int64_t id = 0;
+    if (more) {
+      if (next_ - base_ >= 32) base_ += 32, here_ = after_, after_ = IdsFrom(now_, base_ + 32);
+      id = __shfl_sync(~0u, here_, next_ - base_);
+      ++next_;
+    }
+    if constexpr (kUse == PageUse::kShared) fill = ring_.Leave(number_);
+    if (fill && more) ring_.Fill(number_, arguments_.arena + id * arguments_.page_bytes, now_.bytes);
+    ++number_;
   }
 
  private:
@@ -48,17 +59,6 @@ class PageStream {
       coming_ = Load(part_);
       coming_ids_ = IdsFrom(coming_, 0);
     }
-  }
-  __device__ __forceinline__ void Fill() {
-    Settle();
-    if (next_ == now_.pages) return;
-    if (next_ - base_ >= 32) base_ += 32, here_ = after_, after_ = IdsFrom(now_, base_ + 32);
-    const int64_t id = __shfl_sync(~0u, here_, next_ - base_);
-    ring_.Fill(number_, arguments_.arena + id * arguments_.page_bytes, now_.bytes);
-  }
-  __device__ __forceinline__ void Skip() {
-    Settle();
-    if (next_ < now_.pages) ++next_, ++number_;
   }
   __device__ __forceinline__ Pages Load(int part) const {
     const AdaPart& of = arguments_.parts[part];
@@ -81,7 +81,7 @@ class PageStream {
   Pages now_ = {}, coming_;
   PageId here_ = 0, after_ = 0, coming_ids_;
   int next_ = 0, base_ = 0;  // of the part's pages, where this is; where `here_` begins
-  int number_ = 0;           // of the stream
+  int number_ = 0;           // of the stream: what is fetched next
 };
 
 }  // namespace spherical::kernels::cuda

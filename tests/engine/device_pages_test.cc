@@ -48,6 +48,32 @@ PageTable TableOf(PageId first, int32_t pages) {
   return table;
 }
 
+TEST_CASE("a sequence whose heads are all sealed is not looked through any more; the next one in its slot is") {
+  Device device(1);
+  PageTable table = TableOf(100, 3), next = TableOf(200, 2);
+  device.BeginStep();
+  CHECK(device.Follow(7, table) == 0);
+  CHECK(device.sent == 9);
+  for (int32_t head = 0; head < kHeads; ++head) {
+    table.head(head).exact.clear();
+    table.head(head).sealed = head > 0;
+  }
+  table.head(0).exact = {100, 101, 102, 103};
+  device.BeginStep();
+  device.Follow(7, table);
+  CHECK(device.sent == 1);  // one head is not sealed yet
+  table.head(0).exact.clear();
+  table.head(0).sealed = true;
+  for (int32_t step = 0; step < 2; ++step) {
+    device.BeginStep();
+    device.Follow(7, table);
+    CHECK(device.sent == 0);
+  }
+  device.BeginStep();
+  CHECK(device.Follow(8, next) == 0);
+  CHECK(device.sent == 6);
+}
+
 TEST_CASE("only what is new of a sequence's pages goes to the device") {
   Device device(2);
   PageTable table = TableOf(100, 3);

@@ -215,7 +215,8 @@ class StepperRunner {
   }
   void LendCoded(HeadPages& head, kernels::Tier tier, int32_t tokens) {
     std::vector<PageId>& list = head.of(tier).pages;
-    while (static_cast<int64_t>(list.size()) < CeilDiv(tokens, kernels::TokensPerPage(tier, spec_.head_dim))) {
+    const int64_t in_page = kernels::TokensPerPage(tier, spec_.head_dim);
+    while (static_cast<int64_t>(list.size()) * in_page < tokens) {
       list.push_back(free_coded_.front());
       free_coded_.pop_front();
     }

@@ -135,7 +135,7 @@ void Measure(const Case& c, const TransformerSpec& spec, const CudaWeights& weig
     std::printf("%s: %s\n", c.name.c_str(), std::string(created.message()).c_str());
     return;
   }
-  PassStepper stepper(pass, stream);
+  PassStepper stepper(pass);
   const PageRange first = {.first = 0, .count = of_sequence, .in_order = how.in_order};
   StepperRunner prompts(spec, stepper, 1, exact ? first : PageRange{.first = 0, .count = prompt}, first);
   std::vector<StepperRunner::Sequence> sequences = {prompts.Start(priced ? QuerySampling::For(c.context) : QuerySampling{})};

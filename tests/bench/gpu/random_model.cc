@@ -114,10 +114,6 @@ CudaWeights RandomWeights(const TransformerSpec& spec, kernels::cuda::Stream str
   return weights;
 }
 
-PassStepper::PassStepper(CudaPass& pass, kernels::cuda::Stream stream) : pass_(pass), stream_(stream) {
-  Require(ids_.Allocate(CudaPass::kLogitsRowsMax * int64_t{sizeof(int32_t)}));
-}
-
 absl::StatusOr<StepOutput> PassStepper::Run(const StepPlan& plan) {
   const Clock::time_point start = Clock::now();
   pass_.RunLayers(plan);
@@ -132,11 +128,10 @@ absl::StatusOr<StepOutput> PassStepper::Run(const StepPlan& plan) {
   for (size_t first = 0; first < rows.size(); first += CudaPass::kLogitsRowsMax) {
     const size_t count = std::min<size_t>(CudaPass::kLogitsRowsMax, rows.size() - first);
     pass_.Logits(std::span<const int32_t>(rows).subspan(first, count));
-    Require(kernels::cuda::CopyToHost(stream_, ids_.data(), pass_.greatest(), static_cast<int64_t>(count * sizeof(int32_t))));
     host_ms = MsSince(start);
     if (absl::Status done = pass_.Await(); !done.ok()) return done;
     step_ms = MsSince(start);
-    for (size_t i = 0; i < count; ++i) output.items[first + i].sampled = SampledToken{.id = ids_.data<int32_t>()[i], .top = {}};
+    for (size_t i = 0; i < count; ++i) output.items[first + i].sampled = SampledToken{.id = pass_.greatest()[i], .top = {}};
   }
   return output;
 }

@@ -29,7 +29,7 @@ CudaWeights RandomWeights(const TransformerSpec& spec, kernels::cuda::Stream str
 // The pass as a stepper whose greedy tokens are fetched for the last row of each item. It says what the last call of each kind took.
 class PassStepper final : public Stepper {
  public:
-  PassStepper(CudaPass& pass, kernels::cuda::Stream stream);
+  explicit PassStepper(CudaPass& pass) : pass_(pass) {}
 
   absl::StatusOr<StepOutput> Run(const StepPlan& plan) override;
   absl::StatusOr<MeasureOutput> Measure(std::span<const MeasureItem> items) override;
@@ -40,8 +40,6 @@ class PassStepper final : public Stepper {
 
  private:
   CudaPass& pass_;
-  const kernels::cuda::Stream stream_;
-  kernels::cuda::PinnedMemory ids_;
 };
 
 }  // namespace spherical::engine

@@ -49,7 +49,7 @@ void Measure(const TransformerSpec& spec, const CudaWeights& weights, kernels::c
     std::printf("%d x %d: %s\n", batch, context, std::string(created.message()).c_str());
     return;
   }
-  PassStepper stepper(pass, stream);
+  PassStepper stepper(pass);
   StepperRunner runner(spec, stepper, 1, pages);
   std::vector<StepperRunner::Sequence> sequences;
   double prompt_ms = 0, warm_ms = 0;

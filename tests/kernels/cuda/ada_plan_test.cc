@@ -145,15 +145,21 @@ TEST_CASE("A plan of few T8 tokens before many of T4 leaves no worker with T8 li
   const int32_t workers = 1056;
   AdaPlan plan;
   PlanAda(128, lists, 256, {}, workers, plan);
-  // What was measured where memory is what all wait for: 2.24 us a page of either tier, 3 us a part.
-  double all = 0, longest = 0;
-  for (int32_t w = 0; w < workers; ++w) {
-    double us = 0;
-    for (int32_t p = plan.worker_parts[w]; p < plan.worker_parts[w + 1]; ++p) us += 2.24 * plan.parts[p].pages + 3;
-    all += us, longest = std::max(longest, us);
+  // What was measured where memory is what all wait for: 2.24 us a page of either tier, and 3 us a part, or 10 where many come one after
+  // another on a multiprocessor.
+  for (const double part : {3.0, 10.0}) {
+    double all = 0, longest = 0;
+    for (int32_t w = 0; w < workers; ++w) {
+      double us = 0;
+      for (int32_t p = plan.worker_parts[w]; p < plan.worker_parts[w + 1]; ++p) us += 2.24 * plan.parts[p].pages + part;
+      all += us, longest = std::max(longest, us);
+    }
+    INFO("the longest " << longest << " us, on average " << all / workers);
+    CHECK(longest < 1.08 * all / workers);
   }
-  INFO("the longest " << longest << " us, on average " << all / workers);
-  CHECK(longest < 1.08 * all / workers);
+  for (int32_t w = 0; w < workers; ++w) {  // T8 is read first: its pages may be written until queries are there
+    for (int32_t p = plan.worker_parts[w] + 1; p < plan.worker_parts[w + 1]; ++p) CHECK(plan.parts[p - 1].tier <= plan.parts[p].tier);
+  }
 }
 
 }  // namespace
