@@ -127,7 +127,7 @@ const TinyModelOptions kModels[] = {
     {.layers = 7, .width = 96, .heads = 2, .kv_heads = 1, .type = WeightType::kBF16, .family = "gemma3", .window = 700, .logit_softcap = 2},
 };
 
-TEST_CASE("the CUDA stepper's log-probabilities are the CPU's, for every family: prompts in chunks, neighbours, decoding") {
+TEST_CASE("the CUDA stepper's log-probabilities are the CPU's, for every family, with prompts in chunks, neighbours, decoding") {
   if (const std::string why = WhyNoDevice(); !why.empty()) SPH_SKIP(why.c_str());
   for (TinyModelOptions options : kModels) {
     options.context = kContext;

@@ -71,7 +71,7 @@ TEST_CASE("fewer bits lose more, and demotion loses about as much as sealing to 
   }
 }
 
-TEST_CASE("heads sealed one after the other, early and late, beside exact ones: the same sequence") {
+TEST_CASE("heads sealed one after the other, early and late, beside exact ones, give the same sequence") {
   const TinyModel model({.layers = 3, .width = 192, .heads = 6, .kv_heads = 2, .head_dim = 64});
   const std::vector<TokenId> tokens = SomeTokens(260, model.spec.vocabulary, 6);
   const std::vector<std::vector<float>> want = Exactly(model, tokens);
