@@ -50,6 +50,10 @@ TEST_CASE("Damaged safetensors files are refused or loaded, never a crash") {
   TryDamaged(TrySafetensors, Kept("safetensors", SafetensorsSeeds()), 20000);
 }
 
+TEST_CASE("Damaged indexes of shards are refused or followed, within their folder, never a crash") {
+  TryDamaged(TryShardIndex, Kept("shard_index", ShardIndexSeeds()), 20000);
+}
+
 TEST_CASE("Damaged config.json files are refused or read, never a crash") {
   TryDamaged(TryConfigJson, Kept("config_json", ConfigJsonSeeds()), 20000);
 }

@@ -1,9 +1,14 @@
 // Targets that read what a Hugging Face folder holds.
+#include <stdlib.h>
+
 #include <algorithm>
 #include <cmath>
+#include <filesystem>
+#include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <span>
+#include <system_error>
 #include <utility>
 
 #include "engine/model/weights.h"
@@ -36,6 +41,24 @@ absl::StatusOr<server::SafetensorsFile> Parse(std::string_view bytes) {
   return server::SafetensorsFile::Parse({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}, "fuzzed");
 }
 
+// A folder of this process alone, with two tensors of four bytes in each of two shards.
+class ShardFolder {
+ public:
+  ShardFolder() : path_((std::filesystem::temp_directory_path() / "shards.XXXXXX").string()) {
+    SPH_CHECK(mkdtemp(path_.data()) != nullptr);
+    WriteFolder(path_, {{"1.safetensors", SafetensorsFile({{"a", "F32", {1}, "1234"}, {"b", "F16", {2}, "1234"}})},
+                        {"2.safetensors", SafetensorsFile({{"c", "F32", {1}, "1234"}, {"d", "BF16", {2}, "1234"}})}});
+  }
+  ~ShardFolder() {
+    std::error_code ignored;
+    std::filesystem::remove_all(path_, ignored);
+  }
+  const std::string& path() const { return path_; }
+
+ private:
+  std::string path_;
+};
+
 bool Finite(const std::vector<double>& numbers) {
   return std::ranges::all_of(numbers, [](double x) { return std::isfinite(x); });
 }
@@ -63,6 +86,22 @@ void TrySafetensors(std::string_view bytes) {
   }
 }
 
+void TryShardIndex(std::string_view bytes) {
+  static const ShardFolder kFolder;
+  {
+    std::ofstream index(kFolder.path() + "/model.safetensors.index.json", std::ios::binary | std::ios::trunc);
+    index.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
+    SPH_CHECK(index.flush().good());
+  }
+  const auto names = server::SafetensorsSet::Names(kFolder.path());
+  const auto set = server::SafetensorsSet::Open(kFolder.path());
+  if (!set.ok()) return;
+  SPH_CHECK(names.ok() && !names->empty() && names->size() <= 2);
+  for (const std::string& name : *names) SPH_CHECK(name == "1.safetensors" || name == "2.safetensors");
+  SPH_CHECK(set->tensors().size() == 2 * names->size());
+  for (const auto& [name, tensor] : set->tensors()) SPH_CHECK(tensor.name == name && tensor.data.size() == 4);
+}
+
 void TryConfigJson(std::string_view bytes) {
   const auto root = server::ParseJsonObject({bytes.data(), bytes.size()}, "fuzzed");
   if (!root.ok()) return;
@@ -83,6 +122,11 @@ void TryConfigJson(std::string_view bytes) {
 std::vector<std::string> SafetensorsSeeds() {
   return {SafetensorsFile({}), SafetensorsFile({{"a", "F16", {1, 2}, "1234"}, {"b", "F32", {}, "1234"}, {"c", "BF16", {0}, ""}}),
           TinyHuggingFace(Smallest("llama")).at("model.safetensors"), TinyHuggingFace(Smallest("gemma3")).at("model.safetensors")};
+}
+
+std::vector<std::string> ShardIndexSeeds() {
+  return {R"({"metadata": {"total_size": 16}, "weight_map": {"a": "1.safetensors", "b": "1.safetensors", "c": "2.safetensors"}})",
+          R"({"weight_map": {"a": "1.safetensors"}})", R"({"weight_map": {"c": "2.safetensors", "\u0064": "2.safe\u0074ensors"}})"};
 }
 
 std::vector<std::string> ConfigJsonSeeds() {

@@ -1,11 +1,11 @@
 #!/bin/bash
 # tests/fuzz/run.sh [SECONDS [TARGET ...]]: looks for inputs that crash the readers of model files and the tokenizers, SECONDS (20) for each
-# target (all: config_json model_file safetensors text tokenizer_json), from the seeds and from corpus/.
+# target (all: config_json model_file safetensors shard_index text tokenizer_json), from the seeds and from corpus/.
 # A crash is written to tests/fuzz/crash-*: turn it into a named test before repairing it. Needs clang; without it, says so and ends well.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 seconds=${1:-20}
-all=(config_json model_file safetensors text tokenizer_json)
+all=(config_json model_file safetensors shard_index text tokenizer_json)
 names=("${@:2}")
 [[ ${#names[@]} -gt 0 ]] || names=("${all[@]}")
 if [[ ! -x /usr/bin/clang ]]; then

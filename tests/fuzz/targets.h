@@ -19,6 +19,9 @@ void TryTokenizerJson(std::string_view bytes);
 // A safetensors file: parsed, and loaded as the weights of two families.
 void TrySafetensors(std::string_view bytes);
 
+// A model.safetensors.index.json of a folder that has two shards: the folder's names and tensors read.
+void TryShardIndex(std::string_view bytes);
+
 // A config.json, and the same bytes as generation_config.json.
 void TryConfigJson(std::string_view bytes);
 
@@ -30,6 +33,7 @@ std::vector<std::string> ModelFileSeeds();
 std::vector<std::string> TextSeeds();
 std::vector<std::string> TokenizerJsonSeeds();
 std::vector<std::string> SafetensorsSeeds();
+std::vector<std::string> ShardIndexSeeds();
 std::vector<std::string> ConfigJsonSeeds();
 
 }  // namespace spherical::testing

@@ -32,6 +32,7 @@ int main(int argc, char** argv) {
                     Write(folder / "text", spherical::testing::TextSeeds()) &&
                     Write(folder / "tokenizer_json", spherical::testing::TokenizerJsonSeeds()) &&
                     Write(folder / "safetensors", spherical::testing::SafetensorsSeeds()) &&
+                    Write(folder / "shard_index", spherical::testing::ShardIndexSeeds()) &&
                     Write(folder / "config_json", spherical::testing::ConfigJsonSeeds());
   return good ? 0 : 1;
 }
