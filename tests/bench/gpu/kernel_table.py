@@ -15,6 +15,8 @@ def short(name):
 
 
 def main():
+    if len(sys.argv) != 2 or not re.fullmatch(r"[1-9]\d*", sys.argv[1]):
+        sys.exit("usage: kernel_table.py STEPS < trace.tsv    STEPS: how many of the last, 1 or more")
     rows = []
     for line in sys.stdin:
         fields = line.rstrip("\n").split("\t")

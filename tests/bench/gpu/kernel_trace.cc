@@ -59,7 +59,10 @@ void Finish() {
 extern "C" int InitializeInjection() {
   const char* const path = std::getenv("TRACE");
   out = path == nullptr ? nullptr : std::fopen(path, "w");
-  if (out == nullptr) return 0;
+  if (out == nullptr) {
+    std::fprintf(stderr, "kernel_trace: TRACE must name a file that can be written; it names %s\n", path == nullptr ? "none" : path);
+    return 0;
+  }
   cuptiActivityRegisterCallbacks(GiveBuffer, TakeBuffer);
   for (const CUpti_ActivityKind kind : {CUPTI_ACTIVITY_KIND_CONCURRENT_KERNEL, CUPTI_ACTIVITY_KIND_MEMCPY}) {
     if (const CUptiResult enabled = cuptiActivityEnable(kind); enabled != CUPTI_SUCCESS) std::fprintf(stderr, "CUPTI: %d\n", enabled);
