@@ -51,8 +51,8 @@ CudaStatus CudaCodes::Create(int32_t sequences, int32_t context_max, const KvAre
   for (Slot& slot : slots_) slot.heads.resize(static_cast<size_t>(heads));
 
   CudaStatus status = decoder_.Create(d, group);
-  no_seats_.assign(static_cast<size_t>(decoder_.seat_words()), 0);
   if (status != CudaStatus::kOk) return status;
+  no_seats_.assign(static_cast<size_t>(decoder_.seat_words()), 0);
   const int64_t rows = kernels::cuda::PaddedRows(sequences), row_heads = rows * spec_.kv_heads;
   lists_max_ = static_cast<int32_t>(row_heads * (priced() ? kernels::kLadderTiers : 2));
   const int64_t parts = lists_max_ + decoder_.workers(), states = parts * kernels::cuda::kAdaPartStates;
@@ -187,14 +187,17 @@ void CudaCodes::AddLists(const StepItem& item, int32_t row, int32_t slot, int32_
     if (tokens == 0) continue;
     const int32_t left = pages.local() ? std::max(0, pages.oldest_seen(item.position) - pages.first_held(tier, item.position)) : 0;
     if (left >= tokens) continue;
-    const int32_t page_tokens = left == 0 ? 1 : kernels::TokensPerPage(tier, spec_.head_dim);  // divisions are dear, and most heads global
-    const int32_t gone = left == 0 ? 0 : left / page_tokens;
+    int32_t gone = 0, gone_tokens = 0;  // whole pages
+    if (left > 0) {                     // divisions are dear, and most heads global
+      const int32_t page_tokens = kernels::TokensPerPage(tier, spec_.head_dim);
+      gone = left / page_tokens, gone_tokens = gone * page_tokens;
+    }
     // Relative to the layer's first head, so that layers whose heads hold as much have the same lists.
     layer_lists_.push_back({.head = row * spec_.kv_heads + kv_head,
                             .tier = t,
                             .first_page = (slot * heads + kv_head) * list_pages_ + ListOffset(pages, tier) + gone,
-                            .tokens = tokens - gone * page_tokens,
-                            .skip = left - gone * page_tokens});
+                            .tokens = tokens - gone_tokens,
+                            .skip = left - gone_tokens});
   }
 }
 

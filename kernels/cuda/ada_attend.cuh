@@ -233,17 +233,17 @@ struct AdaReader : CodeProducts<kHeadTiles> {
         }
       }
       largest = MaxOverRows(largest);
-      unit[n] = largest * (1.0f / 32639);
-      const float inverse = __fdividef(32639.0f, largest);
+      unit[n] = largest * (1.0f / kDigitMax);
+      const float inverse = __fdividef(static_cast<float>(kDigitMax), largest);
 #pragma unroll
       for (int h = 0; h < kHalves; ++h) {
-        uint32_t shifted[4];  // byte 0: the low digit + 128; byte 1: the high one
+        uint32_t shifted[4];
 #pragma unroll
-        for (int j = 0; j < 4; ++j) shifted[j] = __float_as_uint(fmaf(p[n][h][j], inverse, 0x1.8p23f + 128));
-        const uint32_t first = __byte_perm(shifted[0], shifted[1], 0x5140), second = __byte_perm(shifted[2], shifted[3], 0x5140);
+        for (int j = 0; j < 4; ++j) shifted[j] = __float_as_uint(fmaf(p[n][h][j], inverse, kDigitsRound));
+        const uint2 digits = PackDigits(shifted[0], shifted[1], shifted[2], shifted[3]);
         uint32_t* place = exchange + (8 * n + 2 * t) * kExchangeRow + 8 * h + g;
-        place[0] = __byte_perm(first, second, 0x7632);
-        place[kExchangeRow] = __byte_perm(first, second, 0x5410) ^ 0x80808080;
+        place[0] = digits.x;
+        place[kExchangeRow] = digits.y;
       }
     }
     __syncwarp();

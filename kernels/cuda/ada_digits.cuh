@@ -8,8 +8,8 @@
 //     W_q = V_q + V_(q+1) / 2^w + ... over the w-bit fields of a byte,  hence  V_q = U_q - U_(q+1) / 2^w with U_q = W_q + U_(q+8/w) / 256
 // (of 1 bit see WeighBytes: half of a byte is another row's, and masked away). All exact, but for V being rounded to two digits.
 //
-// A group's weights are relative to what its codes reach to, so that groups of many bits and of few share a scale without loss; the CPU's
-// (ada_query.inc) are relative to steps, and lose an eighth of a group's digits with each bit that it has more than another.
+// A group's weights are relative to what its codes reach to, as on the CPU (ada_query.inc), so that groups of many bits and of few share a
+// scale without loss.
 #ifndef SPHERICAL_KERNELS_CUDA_ADA_DIGITS_CUH_
 #define SPHERICAL_KERNELS_CUDA_ADA_DIGITS_CUH_
 
@@ -17,11 +17,10 @@
 #include <cstdint>
 
 #include "kernels/cuda/ada_launch.h"
+#include "kernels/cuda/tensor_core.cuh"
 #include "kernels/spherical/page_layout.h"
 
 namespace spherical::kernels::cuda {
-
-inline constexpr int kDigitMax = 32639;  // of two int8 digits: 256 * 127 + 127
 
 // What splitting needs to know of a tier; these lie together in AdaPlanes too.
 struct TierSteps {
@@ -105,26 +104,19 @@ __device__ constexpr int FullByte(int n, int j) {
   return j > 0 || n % kFields == kFields - 1 ? 255 : 256 - (256 >> kBits * (n % kFields + 1));
 }
 
-// Two digits of each of four coordinates, as bytes. Of a coordinate byte 0 is the low digit + 128, byte 1 the high one.
-__device__ __forceinline__ uint2 PackDigits(uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
-  const uint32_t first = __byte_perm(a, b, 0x5140), second = __byte_perm(c, d, 0x5140);
-  return {__byte_perm(first, second, 0x7632), __byte_perm(first, second, 0x5410) ^ 0x80808080};
-}
-
 // A group's digits in a plane of 8 >> kKind bits, to the place that AdaDigitHeader says: the plane is `rank` of its kind. words: of the
 // kind's first chunk.   Returns half of what the products are if all fields are full.
 template <int kKind>
 __device__ __forceinline__ int PutPlane(float (&w)[kGroup], uint32_t* words, int rank, int head_tiles, int head) {
   constexpr int kTogether = kKind < 2 ? 2 : 4, kEach = kKind < 2 ? 2 : 4;  // planes of a chunk; words of a lane
-  constexpr float kRound = 0x1.8p23f + 128;                                // a float that has a number's two digits for its lowest bytes
   WeighBytes<kKind>(w);
   uint32_t digits[kGroup], full = 0, full_bias = 0;
 #pragma unroll
   for (int n = 0; n < 4; ++n) {
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
-      digits[4 * n + j] = __float_as_uint(w[4 * n + j] + kRound);
-      constexpr uint32_t kBias = 0x4b400080;  // kRound's bits
+      digits[4 * n + j] = __float_as_uint(w[4 * n + j] + kDigitsRound);
+      constexpr uint32_t kBias = 0x4b400080;  // kDigitsRound's bits
       full += digits[4 * n + j] * FullByte<kKind>(n, j), full_bias += kBias * FullByte<kKind>(n, j);
     }
   }

@@ -116,14 +116,11 @@ void PlanAda(int32_t head_dim, std::span<const AdaList> lists, int32_t heads, st
   // one to the next takes depends on what the neighbours do.
   std::vector<int32_t>& dealt = plan.scratch;
   dealt.clear();
-  int64_t t8_lists = 0;
-  for (const AdaList& list : lists) t8_lists += list.tier == 0;
-  const int64_t t8_cost = tier_pages[0] * page_costs[0] + t8_lists * kPartCost;
-  if (kDealtPart * t8_cost <= left && kDealtPart * t8_cost * workers <= left * t8_lists) {
-    for (size_t l = 0; l < lists.size(); ++l) {
-      if (lists[l].tier == 0) dealt.push_back(static_cast<int32_t>(l));
-    }
+  for (size_t l = 0; l < lists.size(); ++l) {
+    if (lists[l].tier == 0) dealt.push_back(static_cast<int32_t>(l));
   }
+  const int64_t t8_lists = static_cast<int64_t>(dealt.size()), t8_cost = tier_pages[0] * page_costs[0] + t8_lists * kPartCost;
+  if (kDealtPart * t8_cost > left || kDealtPart * t8_cost * workers > left * t8_lists) dealt.clear();
 
   int32_t worker = 0;
   bool fresh;     // the worker has nothing yet

@@ -7,8 +7,6 @@
 
 #include <cstdint>
 
-#include "kernels/base/units.h"
-
 #ifdef __CUDACC__
 #define SPH_HOST_DEVICE __host__ __device__
 #else
@@ -36,13 +34,13 @@ constexpr AdaSeats AdaSeatsOf(int32_t processors) {
 }
 
 // Words of seats that are taken, a bit each.
-constexpr int32_t AdaSeatWords(int32_t seats) { return static_cast<int32_t>(CeilDiv(seats, 32)); }
+constexpr int32_t AdaSeatWords(int32_t seats) { return (seats + 31) / 32; }
 
 // For one of as many blocks as there are seats: the one it wants if that is free, or else any; -1 if all are taken.
 //     take(word, bits): sets bits of a word, at once, and returns what it was before      look(word): what it is, perhaps a moment ago
 template <class Take, class Look>
 SPH_HOST_DEVICE inline int32_t TakeAdaSeat(int32_t wanted, int32_t seats, const Take& take, const Look& look) {
-  const int32_t words = (seats + 31) / 32;
+  const int32_t words = AdaSeatWords(seats);
   int32_t word = wanted / 32;
   uint32_t bit = uint32_t{1} << wanted % 32;
   for (;;) {

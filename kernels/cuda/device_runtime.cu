@@ -62,10 +62,7 @@ CudaStatus OwnStream::Create() {
 Event::~Event() {
   if (event_ != nullptr) cudaEventDestroy(event_);
 }
-CudaStatus Event::Create() {
-  *this = Event();
-  return StatusOf(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming));
-}
+CudaStatus Event::Create() { return StatusOf(cudaEventCreateWithFlags(&event_, cudaEventDisableTiming)); }
 CudaStatus Event::Record(Stream stream) { return StatusOf(cudaEventRecord(event_, stream)); }
 CudaStatus Event::Await(Stream stream) const { return StatusOf(cudaStreamWaitEvent(stream, event_, 0)); }
 

@@ -72,14 +72,11 @@ class OwnStream {
 class Event {
  public:
   Event() = default;
-  Event(Event&& other) noexcept : event_(std::exchange(other.event_, nullptr)) {}
-  Event& operator=(Event&& other) noexcept {
-    std::swap(event_, other.event_);
-    return *this;
-  }
+  Event(const Event&) = delete;
+  Event& operator=(const Event&) = delete;
   ~Event();
 
-  CudaStatus Create();
+  CudaStatus Create();                    // once, before the others
   CudaStatus Record(Stream stream);       // all that has been queued on the stream
   CudaStatus Await(Stream stream) const;  // what is queued on the stream from here on comes after what was recorded last
 

@@ -23,6 +23,17 @@ __device__ __forceinline__ void StartProducts(int (&d)[4], const int (&c)[4], ui
       : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1), "r"(c[0]), "r"(c[1]), "r"(c[2]), "r"(c[3]));
 }
 
+// A number of at most kDigitMax is two int8 digits, 256 high + low. Added to kDigitsRound, its float has the low one + 128 for byte 0 and
+// the high one for byte 1.
+inline constexpr int kDigitMax = 256 * 127 + 127;
+inline constexpr float kDigitsRound = 0x1.8p23f + 128;
+
+// Of the bits of four such floats: a digit of each, high ones in x, low ones in y.
+__device__ __forceinline__ uint2 PackDigits(uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+  const uint32_t first = __byte_perm(a, b, 0x5140), second = __byte_perm(c, d, 0x5140);
+  return {__byte_perm(first, second, 0x7632), __byte_perm(first, second, 0x5410) ^ 0x80808080};
+}
+
 }  // namespace spherical::kernels::cuda
 
 #endif  // SPHERICAL_KERNELS_CUDA_TENSOR_CORE_CUH_

@@ -4,7 +4,6 @@
 #include <algorithm>
 #include <cmath>
 #include <filesystem>
-#include <fstream>
 #include <functional>
 #include <nlohmann/json.hpp>
 #include <span>
@@ -88,11 +87,7 @@ void TrySafetensors(std::string_view bytes) {
 
 void TryShardIndex(std::string_view bytes) {
   static const ShardFolder kFolder;
-  {
-    std::ofstream index(kFolder.path() + "/model.safetensors.index.json", std::ios::binary | std::ios::trunc);
-    index.write(bytes.data(), static_cast<std::streamsize>(bytes.size()));
-    SPH_CHECK(index.flush().good());
-  }
+  WriteFolder(kFolder.path(), {{"model.safetensors.index.json", std::string(bytes)}});
   const auto names = server::SafetensorsSet::Names(kFolder.path());
   const auto set = server::SafetensorsSet::Open(kFolder.path());
   if (!set.ok()) return;
