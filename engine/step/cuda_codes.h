@@ -67,7 +67,7 @@ class CudaCodes {
   float* raw_value() const { return raw_value_; }  // [rows, kv_heads, D]
   // The layer's maps of keys and of queries, which Attend reads.
   kernels::cuda::NeededNext maps(int32_t layer) const { return on_device_.maps(layer); }
-  // Queues it: new tokens of sealed heads are coded, and their queries attend: into `attended`, bf16 [M, heads, D], of the coded heads
+  // Queues it: new tokens of sealed heads are coded, and their queries attend: into `attended`, f16 [M, heads, D], of the coded heads
   // alone. What follows in mode `rdr` runs beside what is queued next, where there are more than a few rows; before the next layer's
   // queries, and before the step's end, JoinRefresh is queued, followed by a launch that does not overlap.
   kernels::cuda::CudaStatus Attend(int32_t layer, int32_t rows, uint16_t* attended);

@@ -426,7 +426,7 @@ void CudaPass::QueueLayer(int32_t layer, bool begins, const Shape& shape) {
     Note(kernels::cuda::GateRows(stream_, gate, gate_up_, m, spec_.ffn_width, gated_, overlap_));
   }
   if (shape.coded_rows > 0 && (shape.any_step || codes_->any_coded(layer))) Note(codes_->JoinRefresh(shape.coded_rows));
-  Multiply(w.down, gated_, delta_, m, width, spec_.ffn_width);
+  Multiply(w.down, gated_, delta_, m, width, spec_.ffn_width, kernels::cuda::kGatedUnit);
 }
 
 void CudaPass::QueueAttention(int32_t layer, const Shape& shape) {
@@ -480,12 +480,12 @@ absl::Status CudaPass::Measure(std::span<const MeasureItem> items, std::span<Rat
   return Await();
 }
 
-void CudaPass::Multiply(const uint16_t* weights, const uint16_t* rows, float* out, int32_t m, int64_t n, int64_t k) {
+void CudaPass::Multiply(const uint16_t* weights, const uint16_t* rows, float* out, int32_t m, int64_t n, int64_t k, float unit) {
   if (m <= kernels::cuda::kFewRows) {
-    Note(kernels::cuda::MultiplyFewRows(stream_, {.weights = weights, .rows = rows, .m = m, .n = n, .k = k, .overlap = overlap_}, out));
+    Note(kernels::cuda::MultiplyFewRows(stream_, {.weights = weights, .rows = rows, .m = m, .n = n, .k = k, .unit = unit, .overlap = overlap_}, out));
     return;
   }
-  if (!products_.Multiply(stream_, {.weights = weights, .rows = rows, .out = out, .m = m, .n = n, .k = k}) && why_.empty()) {
+  if (!products_.Multiply(stream_, {.weights = weights, .rows = rows, .out = out, .m = m, .n = n, .k = k, .unit = unit}) && why_.empty()) {
     why_ = products_.why();
   }
 }

@@ -55,7 +55,7 @@ struct CudaPassOptions {
 // the first attention, then in coded modes 1, 2, 4, .. layers: the host plans those of the next while the device is at the last. Other
 // steps are launched kernel by kernel.
 //
-// The residual stream is f32; products take bf16 and sum in f32; keys, values, queries and probabilities are f16. How many rows a step
+// The residual stream is f32; products take f16 and sum in f32; keys, values, queries and probabilities are f16. How many rows a step
 // has may choose another kernel for a product, so a row's last bits can depend on who shares the step.
 // Thread: one caller, whose CUDA device is the one that Create saw. References outlive this.
 class CudaPass {
@@ -127,7 +127,7 @@ class CudaPass {
   void QueueAttention(int32_t layer, const Shape& shape);
   void FetchEnergies();
   const uint8_t* CodedHeads(int32_t layer, const Shape& shape) const;
-  void Multiply(const uint16_t* weights, const uint16_t* rows, float* out, int32_t m, int64_t n, int64_t k);
+  void Multiply(const uint16_t* weights, const uint16_t* rows, float* out, int32_t m, int64_t n, int64_t k, float unit = 1);
   int64_t JoinedOutputs() const { return int64_t{spec_.heads + 2 * spec_.kv_heads} * spec_.head_dim; }
 
   const TransformerSpec& spec_;

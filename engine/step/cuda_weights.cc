@@ -64,7 +64,7 @@ class Uploader {
         const Range range = RangeOf(shard, rows);
         for (int64_t r = range.begin; r < range.end; ++r) {
           kernels::UnpackRow(matrix, first + r, row.data());
-          for (int64_t i = 0; i < k; ++i) staged[r * k + i] = kernels::F32ToBF16(row[static_cast<size_t>(i)]);
+          for (int64_t i = 0; i < k; ++i) staged[r * k + i] = kernels::F32ToF16(row[static_cast<size_t>(i)]);
         }
       });
       Send(to + first * k, staged, rows * k * 2);

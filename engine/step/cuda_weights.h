@@ -13,7 +13,7 @@
 
 namespace spherical::engine {
 
-// A layer's weights on a device: bf16 matrices as the file has them, row after row, and f32 vectors. Matrices that take the same rows are
+// A layer's weights on a device: f16 matrices as the file has them, row after row, and f32 vectors. Matrices that take the same rows are
 // one. Null: the family has none.
 struct CudaLayerWeights {
   uint16_t* joined = nullptr;       // [(heads + 2 kv_heads) * head_dim, width]  queries, keys, values
@@ -42,7 +42,7 @@ int64_t CudaWeightBytes(const TransformerSpec& spec);
 // Points the weights into `base` [CudaWeightBytes]; nothing is written. For benchmarks that bring weights of their own.
 void PlaceWeights(const TransformerSpec& spec, uint8_t* base, CudaWeights& weights);
 
-// Decodes every weight, rounds matrices to bf16 and copies them to the calling thread's device. `progress` is told bytes on the device, of
+// Decodes every weight, rounds matrices to f16 and copies them to the calling thread's device. `progress` is told bytes on the device, of
 // all. ResourceExhausted with both numbers when the device has no room, Internal when a copy fails.
 absl::StatusOr<CudaWeights> UploadWeights(const TransformerSpec& spec, const Weights& weights, ThreadPool& pool,
                                           kernels::cuda::Stream stream, const LoadProgress& progress);

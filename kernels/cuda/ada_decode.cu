@@ -1,6 +1,5 @@
 #include "kernels/cuda/ada_decode.h"
 
-#include <cuda_bf16.h>
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -9,6 +8,7 @@
 #include "kernels/cuda/ada_digits.cuh"
 #include "kernels/cuda/ada_launch.h"
 #include "kernels/cuda/ada_seats.h"
+#include "kernels/cuda/half_rows.cuh"
 #include "kernels/cuda/launch_overlap.cuh"
 #include "kernels/cuda/page_ring.cuh"
 #include "kernels/spherical/value_rotation.h"
@@ -280,8 +280,6 @@ __device__ __forceinline__ void UnrotateRow(const SignBits& signs, int lane, flo
   }
 }
 
-__device__ __forceinline__ uint16_t Bf16Of(float x) { return __bfloat16_as_ushort(__float2bfloat16_rn(x)); }
-
 // kWarps warps merge the states of one query head, each every kWarps-th: many where one sequence has most of the device, one where a head
 // has a few states. Lane l has coordinates 4l .. 4l + 3, and of 256 also those 128 further on. A warp asks for its first states' outputs
 // before it knows what they weigh.
@@ -383,7 +381,7 @@ __global__ void __launch_bounds__(MergeThreads(kWarps)) MergeStates(const __grid
     const int64_t to = int64_t{at_head} * kQuads + lane + 32 * k;
     if (a.output != nullptr) reinterpret_cast<float4*>(a.output)[to] = {x[k][0], x[k][1], x[k][2], x[k][3]};
     if (a.attended != nullptr && states.count > 0) {
-      reinterpret_cast<ushort4*>(a.attended)[to] = {Bf16Of(x[k][0]), Bf16Of(x[k][1]), Bf16Of(x[k][2]), Bf16Of(x[k][3])};
+      reinterpret_cast<ushort4*>(a.attended)[to] = {HalfOf(x[k][0]), HalfOf(x[k][1]), HalfOf(x[k][2]), HalfOf(x[k][3])};
     }
   }
 }

@@ -50,7 +50,7 @@ struct AdaBatch {
   uint8_t* digits = nullptr;          // [list_count * DigitBytes()], scratch; aligned to 256
   AttentionState states = {};         // [state_count, G], [state_count, G, D]
   float* output = nullptr;            // [rows, kv_heads * G, D]; a head without states gets zeros; null: not wanted
-  uint16_t* attended = nullptr;       // the same as bf16, but a head without states is left as it is; null: not wanted
+  uint16_t* attended = nullptr;       // the same as f16, but a head without states is left as it is; null: not wanted
   bool unrotate = true;               // the value rotation taken off
   // The launch before this one codes the rows' new tokens, which are T8: queries were there before it, and it lets the next one begin
   // (Append does). They are then prepared beside it, and read after it.

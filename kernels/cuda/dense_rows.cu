@@ -1,6 +1,5 @@
 #include "kernels/cuda/dense_rows.h"
 
-#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
@@ -8,6 +7,7 @@
 #include <cmath>
 
 #include "kernels/cuda/gate.cuh"
+#include "kernels/cuda/half_rows.cuh"
 #include "kernels/cuda/launch_overlap.cuh"
 #include "kernels/spherical/page_layout.h"
 
@@ -19,9 +19,6 @@ constexpr int32_t kNormThreads = 512;  // decoding has few rows: each is done so
 constexpr int32_t kWarp = 32;
 
 CudaStatus Launched() { return static_cast<CudaStatus>(cudaGetLastError()); }
-
-__device__ __forceinline__ uint16_t Bf16Of(float x) { return __bfloat16_as_ushort(__float2bfloat16_rn(x)); }
-__device__ __forceinline__ float OfBf16(uint16_t x) { return __bfloat162float(__ushort_as_bfloat16(x)); }
 
 // Sum over a thread block of at most 1,024 threads, the same in every thread. `room` [32], free again after the next barrier.
 __device__ float SumOfBlock(float x, float* room) {
@@ -40,7 +37,7 @@ __global__ void EmbedKernel(const uint16_t* embedding, const int32_t* tokens, in
 #pragma unroll 4
   for (int32_t i = static_cast<int32_t>(threadIdx.x); i < d / 4; i += static_cast<int32_t>(blockDim.x)) {
     const ushort4 v = from[i];
-    to[i] = {OfBf16(v.x) * scale, OfBf16(v.y) * scale, OfBf16(v.z) * scale, OfBf16(v.w) * scale};
+    to[i] = {OfHalf(v.x) * scale, OfHalf(v.y) * scale, OfHalf(v.z) * scale, OfHalf(v.w) * scale};
   }
 }
 
@@ -98,7 +95,7 @@ __global__ void AddAndNormKernel(AddAndNormArgs a) {
   ushort4* out = reinterpret_cast<ushort4*>(a.out + int64_t{row} * a.d);
   for (int32_t i = first; i < quads; i += step) {  // each thread reads what it wrote
     const float4 value = x[i], w = weight[i];
-    out[i] = {Bf16Of(value.x * scale * w.x), Bf16Of(value.y * scale * w.y), Bf16Of(value.z * scale * w.z), Bf16Of(value.w * scale * w.w)};
+    out[i] = {HalfOf(value.x * scale * w.x), HalfOf(value.y * scale * w.y), HalfOf(value.z * scale * w.z), HalfOf(value.w * scale * w.w)};
   }
 }
 
@@ -186,7 +183,7 @@ __global__ void GateKernel(const float* joined, int32_t d, uint16_t* out) {
   const int32_t i = static_cast<int32_t>(blockIdx.x * blockDim.x + threadIdx.x);
   if (i >= d) return;
   const float* row = joined + int64_t{blockIdx.y} * 2 * d;
-  out[int64_t{blockIdx.y} * d + i] = Bf16Of(Gated<kGate>(row[i], row[d + i]));
+  out[int64_t{blockIdx.y} * d + i] = HalfOf(Gated<kGate>(row[i], row[d + i]) / kGatedUnit);
 }
 
 __global__ void CapKernel(float cap, int64_t n, float* x) {

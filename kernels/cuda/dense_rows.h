@@ -1,7 +1,7 @@
 // Row-wise work between the products, on the device. All pointers are device memory, shapes in brackets; each call queues one kernel on
 // the stream and returns what the launch said. The twins are kernels/dense/rows.h.
 //
-// The residual stream and what products put out are f32; what products take is bf16 (as uint16_t here). A row's numbers depend on that row
+// The residual stream and what products put out are f32; what products take is f16 (as uint16_t here), cut off at 65,504. A row's numbers depend on that row
 // alone; sums are in a fixed order. `overlap`: the kernel may begin while the one queued before it ends (LaunchesOverlap).
 #ifndef SPHERICAL_KERNELS_CUDA_DENSE_ROWS_H_
 #define SPHERICAL_KERNELS_CUDA_DENSE_ROWS_H_
@@ -12,17 +12,17 @@
 
 namespace spherical::kernels::cuda {
 
-// x[m, :] = scale * embedding[tokens[m], :].   embedding bf16 [vocabulary, D], D a multiple of 4, tokens [M], x [M, D]
+// x[m, :] = scale * embedding[tokens[m], :].   embedding f16 [vocabulary, D], D a multiple of 4, tokens [M], x [M, D]
 CudaStatus EmbedRows(Stream stream, const uint16_t* embedding, const int32_t* tokens, int32_t m, int32_t d, float scale, float* x);
 
-// x[m, :] += delta[m, :], normed with post_weight first if that is not null; then out[m, :] = RmsNorm(x[m, :]) with weight, as bf16.
+// x[m, :] += delta[m, :], normed with post_weight first if that is not null; then out[m, :] = RmsNorm(x[m, :]) with weight, as f16.
 struct AddAndNormArgs {
   float* x = nullptr;                  // [M, D]  rows in place
   const float* delta = nullptr;        // [M, D]  null: nothing is added
   const float* post_weight = nullptr;  // [D] or null
   const float* weight = nullptr;       // [D]  null: nothing is normed, `out` is not written
   const int32_t* rows = nullptr;       // [M] or null: x's row for each row of `out`, of pinned memory too; then delta is null
-  uint16_t* out = nullptr;             // bf16 [M, D]
+  uint16_t* out = nullptr;             // f16 [M, D]
   // [M], `energy_stride` apart, or null: what errors in delta, attention's output, are measured in: |x|^2 before it is added; with a post
   // norm (weights p; f those of `weight`) |f x|^2 |delta|^2 / |f p|^2, as Forward::AddEnergy (engine/step/forward.cc) says.
   float* energy = nullptr;
@@ -71,7 +71,11 @@ struct HeadsArgs {
 };
 CudaStatus PrepareHeads(Stream stream, const HeadsArgs& args);
 
-// out[m, :] = act(gate) * up as bf16, act SiLU or GELU's tanh form.   joined [M, 2 D]: gate, then up; out [M, D]
+// out[m, :] = act(gate) * up / kGatedUnit as f16, act SiLU or GELU's tanh form.   joined [M, 2 D]: gate, then up; out [M, D]
+//
+// The one place where rows of real models come near f16's end: gated values of a few coordinates reach thousands. In units of 64 they may
+// reach 4 million, and what is rounded off of small ones, 2e-6, is far below what the large ones of a row lose.
+inline constexpr float kGatedUnit = 64;
 enum class Gate : uint8_t { kSilu, kGeluTanh };
 CudaStatus GateRows(Stream stream, Gate gate, const float* joined, int32_t m, int32_t d, uint16_t* out, bool overlap = false);
 

@@ -266,8 +266,8 @@ __device__ __forceinline__ void AttendOne(const ExactArgs& a, const ExactWork& w
 #pragma unroll
       for (int32_t n = 0; n < D / 8; ++n) {
         uint16_t* const to = a.out + at[r] + n * 8 + (lane % 4) * 2;
-        to[0] = Bf16Of(state.output[n][2 * r] * whole);
-        to[1] = Bf16Of(state.output[n][2 * r + 1] * whole);
+        to[0] = HalfOf(state.output[n][2 * r] * whole);
+        to[1] = HalfOf(state.output[n][2 * r + 1] * whole);
       }
     }
     return;
@@ -313,7 +313,7 @@ __device__ __forceinline__ void AttendOne(const ExactArgs& a, const ExactWork& w
         a.output[in_states * D + d] = output;
       } else {
         const int32_t of_item = work.flat + flat;
-        a.out[(int64_t{work.row + of_item / group} * a.heads + kv_head * group + of_item % group) * D + d] = Bf16Of(output / sum);
+        a.out[(int64_t{work.row + of_item / group} * a.heads + kv_head * group + of_item % group) * D + d] = HalfOf(output / sum);
       }
     }
   }
@@ -386,7 +386,7 @@ __global__ void JoinKernel(ExactArgs a, const ExactJoin* joins, const int32_t* c
     }
     if (thread < a.head_dim) {
       const int64_t query = int64_t{join.row + flat / group} * a.heads + kv_head * group + flat % group;
-      a.out[query * a.head_dim + thread] = Bf16Of(output / sum);
+      a.out[query * a.head_dim + thread] = HalfOf(output / sum);
     }
   }
 }

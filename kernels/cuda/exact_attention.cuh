@@ -2,13 +2,13 @@
 #ifndef SPHERICAL_KERNELS_CUDA_EXACT_ATTENTION_CUH_
 #define SPHERICAL_KERNELS_CUDA_EXACT_ATTENTION_CUH_
 
-#include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include <cstdint>
 
 #include "kernels/cuda/exact_attention.h"
+#include "kernels/cuda/half_rows.cuh"
 #include "kernels/spherical/page_layout.h"
 
 namespace spherical::kernels::cuda {
@@ -22,8 +22,6 @@ __device__ __forceinline__ uint32_t PackHalves(float low, float high) {
   const __half2 pair = __floats2half2_rn(low, high);
   return *reinterpret_cast<const uint32_t*>(&pair);
 }
-
-__device__ __forceinline__ uint16_t Bf16Of(float x) { return __bfloat16_as_ushort(__float2bfloat16_rn(x)); }
 
 __device__ __forceinline__ float Exp2(float x) {
   float y;

@@ -27,7 +27,7 @@ struct ExactArgs {
   int32_t coded_rows = 0;
   const uint8_t* arena = nullptr;
   int64_t page_bytes = 0;             // a multiple of 16
-  uint16_t* out = nullptr;            // bf16 [M, H, D]
+  uint16_t* out = nullptr;            // f16 [M, H, D]
   // States of runs, in the logits' own units (kernels/attention/exact_attention_item.h).
   float* max = nullptr;               // [states, KV, kRunFlats]
   float* sum = nullptr;               // [states, KV, kRunFlats]

@@ -1,8 +1,9 @@
 #include "kernels/cuda/few_rows.h"
 
-#include <cuda_bf16.h>
+#include <cuda_fp16.h>
 
 #include "kernels/cuda/gate.cuh"
+#include "kernels/cuda/half_rows.cuh"
 #include "kernels/cuda/launch_overlap.cuh"
 
 namespace spherical::kernels::cuda {
@@ -20,8 +21,7 @@ __device__ __forceinline__ uint4 LoadWeights(const uint16_t* from) {
   return v;
 }
 
-__device__ __forceinline__ float LowOf(uint32_t pair) { return __uint_as_float(pair << 16); }
-__device__ __forceinline__ float HighOf(uint32_t pair) { return __uint_as_float(pair & 0xffff0000u); }
+__device__ __forceinline__ float2 BothOf(uint32_t pair) { return __half22float2(*reinterpret_cast<const __half2*>(&pair)); }
 
 // sums[o][m] += eight weights of output o times as many of row m
 template <int32_t kRows>
@@ -35,11 +35,12 @@ __device__ __forceinline__ void AddProducts(const uint4 (&weights)[kOutputs], co
     const auto of = [&](const uint4& v) { return word == 0 ? v.x : word == 1 ? v.y : word == 2 ? v.z : v.w; };
 #pragma unroll
     for (int32_t o = 0; o < kOutputs; ++o) {
-      const float low = LowOf(of(weights[o])), high = HighOf(of(weights[o]));
+      const float2 weight = BothOf(of(weights[o]));
 #pragma unroll
       for (int32_t m = 0; m < kRows; ++m) {
-        sums[o][m] = fmaf(low, LowOf(of(x[m])), sums[o][m]);
-        sums[o][m] = fmaf(high, HighOf(of(x[m])), sums[o][m]);
+        const float2 value = BothOf(of(x[m]));
+        sums[o][m] = fmaf(weight.x, value.x, sums[o][m]);
+        sums[o][m] = fmaf(weight.y, value.y, sums[o][m]);
       }
     }
   }
@@ -90,11 +91,11 @@ __global__ void __launch_bounds__(kThreads) FewRowsKernel(FewRowsArgs a, void* o
     if (lane != m) continue;
     if constexpr (kResult == Result::kSums) {
       float* const to = static_cast<float*>(out) + m * a.n + first;
-      to[0] = sums[0][m];
-      if (first + 1 < a.n) to[1] = sums[1][m];
+      to[0] = sums[0][m] * a.unit;
+      if (first + 1 < a.n) to[1] = sums[1][m] * a.unit;
     } else {
       constexpr Gate kGate = kResult == Result::kSilu ? Gate::kSilu : Gate::kGeluTanh;
-      static_cast<uint16_t*>(out)[m * a.n + first] = __bfloat16_as_ushort(__float2bfloat16_rn(Gated<kGate>(sums[0][m], sums[1][m])));
+      static_cast<uint16_t*>(out)[m * a.n + first] = HalfOf(Gated<kGate>(sums[0][m], sums[1][m]) / kGatedUnit);
     }
   }
 }

@@ -16,15 +16,16 @@ namespace spherical::kernels::cuda {
 inline constexpr int32_t kFewRows = 2;
 
 struct FewRowsArgs {
-  const uint16_t* weights = nullptr;  // bf16 [N, K]; of a gate [2 N, K]: gates, then what they let through
-  const uint16_t* rows = nullptr;     // bf16 [M, K]
+  const uint16_t* weights = nullptr;  // f16 [N, K]; of a gate [2 N, K]: gates, then what they let through
+  const uint16_t* rows = nullptr;     // f16 [M, K]
   int32_t m = 0;                      // 1 to kFewRows
   int64_t n = 0, k = 0;               // k a multiple of 8
+  float unit = 1;                     // of rows: sums are multiplied by it; a gate takes rows of 1
   bool overlap = false;               // as in dense_rows.h
 };
 // out f32 [M, N]
 CudaStatus MultiplyFewRows(Stream stream, const FewRowsArgs& args, float* out);
-// The product and GateRows of it.   out bf16 [M, N]
+// The product and GateRows of it.   out f16 [M, N]
 CudaStatus GateFewRows(Stream stream, const FewRowsArgs& args, Gate gate, uint16_t* out);
 
 }  // namespace spherical::kernels::cuda

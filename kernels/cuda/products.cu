@@ -38,9 +38,9 @@ struct Plan {
     if (status != CUBLAS_STATUS_SUCCESS) return status;
     status = cublasLtMatmulDescSetAttribute(operation, CUBLASLT_MATMUL_DESC_TRANSA, &transposed, sizeof(transposed));
     if (status != CUBLAS_STATUS_SUCCESS) return status;
-    status = cublasLtMatrixLayoutCreate(&weights, CUDA_R_16BF, inputs, outputs, k);
+    status = cublasLtMatrixLayoutCreate(&weights, CUDA_R_16F, inputs, outputs, k);
     if (status != CUBLAS_STATUS_SUCCESS) return status;
-    status = cublasLtMatrixLayoutCreate(&rows, CUDA_R_16BF, inputs, columns, k);
+    status = cublasLtMatrixLayoutCreate(&rows, CUDA_R_16F, inputs, columns, k);
     if (status != CUBLAS_STATUS_SUCCESS) return status;
     status = cublasLtMatrixLayoutCreate(&out, CUDA_R_32F, outputs, columns, n);
     if (status != CUBLAS_STATUS_SUCCESS) return status;
@@ -83,8 +83,8 @@ struct Plan {
 
   cublasStatus_t Run(cublasLtHandle_t handle, Stream stream, const Product& product, const DeviceMemory& workspace,
                      const cublasLtMatmulAlgo_t& with) const {
-    const float one = 1, zero = 0;
-    return cublasLtMatmul(handle, operation, &one, product.weights, weights, product.rows, rows, &zero, product.out, out, product.out, out,
+    const float zero = 0;
+    return cublasLtMatmul(handle, operation, &product.unit, product.weights, weights, product.rows, rows, &zero, product.out, out, product.out, out,
                           &with, workspace.data(), static_cast<size_t>(workspace.bytes()), stream);
   }
 

@@ -1,4 +1,4 @@
-// Products of weights with many rows, by cuBLASLt: y = x W', bf16 operands, f32 sums and results.
+// Products of weights with many rows, by cuBLASLt: y = x W', f16 operands, f32 sums and results.
 //
 //   Products products;
 //   products.Create(/*workspace_bytes=*/32 << 20);
@@ -25,11 +25,12 @@ namespace spherical::kernels::cuda {
 int32_t PaddedRows(int32_t m);
 
 struct Product {
-  const uint16_t* weights = nullptr;  // bf16 [N, K]                 aligned to 256 bytes, as all three
-  const uint16_t* rows = nullptr;     // bf16 [PaddedRows(m), K]
+  const uint16_t* weights = nullptr;  // f16 [N, K]                  aligned to 256 bytes, as all three
+  const uint16_t* rows = nullptr;     // f16 [PaddedRows(m), K]
   float* out = nullptr;               // f32 [PaddedRows(m), N]
   int32_t m = 0;
   int64_t n = 0, k = 0;               // k a multiple of 8
+  float unit = 1;                     // of rows: sums are multiplied by it
 };
 
 class Products {

@@ -386,7 +386,7 @@ __device__ __forceinline__ void ComputeTiles(const ExactArgs& a, const ExactWork
     uint16_t* const to = a.out + FlatAt(a, work, kv_head, first_flat + 8 * r) + lane % 4 * 2;
 #pragma unroll
     for (int32_t n = 0; n < D / 8; ++n) {
-      const uint32_t low = Bf16Of(output[4 * n + 2 * r] * whole), high = Bf16Of(output[4 * n + 2 * r + 1] * whole);
+      const uint32_t low = HalfOf(output[4 * n + 2 * r] * whole), high = HalfOf(output[4 * n + 2 * r + 1] * whole);
       *reinterpret_cast<uint32_t*>(to + n * 8) = low | high << 16;
     }
   }

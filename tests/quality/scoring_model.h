@@ -35,7 +35,7 @@ class ScoringModel {
     kernels::ActivationType activations = kernels::ActivationType::kF32;
     int32_t threads = 2;
     TokenCount tokens_max;  // of a sequence
-    std::string device = "cpu";  // or "cuda:N": weights and activations are bf16 there, whatever `activations` says
+    std::string device = "cpu";  // or "cuda:N": weights and what products take are f16 there, whatever `activations` says
   };
   static absl::StatusOr<std::unique_ptr<ScoringModel>> Load(const std::string& path, const Options& options);
   explicit ScoringModel(int32_t threads) : threads_(threads) {}  // for Load: there is no model in it yet

@@ -70,7 +70,7 @@ double MicrosecondsOf(Stream stream, int32_t each, const std::function<void(int3
 void MeasureProducts(Stream stream) {
   constexpr int64_t kBytes = int64_t{2} << 30;
   constexpr int64_t kWidest = 16384;
-  const DeviceMemory weights = Normals(stream, kBytes / 2, 0.02f, F32ToBF16), rows = Normals(stream, 64 * kWidest, 1, F32ToBF16);
+  const DeviceMemory weights = Normals(stream, kBytes / 2, 0.02f, F32ToF16), rows = Normals(stream, 64 * kWidest, 1, F32ToF16);
   DeviceMemory out;
   Require(out.Allocate(64 * int64_t{262144} * 4));
   Products products;

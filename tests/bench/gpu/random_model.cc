@@ -104,13 +104,25 @@ CudaWeights RandomWeights(const TransformerSpec& spec, kernels::cuda::Stream str
   std::mt19937 random(1);
   std::normal_distribution<float> normal(0, 0.02f);
   std::vector<uint16_t> some(static_cast<size_t>(piece / 2));
-  for (uint16_t& x : some) x = kernels::F32ToBF16(normal(random));
+  for (uint16_t& x : some) x = kernels::F32ToF16(normal(random));
   Require(kernels::cuda::CopyToDevice(stream, weights.memory.data(), some.data(), piece));
   for (int64_t at = piece; at < bytes; at += piece) {
     Require(kernels::cuda::CopyOnDevice(stream, weights.memory.data() + at, weights.memory.data(), std::min(piece, bytes - at)));
   }
-  Require(kernels::cuda::Synchronize(stream));
   PlaceWeights(spec, weights.memory.data(), weights);
+  const int64_t joined = int64_t{spec.heads + 2 * spec.kv_heads} * spec.head_dim;
+  std::vector<float> vector(static_cast<size_t>(std::max<int64_t>(spec.width, joined)));
+  for (float& x : vector) x = normal(random);
+  const auto fill = [&](float* to, int64_t values) {
+    if (to != nullptr) Require(kernels::cuda::CopyToDevice(stream, to, vector.data(), values * 4));
+  };
+  fill(weights.final_norm, spec.width);
+  for (const CudaLayerWeights& layer : weights.layers) {
+    for (float* norm : {layer.attention_norm, layer.attention_post_norm, layer.ffn_norm, layer.ffn_post_norm}) fill(norm, spec.width);
+    for (float* norm : {layer.query_norm, layer.key_norm}) fill(norm, spec.head_dim);
+    fill(layer.joined_bias, joined);
+  }
+  Require(kernels::cuda::Synchronize(stream));
   return weights;
 }
 

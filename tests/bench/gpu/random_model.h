@@ -23,7 +23,7 @@ TransformerSpec Gemma3();
 void Require(kernels::cuda::CudaStatus status);
 void Require(const absl::Status& status, const char* what);
 
-// bf16 numbers of deviation 0.02 everywhere, the same 64 MiB again and again; read as f32, two of them are one of the same size.
+// Numbers of deviation 0.02 everywhere, of matrices the same 64 MiB again and again.
 CudaWeights RandomWeights(const TransformerSpec& spec, kernels::cuda::Stream stream);
 
 // The pass as a stepper whose greedy tokens are fetched for the last row of each item. It says what the last call of each kind took.

@@ -162,12 +162,12 @@ struct Batch {
       CHECK(seated == decoder.seats());
     }
     const std::vector<uint16_t> attended = Download<uint16_t>(d_attended, query.size());
-    int64_t wrong = 0;  // bf16 coordinates; heads without states are left as they were
+    int64_t wrong = 0;  // f16 coordinates; heads without states are left as they were
     for (size_t i = 0; i < result.size(); ++i) {
       const bool states_there = plan.states[i / static_cast<size_t>(group * dims)].count > 0;
-      const uint16_t want = states_there ? F32ToBF16(result[i]) : kLeft;
+      const uint16_t want = states_there ? F32ToF16(result[i]) : kLeft;
       if (attended[i] == want || std::isnan(result[i])) continue;
-      if (wrong++ == 0) UNSCOPED_INFO("coordinate " << i << " is " << result[i] << ", as bf16 " << attended[i] << ", want " << want);
+      if (wrong++ == 0) UNSCOPED_INFO("coordinate " << i << " is " << result[i] << ", as f16 " << attended[i] << ", want " << want);
     }
     CHECK(wrong == 0);
     return result;

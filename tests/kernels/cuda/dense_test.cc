@@ -18,7 +18,7 @@
 namespace spherical::kernels::cuda {
 namespace {
 
-constexpr double kBf16 = 0x1p-8;  // half a unit in the last place, relative, and a little for the f32 before it
+constexpr double kHalf = 0x1p-11 * 1.1;  // half a unit in the last place, relative, and a little for the f32 before it
 constexpr float kEpsilon = 1e-5f;
 
 std::vector<float> Normals(int64_t n, uint64_t seed, double deviation = 1) {
@@ -28,14 +28,19 @@ std::vector<float> Normals(int64_t n, uint64_t seed, double deviation = 1) {
   for (float& x : values) x = static_cast<float>(normal(random));
   return values;
 }
-std::vector<uint16_t> ToBf16(const std::vector<float>& values) {
+std::vector<uint16_t> ToHalf(const std::vector<float>& values) {
   std::vector<uint16_t> out;
-  for (const float x : values) out.push_back(F32ToBF16(x));
+  for (const float x : values) out.push_back(F32ToF16(x));
   return out;
 }
-std::vector<float> OfBf16(const std::vector<uint16_t>& values) {
+std::vector<float> OfHalf(const std::vector<uint16_t>& values) {
   std::vector<float> out;
-  for (const uint16_t x : values) out.push_back(BF16ToF32(x));
+  for (const uint16_t x : values) out.push_back(F16ToF32(x));
+  return out;
+}
+std::vector<float> OfGated(const std::vector<uint16_t>& values) {
+  std::vector<float> out = OfHalf(values);
+  for (float& x : out) x *= kGatedUnit;
   return out;
 }
 
@@ -57,7 +62,7 @@ TEST_CASE("rows on the device: embedding, residual and norms agree with the twin
     constexpr int32_t kRows = 5;
     const std::vector<float> x = Normals(kRows * d, 1), delta = Normals(kRows * d, 2, 3), weight = Normals(d, 3), post = Normals(d, 4);
 
-    const std::vector<uint16_t> embedding = ToBf16(Normals(7 * d, 5));
+    const std::vector<uint16_t> embedding = ToHalf(Normals(7 * d, 5));
     const std::vector<int32_t> tokens = {6, 0, 3, 3, 1};
     const DeviceArray<uint16_t> table(device, embedding);
     const DeviceArray<int32_t> ids(device, tokens);
@@ -65,7 +70,7 @@ TEST_CASE("rows on the device: embedding, residual and norms agree with the twin
     Require(EmbedRows(device.stream(), table.data(), ids.data(), kRows, d, 2.5f, embedded.data()));
     std::vector<float> want;
     for (const int32_t token : tokens) {
-      for (int32_t i = 0; i < d; ++i) want.push_back(BF16ToF32(embedding[static_cast<size_t>(token * d + i)]) * 2.5f);
+      for (int32_t i = 0; i < d; ++i) want.push_back(F16ToF32(embedding[static_cast<size_t>(token * d + i)]) * 2.5f);
     }
     CHECK(embedded.Fetch() == want);
 
@@ -83,7 +88,7 @@ TEST_CASE("rows on the device: embedding, residual and norms agree with the twin
                                              .post_weight = normed ? device_post.data() : nullptr, .weight = device_weight.data(),
                                              .out = device_out.data(), .epsilon = kEpsilon, .m = kRows, .d = d}));
         CheckClose(device_x.Fetch(), sum, 1e-5, 1e-5);
-        CheckClose(OfBf16(device_out.Fetch()), out, kBf16, 1e-6);
+        CheckClose(OfHalf(device_out.Fetch()), out, kHalf, 1e-6);
       }
     }
     SECTION("gathered rows") {
@@ -96,7 +101,7 @@ TEST_CASE("rows on the device: embedding, residual and norms agree with the twin
       const DeviceArray<uint16_t> device_out(device, 2 * d);
       Require(AddAndNorm(device.stream(), {.x = device_x.data(), .weight = device_weight.data(), .rows = device_rows.data(),
                                            .out = device_out.data(), .epsilon = kEpsilon, .m = 2, .d = d}));
-      CheckClose(OfBf16(device_out.Fetch()), out, kBf16, 1e-6);
+      CheckClose(OfHalf(device_out.Fetch()), out, kHalf, 1e-6);
     }
   }
 }
@@ -116,7 +121,7 @@ TEST_CASE("rows on the device: gates, caps and the greatest value agree with the
     }
     const DeviceArray<uint16_t> out(device, kRows * kWidth);
     Require(GateRows(device.stream(), gate, device_joined.data(), kRows, kWidth, out.data()));
-    CheckClose(OfBf16(out.Fetch()), want, kBf16, 1e-5);
+    CheckClose(OfGated(out.Fetch()), want, kHalf, 1e-5);
   }
 
   std::vector<float> capped = joined;
@@ -142,6 +147,34 @@ TEST_CASE("rows on the device: gates, caps and the greatest value agree with the
   std::vector<int32_t> got = ids.Fetch();
   CHECK(got[0] == greatest(0));
   CHECK(got[1] == greatest(20));
+}
+
+TEST_CASE("rows on the device: what f16 cannot hold is cut off, and what is not a number stays so") {
+  if (const std::string why = WhyNoDevice(); !why.empty()) SPH_SKIP(why.c_str());
+  const Device device;
+  constexpr float kLargest = 65504, kNan = std::numeric_limits<float>::quiet_NaN(), kInfinity = std::numeric_limits<float>::infinity();
+  const std::vector<float> gates = {3e4f, 3e4f, 1024, kNan, 2, kInfinity, 4096, -200}, ups = {3e4f, -3e4f, 1024, 1, kNan, 1, 1024, 5e6f};
+  std::vector<float> joined = gates;
+  joined.insert(joined.end(), ups.begin(), ups.end());
+  const std::vector<float> want = {kLargest, -kLargest, 1024.0f * 1024 / kGatedUnit, kNan, kNan, kLargest, kLargest, 0};
+  const int32_t d = static_cast<int32_t>(gates.size());
+  const DeviceArray<float> device_joined(device, joined);
+  const DeviceArray<uint16_t> out(device, d);
+  Require(GateRows(device.stream(), Gate::kSilu, device_joined.data(), 1, d, out.data()));
+  const std::vector<float> got = OfHalf(out.Fetch());
+  for (size_t i = 0; i < want.size(); ++i) {
+    CAPTURE(i, gates[i], ups[i], got[i]);
+    CHECK((std::isnan(want[i]) ? std::isnan(got[i]) : got[i] == want[i]));
+  }
+
+  // One coordinate has all of a row's energy, its weight is large.
+  std::vector<float> x(128, 0), weight(128, 1e5f);
+  x[7] = -3;
+  const DeviceArray<float> device_x(device, x), device_weight(device, weight);
+  const DeviceArray<uint16_t> normed(device, 128);
+  Require(AddAndNorm(device.stream(), {.x = device_x.data(), .weight = device_weight.data(), .out = normed.data(), .epsilon = kEpsilon,
+                                       .m = 1, .d = 128}));
+  CHECK(OfHalf(normed.Fetch())[7] == -kLargest);
 }
 
 TEST_CASE("pieces on the device are copied to where they belong, and nothing beside them") {
@@ -174,8 +207,8 @@ TEST_CASE("products of few rows on the device agree with sums in double, gates t
     int64_t n, k;
   };
   for (const Shape& s : {Shape{1, 8}, Shape{7, 96}, Shape{273, 128}, Shape{960, 576}, Shape{64, 4096}, Shape{129, 14336}}) {
-    const std::vector<uint16_t> stored = ToBf16(Normals(2 * s.n * s.k, 21, 0.1)), entered = ToBf16(Normals(kFewRows * s.k, 22));
-    const std::vector<float> weights = OfBf16(stored), rows = OfBf16(entered);
+    const std::vector<uint16_t> stored = ToHalf(Normals(2 * s.n * s.k, 21, 0.1)), entered = ToHalf(Normals(kFewRows * s.k, 22));
+    const std::vector<float> weights = OfHalf(stored), rows = OfHalf(entered);
     const DeviceArray<uint16_t> device_w(device, stored), device_x(device, entered);
     const auto sum_of = [&](int32_t m, int64_t n) {
       double sum = 0;
@@ -185,7 +218,7 @@ TEST_CASE("products of few rows on the device agree with sums in double, gates t
     };
     for (const int32_t m : {1, 2}) {
       CAPTURE(m, s.n, s.k);
-      const DeviceArray<float> out(device, m * s.n);
+      const DeviceArray<float> out(device, m * s.n), larger(device, m * s.n);
       const DeviceArray<uint16_t> silu(device, m * s.n), gelu(device, m * s.n);
       const FewRowsArgs args = {.weights = device_w.data(), .rows = device_x.data(), .m = m, .n = s.n, .k = s.k,
                                 .overlap = LaunchesOverlap()};
@@ -210,8 +243,14 @@ TEST_CASE("products of few rows on the device agree with sums in double, gates t
         }
       }
       CheckClose(out.Fetch(), want, 1e-5, 1e-6 * std::sqrt(static_cast<double>(s.k)));
-      CheckClose(OfBf16(silu.Fetch()), want_silu, kBf16, 1e-5 * std::sqrt(static_cast<double>(s.k)));
-      CheckClose(OfBf16(gelu.Fetch()), want_gelu, kBf16, 1e-5 * std::sqrt(static_cast<double>(s.k)));
+      FewRowsArgs in_units = args;
+      in_units.unit = 64;
+      Require(MultiplyFewRows(device.stream(), in_units, larger.data()));
+      std::vector<float> unscaled = larger.Fetch();
+      for (float& value : unscaled) value /= 64;
+      CHECK(unscaled == out.Fetch());
+      CheckClose(OfGated(silu.Fetch()), want_silu, kHalf, 1e-5 * std::sqrt(static_cast<double>(s.k)));
+      CheckClose(OfGated(gelu.Fetch()), want_gelu, kHalf, 1e-5 * std::sqrt(static_cast<double>(s.k)));
     }
   }
 }
@@ -311,13 +350,14 @@ TEST_CASE("products on the device agree with sums in double, for every bucket of
   for (const Shape& s : {Shape{1, 273, 128}, Shape{2, 64, 96}, Shape{3, 273, 96}, Shape{7, 512, 160}, Shape{16, 300, 192},
                          Shape{17, 129, 4096}, Shape{48, 320, 256}, Shape{65, 333, 576}, Shape{512, 256, 128}}) {
     CAPTURE(s.m, s.n, s.k);
-    const std::vector<uint16_t> stored = ToBf16(Normals(s.n * s.k, 21)), entered = ToBf16(Normals(int64_t{s.m} * s.k, 22));
-    const std::vector<float> weights = OfBf16(stored), rows = OfBf16(entered);
+    const std::vector<uint16_t> stored = ToHalf(Normals(s.n * s.k, 21)), entered = ToHalf(Normals(int64_t{s.m} * s.k, 22));
+    const std::vector<float> weights = OfHalf(stored), rows = OfHalf(entered);
     const DeviceArray<uint16_t> device_w(device, stored), device_x(device, int64_t{PaddedRows(s.m)} * s.k);
     Require(CopyToDevice(device.stream(), device_x.data(), entered.data(), static_cast<int64_t>(entered.size()) * 2));
     const DeviceArray<float> out(device, int64_t{PaddedRows(s.m)} * s.n);
     if (!products.Multiply(device.stream(),
-                           {.weights = device_w.data(), .rows = device_x.data(), .out = out.data(), .m = s.m, .n = s.n, .k = s.k})) {
+                           {.weights = device_w.data(), .rows = device_x.data(), .out = out.data(), .m = s.m, .n = s.n, .k = s.k,
+                            .unit = 64})) {
       FAIL(products.why());
     }
     std::vector<float> got = out.Fetch(), want;
@@ -327,10 +367,10 @@ TEST_CASE("products on the device agree with sums in double, for every bucket of
         double sum = 0;
         const float *w = &weights[static_cast<size_t>(n * s.k)], *x = &rows[static_cast<size_t>(r * s.k)];
         for (int64_t k = 0; k < s.k; ++k) sum += static_cast<double>(w[k]) * x[k];
-        want.push_back(static_cast<float>(sum));
+        want.push_back(static_cast<float>(64 * sum));
       }
     }
-    CheckClose(got, want, 1e-5, 1e-5 * std::sqrt(static_cast<double>(s.k)) * 10);
+    CheckClose(got, want, 1e-5, 64e-5 * std::sqrt(static_cast<double>(s.k)) * 10);
   }
 }
 

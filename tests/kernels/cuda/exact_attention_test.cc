@@ -131,11 +131,11 @@ void Compare(const Device& device, const AttentionCase& c) {
     device.Wait();
   }
   const std::vector<uint16_t> got = out.Fetch();
-  // Probabilities are f16 (2^-11 each), the result bf16 (2^-9 of it); larger logits add their own roundings.
+  // Probabilities are f16 (2^-11 each), the result f16; larger logits add their own roundings.
   double worst = 0;
   size_t worst_at = 0;
   for (size_t i = 0; i < want.size(); ++i) {
-    const double error = std::abs(BF16ToF32(got[i]) - want[i]) - 0x1p-8 * std::abs(want[i]);
+    const double error = std::abs(F16ToF32(got[i]) - want[i]) - 0x1p-10 * std::abs(want[i]);
     if (!(error <= worst)) {
       worst = error;
       worst_at = i;
@@ -143,7 +143,7 @@ void Compare(const Device& device, const AttentionCase& c) {
   }
   const int32_t at_row = static_cast<int32_t>(worst_at) / (heads * d), at_head = static_cast<int32_t>(worst_at) / d % heads;
   const int32_t at_dim = static_cast<int32_t>(worst_at) % d;
-  CAPTURE(at_row, at_head, at_dim, BF16ToF32(got[worst_at]), want[worst_at]);
+  CAPTURE(at_row, at_head, at_dim, F16ToF32(got[worst_at]), want[worst_at]);
   CHECK(worst < 2e-3);
 }
 
