@@ -177,13 +177,16 @@ __global__ void HeadsKernel(HeadsArgs a) {
 }
 
 template <Gate kGate>
-__global__ void GateKernel(const float* joined, int32_t d, uint16_t* out) {
+__global__ void GateKernel(const float* joined, int32_t quads, uint16_t* out) {
   LetNextBegin();
   WaitForBefore();
   const int32_t i = static_cast<int32_t>(blockIdx.x * blockDim.x + threadIdx.x);
-  if (i >= d) return;
-  const float* row = joined + int64_t{blockIdx.y} * 2 * d;
-  out[int64_t{blockIdx.y} * d + i] = HalfOf(Gated<kGate>(row[i], row[d + i]) / kGatedUnit);
+  if (i >= quads) return;
+  const float4* const row = reinterpret_cast<const float4*>(joined) + int64_t{blockIdx.y} * 2 * quads;
+  const float4 gate = row[i], up = row[quads + i];
+  const auto half = [](float g, float u) { return HalfOf(Gated<kGate>(g, u) / kGatedUnit); };
+  reinterpret_cast<ushort4*>(out)[int64_t{blockIdx.y} * quads + i] = {half(gate.x, up.x), half(gate.y, up.y), half(gate.z, up.z),
+                                                                      half(gate.w, up.w)};
 }
 
 __global__ void CapKernel(float cap, int64_t n, float* x) {
@@ -270,9 +273,9 @@ CudaStatus PrepareHeads(Stream stream, const HeadsArgs& args) {
 }
 
 CudaStatus GateRows(Stream stream, Gate gate, const float* joined, int32_t m, int32_t d, uint16_t* out, bool overlap) {
-  const dim3 blocks(BlocksFor(d), static_cast<uint32_t>(m));
+  const dim3 blocks(BlocksFor(d / 4), static_cast<uint32_t>(m));
   const auto kernel = gate == Gate::kSilu ? GateKernel<Gate::kSilu> : GateKernel<Gate::kGeluTanh>;
-  return LaunchOverlapped(stream, overlap, kernel, blocks, kRowThreads, 0, joined, d, out);
+  return LaunchOverlapped(stream, overlap, kernel, blocks, kRowThreads, 0, joined, d / 4, out);
 }
 
 CudaStatus CapValues(Stream stream, float cap, int64_t n, float* x) {

@@ -71,7 +71,7 @@ struct HeadsArgs {
 };
 CudaStatus PrepareHeads(Stream stream, const HeadsArgs& args);
 
-// out[m, :] = act(gate) * up / kGatedUnit as f16, act SiLU or GELU's tanh form.   joined [M, 2 D]: gate, then up; out [M, D]
+// out[m, :] = act(gate) * up / kGatedUnit as f16, act SiLU or GELU's tanh form.   joined [M, 2 D]: gate, then up, D a multiple of 4; out [M, D]
 //
 // The one place where rows of real models come near f16's end: gated values of a few coordinates reach thousands. In units of 64 they may
 // reach 4 million, and what is rounded off of small ones, 2e-6, is far below what the large ones of a row lose.
