@@ -2,9 +2,11 @@
 #include "kernels/cuda/exact_attention.h"
 
 #include <algorithm>
+#include <atomic>
 #include <catch2/catch.hpp>
 #include <cmath>
 #include <random>
+#include <thread>
 #include <vector>
 
 #include "kernels/attention/exact_attention.h"
@@ -25,6 +27,18 @@ struct AttentionCase {
   bool few_blocks = false;
   int32_t pages_before = 0;  // in the arena, not used
 };
+
+// task(0) .. task(count - 1), in any order: the reference takes a hundred times as long as the device.
+template <class Task>
+void OnAllCores(int32_t count, Task task) {
+  std::atomic<int32_t> next = 0;
+  std::vector<std::jthread> threads;
+  for (int32_t i = 0; i < std::min(count, static_cast<int32_t>(std::thread::hardware_concurrency())); ++i) {
+    threads.emplace_back([&] {
+      for (int32_t taken; (taken = next.fetch_add(1)) < count;) task(taken);
+    });
+  }
+}
 
 // Runs one sequence through the device and through the reference. The arena is full of NaN but for the sequence's tokens.
 void Compare(const Device& device, const AttentionCase& c) {
@@ -56,15 +70,19 @@ void Compare(const Device& device, const AttentionCase& c) {
   std::vector<float> rows;
   for (const uint16_t x : query) rows.push_back(F16ToF32(x));
   std::vector<float> want(rows.size());
-  for (int32_t g = 0; g < c.kv_heads; ++g) {
-    std::vector<float> max(static_cast<size_t>(c.rows * c.group)), sum(max.size()), output(max.size() * static_cast<size_t>(d));
+  constexpr int32_t kRowsOfTask = 8;
+  const int32_t tasks_of_head = static_cast<int32_t>(CeilDiv(c.rows, kRowsOfTask));
+  OnAllCores(c.kv_heads * tasks_of_head, [&](int32_t task) {
+    const int32_t g = task / tasks_of_head, first = task % tasks_of_head * kRowsOfTask, count = std::min(kRowsOfTask, c.rows - first);
+    std::vector<float> max(static_cast<size_t>(count * c.group)), sum(max.size()), output(max.size() * static_cast<size_t>(d));
     const AttentionState state = {max.data(), sum.data(), output.data()};
+    const size_t at = static_cast<size_t>((first * heads + g * c.group) * d);
     ExactAttentionImpls()[0].attend(shape, arena.data(),
-                                    {.query = &rows[static_cast<size_t>(g * c.group * d)], .query_stride = heads * d, .rows = c.rows,
-                                     .row_position = c.before, .pages = &lists[static_cast<size_t>(g * list_pages)], .first_position = 0,
-                                     .tokens = tokens, .state = state});
-    MergeAttention(state, 1, c.rows, c.group, d, &want[static_cast<size_t>(g * c.group * d)], heads * d);
-  }
+                                    {.query = &rows[at], .query_stride = heads * d, .rows = count, .row_position = c.before + first,
+                                     .pages = &lists[static_cast<size_t>(g * list_pages)], .first_position = 0, .tokens = tokens,
+                                     .state = state});
+    MergeAttention(state, 1, count, c.group, d, &want[at], heads * d);
+  });
 
   std::vector<ExactWork> runs, tiles;
   std::vector<ExactJoin> joins;
