@@ -482,7 +482,8 @@ absl::Status CudaPass::Measure(std::span<const MeasureItem> items, std::span<Rat
 
 void CudaPass::Multiply(const uint16_t* weights, const uint16_t* rows, float* out, int32_t m, int64_t n, int64_t k, float unit) {
   if (m <= kernels::cuda::kFewRows) {
-    Note(kernels::cuda::MultiplyFewRows(stream_, {.weights = weights, .rows = rows, .m = m, .n = n, .k = k, .unit = unit, .overlap = overlap_}, out));
+    const kernels::cuda::FewRowsArgs args = {.weights = weights, .rows = rows, .m = m, .n = n, .k = k, .unit = unit, .overlap = overlap_};
+    Note(kernels::cuda::MultiplyFewRows(stream_, args, out));
     return;
   }
   if (!products_.Multiply(stream_, {.weights = weights, .rows = rows, .out = out, .m = m, .n = n, .k = k, .unit = unit}) && why_.empty()) {

@@ -1,8 +1,9 @@
 // Row-wise work between the products, on the device. All pointers are device memory, shapes in brackets; each call queues one kernel on
 // the stream and returns what the launch said. The twins are kernels/dense/rows.h.
 //
-// The residual stream and what products put out are f32; what products take is f16 (as uint16_t here), cut off at 65,504. A row's numbers depend on that row
-// alone; sums are in a fixed order. `overlap`: the kernel may begin while the one queued before it ends (LaunchesOverlap).
+// The residual stream and what products put out are f32; what products take is f16 (as uint16_t here), cut off at 65,504. A row's numbers
+// depend on that row alone; sums are in a fixed order. `overlap`: the kernel may begin while the one queued before it ends
+// (LaunchesOverlap).
 #ifndef SPHERICAL_KERNELS_CUDA_DENSE_ROWS_H_
 #define SPHERICAL_KERNELS_CUDA_DENSE_ROWS_H_
 
@@ -71,7 +72,8 @@ struct HeadsArgs {
 };
 CudaStatus PrepareHeads(Stream stream, const HeadsArgs& args);
 
-// out[m, :] = act(gate) * up / kGatedUnit as f16, act SiLU or GELU's tanh form.   joined [M, 2 D]: gate, then up, D a multiple of 4; out [M, D]
+// out[m, :] = act(gate) * up / kGatedUnit as f16, act SiLU or GELU's tanh form.   joined [M, 2 D]: gate, then up, D a multiple of 4;
+// out [M, D]
 //
 // The one place where rows of real models come near f16's end: gated values of a few coordinates reach thousands. In units of 64 they may
 // reach 4 million, and what is rounded off of small ones, 2e-6, is far below what the large ones of a row lose.

@@ -84,8 +84,8 @@ struct Plan {
   cublasStatus_t Run(cublasLtHandle_t handle, Stream stream, const Product& product, const DeviceMemory& workspace,
                      const cublasLtMatmulAlgo_t& with) const {
     const float zero = 0;
-    return cublasLtMatmul(handle, operation, &product.unit, product.weights, weights, product.rows, rows, &zero, product.out, out, product.out, out,
-                          &with, workspace.data(), static_cast<size_t>(workspace.bytes()), stream);
+    return cublasLtMatmul(handle, operation, &product.unit, product.weights, weights, product.rows, rows, &zero, product.out, out,
+                          product.out, out, &with, workspace.data(), static_cast<size_t>(workspace.bytes()), stream);
   }
 
  private:
