@@ -52,7 +52,7 @@ CudaStatus CudaCodes::Create(int32_t sequences, int32_t context_max, const KvAre
 
   CudaStatus status = decoder_.Create(d, group);
   if (status != CudaStatus::kOk) return status;
-  no_seats_.assign(static_cast<size_t>(decoder_.seat_words()), 0);
+  no_counts_.assign(static_cast<size_t>(decoder_.counter_words()), 0);
   const int64_t rows = kernels::cuda::PaddedRows(sequences), row_heads = rows * spec_.kv_heads;
   lists_max_ = static_cast<int32_t>(row_heads * (priced() ? kernels::kLadderTiers : 2));
   const int64_t parts = lists_max_ + decoder_.workers(), states = parts * kernels::cuda::kAdaPartStates;
@@ -75,7 +75,7 @@ CudaStatus CudaCodes::Create(int32_t sequences, int32_t context_max, const KvAre
                .head_lists = pieces.Take<int32_t>(row_heads + 1),
                .parts = pieces.Take<kernels::cuda::AdaPart>(parts),
                .worker_parts = pieces.Take<int32_t>(decoder_.workers() + 1),
-               .seats_taken = pieces.Take<uint32_t>(decoder_.seat_words()),
+               .counters = pieces.Take<uint32_t>(decoder_.counter_words()),
                .head_states = pieces.Take<kernels::cuda::AdaHeadStates>(row_heads),
                .refresh = pieces.Take<RefreshWork>(1),
                .refreshed = pieces.Take<RefreshItem>(priced() ? row_heads : 0)};
@@ -240,7 +240,7 @@ void CudaCodes::PlanLayer(int32_t layer, int32_t rows) {
   SPH_CHECK(static_cast<int32_t>(layer_lists_.size()) <= lists_max_);
   planned.list_count = static_cast<int32_t>(layer_lists_.size());
   input_.Place(std::span<const uint8_t>(flags_), planned.coded);
-  input_.Place(std::span<const uint32_t>(no_seats_), planned.seats_taken);
+  input_.Place(std::span<const uint32_t>(no_counts_), planned.counters);
   PlaceEntries(layer, rows);
   if (priced()) {
     input_.Place(std::span<const RefreshWork>(&refresh_, 1), planned.refresh);
@@ -330,7 +330,7 @@ CudaStatus CudaCodes::Attend(int32_t layer, int32_t rows, uint16_t* attended) {
                                 .head_lists = planned.head_lists,
                                 .parts = planned.parts,
                                 .worker_parts = planned.worker_parts,
-                                .seats_taken = planned.seats_taken,
+                                .counters = planned.counters,
                                 .head_states = planned.head_states,
                                 .digits = digits_,
                                 .states = states_,

@@ -96,7 +96,7 @@ class CudaCodes {
     int32_t* head_lists = nullptr;
     kernels::cuda::AdaPart* parts = nullptr;
     int32_t* worker_parts = nullptr;
-    uint32_t* seats_taken = nullptr;
+    uint32_t* counters = nullptr;
     kernels::cuda::AdaHeadStates* head_states = nullptr;
     kernels::cuda::RefreshWork* refresh = nullptr;     // [1]
     kernels::cuda::RefreshItem* refreshed = nullptr;   // [rows * kv_heads]
@@ -158,7 +158,7 @@ class CudaCodes {
   kernels::cuda::AdaPlan plan_;
   std::optional<PutPlan> last_plan_;  // of last_lists_
   std::vector<uint8_t> flags_;
-  std::vector<uint32_t> no_seats_;  // zeros
+  std::vector<uint32_t> no_counts_;  // zeros
   std::vector<kernels::cuda::CodedSlot> places_;
   std::vector<kernels::cuda::EncodeItem> entries_;
 

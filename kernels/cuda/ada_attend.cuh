@@ -432,13 +432,18 @@ __global__ void __launch_bounds__(32 * AdaWarps(kHeadDim, kHeadTiles), 1) ReadPa
   __syncthreads();
   const int worker = seat * pairs + pair;
   const int begin = arguments.worker_parts[worker], end = arguments.worker_parts[worker + 1];
-  if (begin == end) return;
+  if (begin == end) return arguments.WaitForQueries();
   PageStream<kHeadDim> stream(arguments, ring, begin, end, lane);
   if (arguments.entering && static_cast<Tier>(arguments.parts[begin].tier) == Tier::kT8) arguments.WaitForQueries();  // T8 comes first
   stream.Begin(warp);
   AdaReader<kHeadDim, kHeadTiles> reader = {{.arguments = arguments, .lane = lane, .g = lane / 4, .t = lane % 4},
                                             reinterpret_cast<uint32_t*>(exchanges + (2 * pair + warp) * kExchange)};
-  arguments.WaitForQueries();
+  if (arguments.prepared != nullptr) {
+    if (warp == 1 && lane == 0) arguments.WaitForCount();
+    WaitForPair(1 + pair);
+  } else {
+    arguments.WaitForQueries();
+  }
   int number = 0;  // of the part's first page in the stream
   for (int p = begin; p < end; ++p) {
     const AdaPart part = arguments.parts[p];
@@ -452,6 +457,7 @@ __global__ void __launch_bounds__(32 * AdaWarps(kHeadDim, kHeadTiles), 1) ReadPa
     }
     number += part.pages;
   }
+  arguments.WaitForQueries();  // long done; but who waits for this launch waits for those before it
 }
 
 template <int kHeadDim>

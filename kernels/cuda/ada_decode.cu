@@ -58,6 +58,7 @@ struct PrepareArguments {
   const int32_t* head_lists;
   uint8_t* digits;
   int64_t digit_bytes;
+  uint32_t* prepared;  // counts blocks that are done; or null
 };
 
 __device__ __forceinline__ void AddWeighted(float weight, const float4& x, float4& sum) {
@@ -213,6 +214,10 @@ __global__ void __launch_bounds__(PrepareShape<kDims, kQueries>::kThreads, Prepa
                             .scale = a.shape.scale, .mapped = mapped + q * MappedFloats(kDims),
                             .centre = a.heads.centres != nullptr ? centres[q] : 0.0f};
     SplitForList<kDims>(split, static_cast<int>(lane), a.digits + of.list * a.digit_bytes);
+  }
+  if (a.prepared != nullptr) {
+    __syncthreads();
+    if (thread == 0) asm volatile("red.release.gpu.global.add.u32 [%0], 1;" ::"l"(a.prepared) : "memory");
   }
   WaitForBefore();  // what codes the rows' new tokens, perhaps: who waits for this kernel waits for it too
 }
@@ -461,8 +466,7 @@ CudaStatus AdaDecoder::Create(int32_t head_dim, int32_t group) {
 
 int64_t AdaDecoder::DigitBytes() const { return AdaDigitBytes(head_dim_, AdaHeadTiles(group_)); }
 
-CudaStatus AdaDecoder::Prepare(Stream stream, const AdaHeads& heads, const AdaBatch& batch) const {
-  if (batch.list_count == 0) return CudaStatus::kOk;
+AdaDecoder::Preparing AdaDecoder::PreparingOf(const AdaBatch& batch) const {
   // Rows of a block share the map: worth it once there are more blocks than multiprocessors take.
   const int processors = blocks_;
   const int queries = batch.rows * batch.kv_heads > 2 * processors ? 16 : group_ <= 4 ? 4 : group_ <= 8 ? 8 : 16;
@@ -470,26 +474,38 @@ CudaStatus AdaDecoder::Prepare(Stream stream, const AdaHeads& heads, const AdaBa
   const int blocks = static_cast<int>(CeilDiv(batch.rows, rows_together)) * batch.kv_heads;
   // Reading's blocks take multiprocessors as these become free. Where all of ours are there at once that gains a mixture 3 to 5 % (64 and
   // 128 rows), where they come one after another (256 rows) it loses 3 %.
-  const PrepareLaunch prepare = PrepareLaunchOf(head_dim_, queries);
-  const bool next_begins = blocks <= prepare.blocks * processors;
+  return {.queries = queries, .rows_together = rows_together, .blocks = blocks,
+          .next_begins = blocks <= PrepareLaunchOf(head_dim_, queries).blocks * processors};
+}
+
+CudaStatus AdaDecoder::Prepare(Stream stream, const AdaHeads& heads, const AdaBatch& batch) const {
+  if (batch.list_count == 0) return CudaStatus::kOk;
+  const Preparing as = PreparingOf(batch);
+  const PrepareLaunch prepare = PrepareLaunchOf(head_dim_, as.queries);
   PrepareArguments arguments = {.shape = batch.shape, .heads = heads, .rows = batch.rows, .kv_heads = batch.kv_heads,
-                                .rows_together = rows_together, .head_tiles = AdaHeadTiles(group_),
-                                .group_inverse = (65536 + group_ - 1) / group_, .next_begins = next_begins,
+                                .rows_together = as.rows_together, .head_tiles = AdaHeadTiles(group_),
+                                .group_inverse = (65536 + group_ - 1) / group_, .next_begins = as.next_begins,
                                 .query = batch.query,
                                 .lists = batch.lists, .head_lists = batch.head_lists, .digits = batch.digits,
-                                .digit_bytes = DigitBytes()};
-  return LaunchOverlapped(stream, overlap_ && batch.entering, prepare.kernel, BlocksOf(blocks), prepare.threads, prepare.shared_bytes,
+                                .digit_bytes = DigitBytes(),
+                                .prepared = batch.counters == nullptr ? nullptr : batch.counters + AdaSeatWords(blocks_)};
+  return LaunchOverlapped(stream, overlap_ && batch.entering, prepare.kernel, BlocksOf(as.blocks), prepare.threads, prepare.shared_bytes,
                           arguments);
 }
 
-CudaStatus AdaDecoder::Read(Stream stream, const AdaHeads& heads, const AdaBatch& batch) const {
+// by_count: Prepare of the same counters came just before.
+CudaStatus AdaDecoder::Read(Stream stream, const AdaHeads& heads, const AdaBatch& batch, bool by_count) const {
   if (batch.list_count == 0) return CudaStatus::kOk;
+  const bool counts = by_count && overlap_ && batch.counters != nullptr;
   const AdaReadArguments arguments = {.arena = batch.arena, .pages = batch.pages, .page_bytes = batch.shape.page_bytes,
                                       .parts = batch.parts, .worker_parts = batch.worker_parts,
                                       .planes = heads.planes, .digits = batch.digits, .digit_bytes = DigitBytes(),
                                       .states = batch.states, .kv_heads = batch.kv_heads, .group = group_,
                                       .softcap = batch.shape.softcap, .entering = batch.entering,
-                                      .seats_taken = batch.seats_taken, .seats = AdaSeatsOf(blocks_)};
+                                      .seats_taken = batch.counters,
+                                      .prepared = counts ? batch.counters + AdaSeatWords(blocks_) : nullptr,
+                                      .to_prepare = counts ? static_cast<uint32_t>(PreparingOf(batch).blocks) : 0,
+                                      .seats = AdaSeatsOf(blocks_)};
   return LaunchOverlapped(stream, overlap_, ReadKernel(head_dim_, AdaHeadTiles(group_)), BlocksOf(blocks_), 32 * warps_, shared_bytes_,
                           arguments);
 }
@@ -508,7 +524,7 @@ CudaStatus AdaDecoder::Merge(Stream stream, const AdaBatch& batch) const {
 
 CudaStatus AdaDecoder::Attend(Stream stream, const AdaHeads& heads, const AdaBatch& batch) const {
   if (const CudaStatus status = Prepare(stream, heads, batch); status != CudaStatus::kOk) return status;
-  if (const CudaStatus status = Read(stream, heads, batch); status != CudaStatus::kOk) return status;
+  if (const CudaStatus status = Read(stream, heads, batch, true); status != CudaStatus::kOk) return status;
   return Merge(stream, batch);
 }
 

@@ -43,8 +43,9 @@ struct AdaBatch {
   const int32_t* head_lists = nullptr;
   const AdaPart* parts = nullptr;
   const int32_t* worker_parts = nullptr;
-  // [seat_words()], zero before each call: each multiprocessor reads its own share of the plan (ada_seats.h). Or null: any reads any.
-  uint32_t* seats_taken = nullptr;
+  // [counter_words()], zero before each call: seats that are taken, for each multiprocessor reads its own share of the plan (ada_seats.h),
+  // and how many blocks have prepared queries, so that reading sees at once when all have. Or null: any reads any, and waits for the launch.
+  uint32_t* counters = nullptr;
   const AdaHeadStates* head_states = nullptr;
 
   uint8_t* digits = nullptr;          // [list_count * DigitBytes()], scratch; aligned to 256
@@ -64,16 +65,24 @@ class AdaDecoder {
 
   int32_t workers() const { return warps_ / 2 * blocks_; }  // to plan for
   int32_t seats() const { return blocks_; }
-  int32_t seat_words() const { return AdaSeatWords(blocks_); }
+  int32_t counter_words() const { return AdaSeatWords(blocks_) + 1; }
   int64_t DigitBytes() const;                               // of scratch, per list
   CudaStatus Attend(Stream stream, const AdaHeads& heads, const AdaBatch& batch) const;
 
   // Its steps, for whoever has states to put between them.
   CudaStatus Prepare(Stream stream, const AdaHeads& heads, const AdaBatch& batch) const;
-  CudaStatus Read(Stream stream, const AdaHeads& heads, const AdaBatch& batch) const;
+  CudaStatus Read(Stream stream, const AdaHeads& heads, const AdaBatch& batch) const { return Read(stream, heads, batch, false); }
   CudaStatus Merge(Stream stream, const AdaBatch& batch) const;
 
  private:
+  // How queries are prepared: of how many a block, in how many blocks, and whether reading may take places beside them.
+  struct Preparing {
+    int32_t queries, rows_together, blocks;
+    bool next_begins;
+  };
+  Preparing PreparingOf(const AdaBatch& batch) const;
+  CudaStatus Read(Stream stream, const AdaHeads& heads, const AdaBatch& batch, bool by_count) const;
+
   int32_t head_dim_ = 0, group_ = 0, blocks_ = 0, warps_ = 0;
   int32_t shared_bytes_ = 0;
   bool overlap_ = false;  // a launch may begin while the one before it ends (sm_90)

@@ -49,14 +49,24 @@ struct AdaReadArguments {
   float softcap;
   bool entering;  // pages of T8 are written until the queries are there
   uint32_t* seats_taken;  // [AdaSeatWords(blocks)], or null
+  // How many blocks have prepared queries, and all of them; null: the launch before this one has.
+  const uint32_t* prepared;
+  uint32_t to_prepare;
   AdaSeats seats;
 
 #ifdef __CUDACC__
-  // Pages and plans were there before; the digits are those of the launch before this one.
+  // Pages and plans were there before; the digits are those of the launch before this one, which this waits for.
   __device__ __forceinline__ void WaitForQueries() const {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
+  }
+  // By a lane of one warp, then a barrier. What the launch before has counted is seen 2 to 5 us before that is done for the device.
+  __device__ __forceinline__ void WaitForCount() const {
+    for (uint32_t done;; __nanosleep(32)) {
+      asm volatile("ld.acquire.gpu.global.u32 %0, [%1];" : "=r"(done) : "l"(prepared) : "memory");
+      if (done >= to_prepare) return;
+    }
   }
   // All blocks are resident: those that merge may take their places beside them, and wait.
   __device__ __forceinline__ void LetMergeBegin() const {

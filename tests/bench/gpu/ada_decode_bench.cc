@@ -157,13 +157,13 @@ void Measure(const AdaDecoder& decoder, const Workload& workload, const std::str
                           .states = {max.data<float>(), sum.data<float>(), output.data<float>()}, .output = result.data<float>()};
   constexpr int64_t kSeatings = 8192;  // calls until seats are cleared again, which is in some call's time
   DeviceMemory seats;
-  Check(seats.Allocate(kSeatings * decoder.seat_words() * 4), "seats");
+  Check(seats.Allocate(kSeatings * decoder.counter_words() * 4), "seats");
   const auto measure = [&](bool cold, auto&& work) {
     double ms = 0;
     int64_t calls = 0;
     const auto one = [&](int32_t i) {
       if (calls % kSeatings == 0) Check(FillBytes(nullptr, seats.data(), 0, seats.bytes()), "seats");
-      batch.seats_taken = seats.data<uint32_t>() + calls++ % kSeatings * decoder.seat_words();
+      batch.counters = seats.data<uint32_t>() + calls++ % kSeatings * decoder.counter_words();
       batch.pages = d_pages.data<PageId>() + static_cast<size_t>(i % copies) * once;
       return work();
     };
