@@ -15,11 +15,11 @@ struct Plane {
 
 // In units of some 80 ns, tuned on an H200 with rdr mixtures: what a page costs a worker in arithmetic (lower tiers have more tokens in a
 // page), what it costs where all workers wait for memory, and what beginning and ending a part costs.
-constexpr int64_t kArithmeticCost[kTierCount] = {18, 28, 60, 52, 80};
+constexpr int64_t kArithmeticCost[kTierCount] = {18, 28, 54, 52, 80};
 constexpr int64_t kMemoryCost = 28;
-constexpr int64_t kPartCost = 55;
+constexpr int64_t kPartCost = 120;
 // Lists of T8 are dealt out where they are at most this part of the whole, and each of a worker's share.
-constexpr int64_t kDealtPart = 5;
+constexpr int64_t kDealtPart = 3;
 
 // pages[tier]: of a whole plan. Pages of all tiers are as large. While tiers with much arithmetic leave memory to the others, these cost
 // what their own arithmetic does; but on average a page cannot cost less than memory gives: the cheapest are raised until none does.
