@@ -26,7 +26,7 @@ struct CudaProbe {
   std::string why_none;              // empty if there are devices
 };
 
-// Below 8.0 there are no bf16 tensor cores, and this build has no code.
+// Below 8.0 nothing copies to shared memory beside a kernel's work, and this build has no code.
 inline constexpr int32_t kComputeMajorLeast = 8;
 
 // Asks the CUDA runtime; in a build without CUDA (the default) it says so. Creates a context on every device to learn how much of

@@ -1,6 +1,7 @@
 // A real model against the float32 reference made by make_reference.py: what all parts together say, in both arithmetics.
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <memory>
@@ -10,8 +11,10 @@
 #include <catch2/catch.hpp>
 #include <nlohmann/json.hpp>
 
+#include "kernels/cuda/device_probe.h"
 #include "kernels/dense/weight_format.h"
 #include "tests/golden/loaded_model.h"
+#include "tests/skip.h"
 
 namespace spherical {
 namespace {
@@ -219,6 +222,36 @@ TEST_CASE("Gemma 3's distributions are the reference's, before and after tokens 
       CHECK(comparison.same_top >= 0.95);
     }
   }
+}
+
+// Products there take rows and weights as f16, and sum in an order that depends on how many rows there are.
+std::unique_ptr<LoadedModel> OnDevice(const char* path, int64_t tokens) {
+  auto loaded = LoadedModel::Load(path, {.cuda_device = kernels::ProbeCudaDevices().devices.front().index, .tokens = TokenCount(tokens)});
+  INFO(loaded.status().ToString() << "; deploy/fetch_model.sh fetches the model");
+  REQUIRE(loaded.ok());
+  return *std::move(loaded);
+}
+
+TEST_CASE("On a CUDA device greedy continuations are the reference's up to near ties, distributions within 3e-5 nats") {
+  if (const std::string why = kernels::ProbeCudaDevices().why_none; !why.empty()) SPH_SKIP(why.c_str());
+  const auto model = OnDevice(kModelPath, 512);
+  CheckGreedy(*model, kGapNats);
+  const Flips flips = CountFlips(*model);
+  CAPTURE(flips.flips);
+  CHECK(flips.steps == static_cast<int32_t>(48 * kContinuations));
+  CHECK(flips.widest < kGapNats);
+  const Comparison comparison = CompareDistributions(*model);
+  std::printf("on the device: %d of %d steps prefer another token, KL from the reference %.2g nats, same likeliest token %.4f\n",
+              flips.flips, flips.steps, comparison.kl_mean, comparison.same_top);
+  CHECK(comparison.kl_mean <= 3e-5);
+}
+
+TEST_CASE("On a CUDA device Gemma 3's distributions are the reference's within 1e-4 nats") {
+  if (const std::string why = kernels::ProbeCudaDevices().why_none; !why.empty()) SPH_SKIP(why.c_str());
+  const Comparison comparison = ComparePassage(*OnDevice(kGemmaPath, 1024));
+  std::printf("on the device: KL from the reference %.2g nats, same likeliest token %.4f\n", comparison.kl_mean, comparison.same_top);
+  CHECK(comparison.kl_mean <= 1e-4);
+  CHECK(comparison.same_top >= 0.99);
 }
 
 TEST_CASE("The tokenizer gives the ids that the fixtures were made with") {

@@ -5,6 +5,7 @@
 
 #include "engine/batch/step_plan.h"
 #include "engine/step/cpu_stepper.h"
+#include "engine/step/cuda_stepper.h"
 #include "kernels/base/check.h"
 #include "kernels/spherical/page_layout.h"
 #include "tests/golden/model_parts.h"
@@ -51,11 +52,18 @@ absl::StatusOr<std::unique_ptr<LoadedModel>> LoadedModel::Load(const std::string
     geometry = engine::ModelGeometry::Plain({.layers = spec.layers, .kv_heads = spec.kv_heads, .head_dim = spec.head_dim});
   }
   absl::StatusOr<std::unique_ptr<engine::Stepper>> stepper =
-      engine::MakeCpuStepper(std::move(parts->spec), std::move(parts->weights), *model->threads_,
-                             {.activations = options.activations,
-                              .pages = pages,
-                              .geometry = std::move(geometry),
-                              .workspace_pages = workspace});
+      options.cuda_device >= 0 ? engine::MakeCudaStepper(std::move(parts->spec), parts->weights, *model->threads_,
+                                                         {.device = options.cuda_device,
+                                                          .pages = pages,
+                                                          .geometry = std::move(geometry),
+                                                          .workspace_pages = workspace,
+                                                          .sequences = options.sequences_max,
+                                                          .context_max = static_cast<int32_t>(options.tokens.value())})
+                               : engine::MakeCpuStepper(std::move(parts->spec), std::move(parts->weights), *model->threads_,
+                                                        {.activations = options.activations,
+                                                         .pages = pages,
+                                                         .geometry = std::move(geometry),
+                                                         .workspace_pages = workspace});
   if (!stepper.ok()) return stepper.status();
   model->stepper_ = *std::move(stepper);
   return model;

@@ -27,7 +27,7 @@
 
 namespace spherical {
 
-// A model on the CPU stepper without the engine around it: a test or a benchmark enters tokens into sequences of its own and reads what
+// A model on a stepper without the engine around it: a test or a benchmark enters tokens into sequences of its own and reads what
 // the model says. Steps are planned as the engine plans them; whatever breaks is the test's end (SPH_CHECK).
 //
 //   auto model = LoadedModel::Load(path, {.tokens = TokenCount(4096)});
@@ -38,6 +38,7 @@ class LoadedModel {
  public:
   struct Options {
     kernels::ActivationType activations = kernels::ActivationType::kInt8;
+    int32_t cuda_device = -1;  // CUDA's index: the model runs there, whatever `activations` says; negative: on the CPU
     int32_t threads = 2;
     TokenCount tokens;           // of all sequences at once; sizes the KV pool
     int32_t sequences_max = 1;

@@ -5,7 +5,8 @@
 #   tests/gpu/run.sh [--programs FOLDER] [--quick] [--json OUT] [--no-tests] [--no-sanitizer] [--no-bench]
 #
 # --programs: test and benchmark programs built elsewhere (this script's own build puts them all in one folder: see below), for machines
-# without Bazel. Needs python3 with torch for the benchmark's other side; without it our side alone is measured.
+# without Bazel; real models' tests need golden_test.runfiles among them, its links followed. Needs python3 with torch for the benchmark's
+# other side; without it our side alone is measured.
 # --quick: benchmarks of a few small cases, to see that all of it runs.
 # Exit code 1: something failed; what did not run for lack of a program or a tool is said, and fails nothing.
 set -euo pipefail
@@ -19,7 +20,7 @@ while [[ $# -gt 0 ]]; do
     --no-tests) tests=no; shift ;;
     --no-sanitizer) sanitizer=no; shift ;;
     --no-bench) bench=no; shift ;;
-    *) sed -n '2,12p' "$0"; exit 2 ;;
+    *) sed -n '2,13p' "$0"; exit 2 ;;
   esac
 done
 
@@ -27,9 +28,10 @@ if [[ -z "$programs" ]]; then
   programs=$(mktemp -d)
   trap 'rm -rf "$programs"' EXIT
   "${BAZEL:-bazel}" build --config=opt --config=cuda //tests/kernels/cuda/... //tests/bench/gpu/... \
-    //tests/engine:cuda_{memory,precision,recorded,small_step,stepper}_test
-  find -L bazel-bin/tests/kernels/cuda bazel-bin/tests/bench/gpu -maxdepth 1 -type f -executable ! -name '*.so' -exec cp -t "$programs" {} +
+    //tests/engine:cuda_{memory,precision,recorded,small_step,stepper}_test //tests/golden:golden_test
+  find -L bazel-bin/tests/kernels/cuda bazel-bin/tests/bench/gpu -maxdepth 1 -type f -executable ! -name '*.so' ! -name kernel_table_test -exec cp -t "$programs" {} +
   cp bazel-bin/tests/engine/cuda_{memory,precision,recorded,small_step,stepper}_test "$programs"
+  cp -rL bazel-bin/tests/golden/golden_test.runfiles "$programs"
 fi
 
 commit=$(git rev-parse --short HEAD 2>/dev/null || echo unknown)
@@ -58,6 +60,12 @@ if [[ $tests == yes ]]; then
     [[ $test == */cuda_stepper_test ]] || part "$(basename "$test")" "$test"
   done
   part cuda_stepper_test "$programs/cuda_stepper_test"
+  real="$programs/golden_test.runfiles/spherical"
+  if [[ -d "$real" ]]; then
+    part "golden_test, real models" env -C "$real" tests/golden/golden_test "On a CUDA device*"
+  else
+    skip "golden_test, real models" "no golden_test.runfiles in $programs"
+  fi
 fi
 
 # A small case of each kind: the sanitizer makes kernels some hundred times slower. Of ours alone, not the libraries'. Whole steps are for
