@@ -23,8 +23,11 @@ def _cuda_archive_impl(ctx):
         args = ctx.actions.args()
         args.add_all(["-c", src, "-o", obj])
         args.add_all(["-std=c++20", "-Xcompiler", "-fPIC", "-lineinfo"])
-        for a in _ARCHS:
-            args.add_all(["-gencode", "arch=compute_%s,code=sm_%s" % (a, a)])
+        if ctx.var.get("cuda_archs") == "ptx80":  # --config=ptx80
+            args.add_all(["-gencode", "arch=compute_80,code=compute_80"])
+        else:
+            for a in _ARCHS:
+                args.add_all(["-gencode", "arch=compute_%s,code=sm_%s" % (a, a)])
         args.add("-O0" if ctx.var["COMPILATION_MODE"] == "dbg" else "-O3")
         args.add_all(["-I", ".", "-I", ctx.bin_dir.path])
         args.add_all(qincs, before_each = "-I")

@@ -2,32 +2,35 @@
 # Everything that needs a CUDA device, on the machine it is called on: kernel tests, the engine's tests, the sanitizer on a part of them,
 # benchmarks and their tables.
 #
-#   tests/gpu/run.sh [--programs FOLDER] [--quick] [--json OUT] [--no-tests] [--no-sanitizer] [--no-bench]
+#   tests/gpu/run.sh [--programs FOLDER] [--quick] [--json OUT] [--no-tests] [--no-sanitizer] [--no-bench] [--ptx80]
 #
 # --programs: test and benchmark programs built elsewhere (this script's own build puts them all in one folder: see below), for machines
 # without Bazel; real models' tests need golden_test.runfiles among them, its links followed. Needs python3 with torch for the benchmark's
 # other side; without it our side alone is measured.
+# --ptx80: the build has PTX of compute capability 8.0 alone, so that a newer device runs what such a one would (its driver compiles it at
+# the start of each program, which takes a minute or so).
 # --quick: benchmarks of a few small cases, to see that all of it runs.
 # Exit code 1: something failed; what did not run for lack of a program or a tool is said, and fails nothing.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
-programs="" json="" quick=no tests=yes sanitizer=yes bench=yes
+programs="" json="" config=cuda quick=no tests=yes sanitizer=yes bench=yes
 while [[ $# -gt 0 ]]; do
   case "$1" in
     --programs) programs=$(realpath "$2"); shift 2 ;;
     --json) json=$(realpath -m "$2"); shift 2 ;;
+    --ptx80) config=ptx80; shift ;;
     --quick) quick=yes; shift ;;
     --no-tests) tests=no; shift ;;
     --no-sanitizer) sanitizer=no; shift ;;
     --no-bench) bench=no; shift ;;
-    *) sed -n '2,13p' "$0"; exit 2 ;;
+    *) sed -n '2,15p' "$0"; exit 2 ;;
   esac
 done
 
 if [[ -z "$programs" ]]; then
   programs=$(mktemp -d)
   trap 'rm -rf "$programs"' EXIT
-  "${BAZEL:-bazel}" build --config=opt --config=cuda //tests/kernels/cuda/... //tests/bench/gpu/... \
+  "${BAZEL:-bazel}" build --config=opt --config=$config //tests/kernels/cuda/... //tests/bench/gpu/... \
     //tests/engine:cuda_{memory,precision,recorded,small_step,stepper}_test //tests/golden:golden_test
   find -L bazel-bin/tests/kernels/cuda bazel-bin/tests/bench/gpu -maxdepth 1 -type f -executable ! -name '*.so' ! -name kernel_table_test -exec cp -t "$programs" {} +
   cp bazel-bin/tests/engine/cuda_{memory,precision,recorded,small_step,stepper}_test "$programs"
