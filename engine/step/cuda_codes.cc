@@ -135,7 +135,6 @@ void CudaCodes::Follow(const StepItem& item, int32_t slot, int32_t first_head, i
 
 void CudaCodes::Begin(const StepPlan& plan, std::span<const int32_t> slots) {
   rows_ = 0;
-  all_coded_.assign(plan.items.size(), 0);
   if (priced()) kept_status_ = rates_.Begin(plan);
   int32_t row = 0;
   for (size_t i = 0; i < plan.items.size(); ++i) {
@@ -146,13 +145,8 @@ void CudaCodes::Begin(const StepPlan& plan, std::span<const int32_t> slots) {
     Slot& slot = slots_[static_cast<size_t>(slots[i])];
     if (slot.sequence != item.sequence) {
       slot.sequence = item.sequence;
-      slot.all_sealed = false;
       for (auto& head : slot.heads) head = {};
     }
-    for (int32_t head = 0; !slot.all_sealed && item.pages->head(head).sealed; ++head) {  // once true it stays so
-      slot.all_sealed = head + 1 == item.pages->heads();
-    }
-    all_coded_[i] = slot.all_sealed ? 1 : 0;
     rows_ = row;
   }
   SPH_CHECK(rows_ <= static_cast<int32_t>(slots_.size()));  // decoding sequences come first

@@ -54,7 +54,6 @@ class CudaCodes {
   // A step. slots [items]; both stay as they are until the last layer is planned.
   void Begin(const StepPlan& plan, std::span<const int32_t> slots);
   int32_t rows() const { return rows_; }  // the step's first so many rows may have coded heads
-  std::span<const uint8_t> all_coded() const { return all_coded_; }  // [items]  1: no head of the item is exact
   // Brings to the device what layers [first, end) need: new pages of lists, where new tokens go, who reads what. Ahead of the layers' own
   // work and some layers at a time, so that the device works while the host plans. `rows`: rows(), or more that hold nothing.
   kernels::cuda::CudaStatus PlanLayers(int32_t first, int32_t end, int32_t rows);
@@ -111,7 +110,6 @@ class CudaCodes {
   };
   struct Slot {
     SequenceId sequence = 0;
-    bool all_sealed = false;
     std::vector<std::array<int32_t, kernels::kTierCount>> heads;  // how many pages of each list are on the device
   };
 
@@ -151,7 +149,6 @@ class CudaCodes {
   const StepPlan* step_ = nullptr;
   std::span<const int32_t> step_slots_;
   int32_t rows_ = 0, lists_max_ = 0;
-  std::vector<uint8_t> all_coded_;
   StepInput input_;
   std::vector<Layer> layers_;
   std::vector<kernels::cuda::AdaList> layer_lists_, last_lists_;

@@ -269,8 +269,7 @@ void CudaPass::PutInput(const StepPlan& plan, int32_t padded_rows) {
   place_rows([&](size_t i, size_t t) { return plan.items[i].position + static_cast<int32_t>(t); }, 0, positions_);
   place_rows([&](size_t i, size_t) { return item_slots_[i]; }, -1, slots_);
   for (Kind& kind : kinds_) {
-    CutForDevice(plan, item_slots_, spec_.heads / spec_.kv_heads, kind.window,
-                 codes_ == nullptr ? std::span<const uint8_t>() : codes_->all_coded(), runs_wanted_, kind.work);
+    CutForDevice(plan, item_slots_, spec_.heads / spec_.kv_heads, kind.window, item_sealed_, runs_wanted_, kind.work);
     SPH_CHECK(kind.work.states <= states_max_);
     input_.Place(std::span<const ExactWork>(kind.work.runs), kind.runs);
     input_.Place(std::span<const ExactWork>(kind.work.tiles), kind.tiles);
@@ -284,10 +283,12 @@ void CudaPass::RunLayers(const StepPlan& plan) {
   const Recording* const recording = RecordingOf(plan);
   entries_.clear();
   item_slots_.clear();
+  item_sealed_.clear();
   pages_[0].BeginStep();
   Shape shape;
   for (const StepItem& item : plan.items) {
     item_slots_.push_back(pages_[0].Follow(item, entries_));
+    item_sealed_.push_back(pages_[0].all_sealed(item_slots_.back()) ? 1 : 0);
     shape.rows += static_cast<int32_t>(item.tokens.size());
   }
   SPH_CHECK(shape.rows > 0 && shape.rows <= kStepRowsMax);
@@ -296,7 +297,7 @@ void CudaPass::RunLayers(const StepPlan& plan) {
   if (codes_ != nullptr) {
     codes_->Begin(plan, item_slots_);
     shape.coded_rows = codes_->rows();
-    shape.exact = std::ranges::count(codes_->all_coded(), 0) > 0;
+    shape.exact = std::ranges::count(item_sealed_, 0) > 0;
   }
   PutInput(plan, recording == nullptr ? 0 : recording->rows);
   list_entries_.Begin();

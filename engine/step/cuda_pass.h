@@ -153,7 +153,8 @@ class CudaPass {
   int64_t graph_bytes_ = 0;
 
   int32_t energy_rows_ = 0;  // M where energies are asked for, else 0
-  std::vector<int32_t> item_slots_;
+  std::vector<int32_t> item_slots_;   // [items] of the step
+  std::vector<uint8_t> item_sealed_;  // 1: no head of the item is exact
   std::vector<DevicePages::Entry> entries_;
   std::vector<int32_t> gathered_;     // scratch
 

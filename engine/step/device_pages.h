@@ -30,6 +30,9 @@ class DevicePages {
   // Appends what the device does not have yet of the item's pages, and returns the item's slot.
   int32_t Follow(const StepItem& item, std::vector<Entry>& entries);
 
+  // Of a sequence that has been followed in this step: no exact page of it will come any more, nor be read.
+  bool all_sealed(int32_t slot) const { return owners_[static_cast<size_t>(slot)].all_sealed; }
+
   // Before the items of a step: none of the slots they get is given to another of them.
   void BeginStep() { ++step_; }
 
