@@ -43,8 +43,9 @@ struct AdaBatch {
   const int32_t* head_lists = nullptr;
   const AdaPart* parts = nullptr;
   const int32_t* worker_parts = nullptr;
-  // [counter_words()], zero before each call: seats that are taken, for each multiprocessor reads its own share of the plan (ada_seats.h),
-  // and how many blocks have prepared queries, so that reading sees at once when all have. Or null: any reads any, and waits for the launch.
+  // [counter_words()], zero before each call: seats that are taken, for each multiprocessor reads its own share of the plan (ada_seats.h);
+  // and how many blocks have prepared queries, so that reading sees at once when all have. Or null: any block reads any share, and waits
+  // for the launch that prepares.
   uint32_t* counters = nullptr;
   const AdaHeadStates* head_states = nullptr;
 

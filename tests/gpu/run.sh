@@ -32,7 +32,8 @@ if [[ -z "$programs" ]]; then
   trap 'rm -rf "$programs"' EXIT
   "${BAZEL:-bazel}" build --config=opt --config=$config //tests/kernels/cuda/... //tests/bench/gpu/... \
     //tests/engine:cuda_{memory,precision,recorded,small_step,stepper}_test //tests/golden:golden_test
-  find -L bazel-bin/tests/kernels/cuda bazel-bin/tests/bench/gpu -maxdepth 1 -type f -executable ! -name '*.so' ! -name kernel_table_test -exec cp -t "$programs" {} +
+  find -L bazel-bin/tests/kernels/cuda bazel-bin/tests/bench/gpu -maxdepth 1 -type f -executable ! -name '*.so' ! -name kernel_table_test \
+    -exec cp -t "$programs" {} +
   cp bazel-bin/tests/engine/cuda_{memory,precision,recorded,small_step,stepper}_test "$programs"
   cp -rL bazel-bin/tests/golden/golden_test.runfiles "$programs"
 fi
