@@ -18,8 +18,8 @@ struct Plane {
 constexpr int64_t kArithmeticCost[kTierCount] = {18, 28, 54, 52, 80};
 constexpr int64_t kMemoryCost = 28;
 constexpr int64_t kPartCost = 120;
-// Lists of T8 are dealt out where they are at most this part of the whole, and each of a worker's share.
-constexpr int64_t kDealtPart = 3;
+// Lists of T8 are dealt out where they are at most a fifth of the whole, and each at most a third of a worker's share.
+constexpr int64_t kDealtOfAll = 5, kDealtOfShare = 3;
 
 // pages[tier]: of a whole plan. Pages of all tiers are as large. While tiers with much arithmetic leave memory to the others, these cost
 // what their own arithmetic does; but on average a page cannot cost less than memory gives: the cheapest are raised until none does.
@@ -120,7 +120,7 @@ void PlanAda(int32_t head_dim, std::span<const AdaList> lists, int32_t heads, st
     if (lists[l].tier == 0) dealt.push_back(static_cast<int32_t>(l));
   }
   const int64_t t8_lists = static_cast<int64_t>(dealt.size()), t8_cost = tier_pages[0] * page_costs[0] + t8_lists * kPartCost;
-  if (kDealtPart * t8_cost > left || kDealtPart * t8_cost * workers > left * t8_lists) dealt.clear();
+  if (kDealtOfAll * t8_cost > left || kDealtOfShare * t8_cost * workers > left * t8_lists) dealt.clear();
 
   int32_t worker = 0;
   bool fresh;     // the worker has nothing yet

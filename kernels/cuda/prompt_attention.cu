@@ -496,7 +496,7 @@ CudaStatus Launch(Stream stream, const ExactArgs& args, const ExactWork* work, i
 
 bool IsCompiledForDevice() {
   cudaFuncAttributes attributes;
-  return cudaFuncGetAttributes(&attributes, AttendPromptKernel<64>) == cudaSuccess && attributes.binaryVersion >= 90;
+  return cudaFuncGetAttributes(&attributes, AttendPromptKernel<64>) == cudaSuccess && attributes.ptxVersion >= 90;
 }
 
 }  // namespace
