@@ -139,6 +139,7 @@ absl::StatusOr<LoadedModel> LoadModel(const Config& config, engine::ThreadPool& 
   if (!options.ok()) return options.status();
   auto device = DeviceOf(config, *options);
   if (!device.ok()) return device.status();
+  if (device->on_cuda()) options->kv.seal_coordinates = engine::kCudaSealCoordinatesPerStep;
   const ByteCount workspace_bytes(options->workspace_tokens.value() * engine::ExactTokenBytes(options->kv).value());
   if (!device->on_cuda()) {
     const int64_t asked = config.kv_pool_bytes > 0 ? config.kv_pool_bytes : kPoolBytesOnCpu;

@@ -21,6 +21,7 @@ struct KvShape {
   KvMode mode = {};
   int32_t group = 1;  // query heads per kv head
   std::vector<int32_t> windows = {};  // [layers] as in TransformerSpec, or empty
+  int64_t seal_coordinates = kSealCoordinatesPerStep;  // what the device seals between two steps of a sequence
   int32_t heads() const { return layers * kv_heads; }
   int32_t window(int32_t layer) const { return windows.empty() ? 0 : windows[static_cast<size_t>(layer)]; }
 };

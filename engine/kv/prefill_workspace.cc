@@ -14,11 +14,11 @@ namespace {
 
 constexpr int32_t kPageTokens = kernels::kExactTokensPerPage;
 
-// Coordinates measured between two steps: each takes as long as eight that are sealed.
-constexpr int64_t kMeasureCoordinatesPerStep = kSealCoordinatesPerStep / 4;
+// Of the coordinates that are sealed between two steps, those that are measured: each takes as long as eight that are sealed.
+constexpr int64_t kMeasuredPart = 4;
 
-int32_t HeadsPerStep(int32_t heads, int32_t head_dim, int64_t exact, int64_t coordinates = kSealCoordinatesPerStep) {
-  return static_cast<int32_t>(std::clamp<int64_t>(coordinates / (std::max<int64_t>(exact, 1) * head_dim), 1, heads));
+int32_t HeadsPerStep(const PrefillWorkspace::Shape& shape, int64_t exact, int64_t coordinates) {
+  return static_cast<int32_t>(std::clamp<int64_t>(coordinates / (std::max<int64_t>(exact, 1) * shape.head_dim), 1, shape.heads));
 }
 
 // In mode `rdr` measuring and sealing together end before more tokens have decoded than are protected anyway: so every token that leaves T8
@@ -33,11 +33,11 @@ int64_t MeanExact(const PrefillWorkspace::Shape& shape, int64_t window) {
 }
 
 int32_t MeasureHeads(const PrefillWorkspace::Shape& shape, int64_t exact) {
-  return static_cast<int32_t>(std::max<int64_t>(HeadsPerStep(shape.heads, shape.head_dim, exact, kMeasureCoordinatesPerStep),
+  return static_cast<int32_t>(std::max<int64_t>(HeadsPerStep(shape, exact, shape.seal_coordinates / kMeasuredPart),
                                                 CeilDiv(shape.heads, kMeasureStepsMax)));
 }
 int32_t SealHeads(const PrefillWorkspace::Shape& shape, int64_t exact) {
-  const int32_t heads = HeadsPerStep(shape.heads, shape.head_dim, exact);
+  const int32_t heads = HeadsPerStep(shape, exact, shape.seal_coordinates);
   return shape.group == 0 ? heads : std::max(heads, static_cast<int32_t>(CeilDiv(shape.heads, kPricedSealStepsMax)));
 }
 

@@ -24,8 +24,9 @@
 
 namespace spherical::engine {
 
-// Coordinates (token x head x head dim) that one sequence seals between two of its steps: some ten milliseconds of one core.
+// Coordinates (token x head x head dim) that one sequence seals between two of its steps: some ten milliseconds of one core, of an H200.
 inline constexpr int64_t kSealCoordinatesPerStep = int64_t{1} << 20;
+inline constexpr int64_t kCudaSealCoordinatesPerStep = int64_t{1} << 28;
 
 // What a prompt may use. Default: nothing, as before its first chunk and after its last head is sealed.
 struct WorkspaceRoom {
@@ -43,6 +44,7 @@ class PrefillWorkspace {
     int32_t group = 0;  // query heads per kv head whose queries are sampled; 0: none are
     int32_t local_heads = 0;  // of the heads, those of layers with a window:
     int32_t window = 0;       // the largest. They hold what is in it and a step's rows, however long the prompt
+    int64_t seal_coordinates = kSealCoordinatesPerStep;
   };
   // `tokens`: f16 tokens that fit, of all heads, samples and notes counted as the tokens that their pages would hold; 0 in mode `exact`.
   PrefillWorkspace(const Shape& shape, TokenCount tokens);

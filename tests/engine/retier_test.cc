@@ -227,6 +227,27 @@ TEST_CASE("every prompt is granted a window when the workspace is empty, and lan
       }
     }
   }
+  // A device that seals faster takes fewer steps, and a room for fewer tokens that decode meanwhile; of Llama 8B, 32,768 tokens.
+  for (const int32_t group : {0, 4}) {
+    PrefillWorkspace::Shape shape = {.heads = 256, .head_dim = 128, .group = group};
+    const TokenCount tokens = PrefillWorkspace::ForContext(shape, 32'768);
+    PrefillWorkspace slow(shape, tokens);
+    shape.seal_coordinates = kCudaSealCoordinatesPerStep;
+    CHECK(PrefillWorkspace::ForContext(shape, 32'768) < tokens);
+    PrefillWorkspace fast(shape, tokens);
+    std::optional<WorkspaceRoom> slow_room = slow.Grant(32'000), fast_room = fast.Grant(32'000);
+    REQUIRE((slow_room && fast_room));
+    CHECK(slow.SealHeadsPerStep(*slow_room) == (group == 0 ? 1 : 8));
+    CHECK(slow.MeasureHeadsPerStep(*slow_room) == 11);
+    CHECK(fast.SealHeadsPerStep(*fast_room) == (int64_t{1} << 28) / (int64_t{fast_room->window} * 128));
+    CHECK(fast.MeasureHeadsPerStep(*fast_room) == (int64_t{1} << 26) / (int64_t{fast_room->window} * 128));
+    CHECK(fast_room->pages.promised() < slow_room->pages.promised());
+    slow.TakeBack(*std::move(slow_room));
+    fast.TakeBack(*std::move(fast_room));
+    fast_room = fast.Grant(2'000);
+    CHECK(fast.SealHeadsPerStep(*fast_room) == 256);
+    fast.TakeBack(*std::move(fast_room));
+  }
   PrefillWorkspace workspace({.heads = 4, .head_dim = 64}, TokenCount(2000));
   std::optional<WorkspaceRoom> large = workspace.Grant(1 << 20);
   CHECK(large);
