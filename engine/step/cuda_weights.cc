@@ -1,13 +1,14 @@
 #include "engine/step/cuda_weights.h"
 
 #include <algorithm>
+#include <mutex>
 #include <string>
 
 #include <fmt/format.h>
 
 #include "engine/step/device_pieces.h"
+#include "engine/step/half_weights.h"
 #include "kernels/base/check.h"
-#include "kernels/base/float16.h"
 
 namespace spherical::engine {
 namespace {
@@ -52,6 +53,7 @@ class Uploader {
       : pool_(pool), stream_(stream), total_(total), progress_(progress), status_(staging_.Allocate(kStagingBytes)) {}
 
   CudaStatus status() const { return status_; }
+  float beyond() const { return beyond_; }  // the largest weight that f16 cannot hold; 0: it holds all
 
   void Matrix(const kernels::PackedMatrix& matrix, uint16_t* to) {
     const int64_t k = matrix.inputs(), rows_at_once = std::max<int64_t>(1, kStagingBytes / (k * 2));
@@ -62,10 +64,14 @@ class Uploader {
       pool_.Run(static_cast<int32_t>(std::min<int64_t>(rows, pool_.threads() * 4)), [&](Shard shard) {
         std::vector<float> row(static_cast<size_t>(k));
         const Range range = RangeOf(shard, rows);
+        float beyond = 0;
         for (int64_t r = range.begin; r < range.end; ++r) {
           kernels::UnpackRow(matrix, first + r, row.data());
-          for (int64_t i = 0; i < k; ++i) staged[r * k + i] = kernels::F32ToF16(row[static_cast<size_t>(i)]);
+          beyond = std::max(beyond, RoundToHalf(row, staged + r * k));
         }
+        if (beyond == 0) return;
+        const std::lock_guard lock(mutex_);
+        beyond_ = std::max(beyond_, beyond);
       });
       Send(to + first * k, staged, rows * k * 2);
     }
@@ -94,6 +100,8 @@ class Uploader {
   kernels::cuda::PinnedMemory staging_;
   CudaStatus status_;
   int64_t done_ = 0;
+  std::mutex mutex_;  // of the pool's threads
+  float beyond_ = 0;
 };
 
 }  // namespace
@@ -144,6 +152,10 @@ absl::StatusOr<CudaWeights> UploadWeights(const TransformerSpec& spec, const Wei
   }
   if (uploader.status() != CudaStatus::kOk) {
     return absl::InternalError(fmt::format("copying weights to the device: {}", kernels::cuda::TextOf(uploader.status())));
+  }
+  if (uploader.beyond() > 0) {
+    return absl::FailedPreconditionError(fmt::format("a weight of the model is {:g}; on a CUDA device weights are f16, at most 65504: "
+                                                     "serve the model with --device=cpu", uploader.beyond()));
   }
   return on_device;
 }

@@ -43,7 +43,8 @@ int64_t CudaWeightBytes(const TransformerSpec& spec);
 void PlaceWeights(const TransformerSpec& spec, uint8_t* base, CudaWeights& weights);
 
 // Decodes every weight, rounds matrices to f16 and copies them to the calling thread's device. `progress` is told bytes on the device, of
-// all. ResourceExhausted with both numbers when the device has no room, Internal when a copy fails.
+// all. ResourceExhausted with both numbers when the device has no room, Internal when a copy fails, FailedPrecondition with the value where
+// a weight is too large for f16.
 absl::StatusOr<CudaWeights> UploadWeights(const TransformerSpec& spec, const Weights& weights, ThreadPool& pool,
                                           kernels::cuda::Stream stream, const LoadProgress& progress);
 

@@ -389,28 +389,56 @@ TEST_CASE("mode rdr on the device measures, seals by price, refreshes and loses 
   }
 }
 
+// A tiny model with one of its weights changed.
+struct ChangedModel {
+  ChangedModel(const TinyModelOptions& options, const std::string& tensor_name, int64_t at, float value) {
+    testing::GgufBuilder builder = testing::TinyModel(options);
+    for (testing::TinyTensor& tensor : testing::TinyTensors(options)) {
+      if (tensor.name != tensor_name) continue;
+      std::memcpy(&tensor.bytes[static_cast<size_t>(at) * sizeof(float)], &value, sizeof(value));
+      builder.Tensor(tensor.name, 0, {tensor.columns, tensor.rows}, tensor.bytes);
+    }
+    bytes = builder.Build();
+    const GgufFile file = *GgufFile::Parse({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}, "tiny");
+    spec = *ReadTransformerSpec(file);
+    weights = *LoadWeights(
+        file, spec,
+        [](int64_t n, const std::function<void(int64_t)>& work) {
+          for (int64_t i = 0; i < n; ++i) work(i);
+        },
+        [](int64_t, int64_t) {});
+  }
+  std::string bytes;
+  TransformerSpec spec;
+  Weights weights;
+};
+
+TEST_CASE("a weight beyond f16 is an error that says so, infinity is not") {
+  if (const std::string why = WhyNoDevice(); !why.empty()) SPH_SKIP(why.c_str());
+  const TinyModelOptions options = {.context = kContext, .type = WeightType::kF32, .tied = false};
+  ThreadPool pool(2);
+  const auto status_with = [&](float value) {
+    const ChangedModel model(options, "blk.0.ffn_down.weight", 5, value);
+    return MakeCudaStepper(model.spec, model.weights, pool,
+                           {.pages = PageCount(StepperRunner::kPages), .sequences = kSequences, .context_max = kContext})
+        .status();
+  };
+  CHECK(status_with(65504).ok());
+  CHECK(status_with(-std::numeric_limits<float>::infinity()).ok());
+  const absl::Status beyond = status_with(-123456);
+  CHECK(beyond.code() == absl::StatusCode::kFailedPrecondition);
+  CHECK(beyond.message() == "a weight of the model is 123456; on a CUDA device weights are f16, at most 65504: "
+                            "serve the model with --device=cpu");
+}
+
 TEST_CASE("NaN in a token's weights fails the sequence that has the token, not its neighbours nor who gets its pages") {
   if (const std::string why = WhyNoDevice(); !why.empty()) SPH_SKIP(why.c_str());
   constexpr TokenId kBad = 77;
   const TinyModelOptions options = {.context = kContext, .type = WeightType::kF32, .tied = false};
-  testing::GgufBuilder builder = testing::TinyModel(options);
-  for (testing::TinyTensor& tensor : testing::TinyTensors(options)) {
-    if (tensor.name != "token_embd.weight") continue;
-    const float nan = std::numeric_limits<float>::quiet_NaN();
-    std::memcpy(&tensor.bytes[static_cast<size_t>(kBad * tensor.columns) * sizeof(float)], &nan, sizeof(nan));
-    builder.Tensor(tensor.name, 0, {tensor.columns, tensor.rows}, tensor.bytes);
-  }
-  const std::string bytes = builder.Build();
-  const GgufFile file = *GgufFile::Parse({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}, "tiny");
-  const TransformerSpec spec = *ReadTransformerSpec(file);
-  const Weights weights = *LoadWeights(
-      file, spec,
-      [](int64_t n, const std::function<void(int64_t)>& work) {
-        for (int64_t i = 0; i < n; ++i) work(i);
-      },
-      [](int64_t, int64_t) {});
+  const ChangedModel model(options, "token_embd.weight", kBad * options.width, std::numeric_limits<float>::quiet_NaN());
+  const TransformerSpec& spec = model.spec;
   ThreadPool pool(2);
-  auto stepper = MakeCudaStepper(spec, weights, pool,
+  auto stepper = MakeCudaStepper(spec, model.weights, pool,
                                  {.pages = PageCount(StepperRunner::kPages), .sequences = kSequences, .context_max = kContext});
   REQUIRE(stepper.ok());
   std::vector<TokenId> good = SomeTokens(40, spec.vocabulary, 1), bad = SomeTokens(33, spec.vocabulary, 2);
