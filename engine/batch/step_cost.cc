@@ -41,7 +41,8 @@ int64_t TokensOf(std::span<const MeasureItem> items) {
 void StepCost::ObserveMeasure(int64_t tokens, absl::Duration elapsed) {
   const double measured = absl::ToDoubleSeconds(elapsed) / static_cast<double>(tokens);
   if (tokens <= 0 || !(measured > 0) || !std::isfinite(measured)) return;
-  per_measure_token_ = kRetierMemory * per_measure_token_ + (1 - kRetierMemory) * measured;
+  per_measure_token_ = measure_measured_ ? kRetierMemory * per_measure_token_ + (1 - kRetierMemory) * measured : measured;
+  measure_measured_ = true;
 }
 
 void StepCost::ObserveRetier(int64_t tokens, absl::Duration elapsed) {

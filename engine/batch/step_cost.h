@@ -39,7 +39,8 @@ class StepCost {
   absl::Duration Expect(const StepWork& work) const;
   void Observe(const StepWork& work, absl::Duration elapsed);
 
-  // Changing precision comes before the step and is measured apart: a plain average of time per token, of the last ones most.
+  // Changing precision comes before the step and is measured apart: a plain average of time per token, of the last ones most. The first
+  // measurement counts alone: a device may be hundreds of times as fast as what is assumed.
   absl::Duration ExpectRetier(int64_t tokens) const { return absl::Seconds(per_retier_token_ * static_cast<double>(tokens)); }
   void ObserveRetier(int64_t tokens, absl::Duration elapsed);
 
@@ -54,7 +55,7 @@ class StepCost {
   using Shares = std::array<double, 3>;  // [Part]
   Shares PartsOf(const StepWork& work) const;
 
-  bool measured_ = false, retier_measured_ = false;
+  bool measured_ = false, retier_measured_ = false, measure_measured_ = false;
   double per_retier_token_ = 1e-6, per_measure_token_ = 4e-6;  // seconds
   Shares parts_ = {5e-3, 5e-4, 1e-6};  // seconds; proportions of a small model on two cores
   std::array<Shares, 3> doubt_ = {{{0.8, 0, 0}, {0, 0.8, 0}, {0, 0, 0.8}}};  // covariance of log(parts_)

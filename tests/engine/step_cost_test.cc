@@ -70,6 +70,25 @@ TEST_CASE("one interrupted step moves the expectation by a tenth") {
   CHECK(cost.Expect(work) < absl::Milliseconds(11.1));
 }
 
+TEST_CASE("what changing precision takes is what the first measurement says, then an average of the last ones") {
+  StepCost cost;
+  CHECK(cost.ExpectRetier(1000) > absl::ZeroDuration());
+  CHECK(cost.ExpectMeasure(1000) > absl::ZeroDuration());
+  cost.ObserveRetier(1'000'000, absl::Milliseconds(2));  // a device 500 times as fast as what is assumed
+  cost.ObserveMeasure(1'000'000, absl::Milliseconds(8));
+  CHECK(cost.ExpectRetier(1'000'000) == absl::Milliseconds(2));
+  CHECK(cost.ExpectMeasure(1'000'000) == absl::Milliseconds(8));
+  cost.ObserveRetier(1'000'000, absl::Milliseconds(4));
+  cost.ObserveMeasure(1'000'000, absl::Milliseconds(16));
+  CHECK(cost.ExpectRetier(1'000'000) > absl::Milliseconds(2.3));
+  CHECK(cost.ExpectRetier(1'000'000) < absl::Milliseconds(2.5));
+  CHECK(cost.ExpectMeasure(1'000'000) > absl::Milliseconds(9.5));
+  CHECK(cost.ExpectMeasure(1'000'000) < absl::Milliseconds(9.7));
+  cost.ObserveMeasure(0, absl::Milliseconds(5));  // nothing was measured
+  cost.ObserveMeasure(5, absl::ZeroDuration());
+  CHECK(cost.ExpectMeasure(1'000'000) < absl::Milliseconds(9.7));
+}
+
 TEST_CASE("RowsWithin is the most rows that Expect allows") {
   std::mt19937_64 random(11);
   StepCost cost;
