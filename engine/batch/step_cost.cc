@@ -10,7 +10,7 @@ namespace {
 constexpr double kNoise = 0.15;      // of one measurement
 constexpr double kDrift = 0.02;      // of a part from step to step
 constexpr double kDoubtMax = 1;      // variance of a part nobody has used for long
-constexpr double kRetierMemory = 0.8;  // what one measurement leaves of those before it
+constexpr double kPrecisionMemory = 0.8;  // what one measurement leaves of those before it
 constexpr double kRatioMax = 1.5;    // a step that the machine interrupted counts as one this much slower than expected
 
 }  // namespace
@@ -38,18 +38,11 @@ int64_t TokensOf(std::span<const MeasureItem> items) {
   return tokens;
 }
 
-void StepCost::ObserveMeasure(int64_t tokens, absl::Duration elapsed) {
-  const double measured = absl::ToDoubleSeconds(elapsed) / static_cast<double>(tokens);
-  if (tokens <= 0 || !(measured > 0) || !std::isfinite(measured)) return;
-  per_measure_token_ = measure_measured_ ? kRetierMemory * per_measure_token_ + (1 - kRetierMemory) * measured : measured;
-  measure_measured_ = true;
-}
-
-void StepCost::ObserveRetier(int64_t tokens, absl::Duration elapsed) {
-  const double measured = absl::ToDoubleSeconds(elapsed) / static_cast<double>(tokens);
-  if (tokens <= 0 || !(measured > 0) || !std::isfinite(measured)) return;
-  per_retier_token_ = retier_measured_ ? kRetierMemory * per_retier_token_ + (1 - kRetierMemory) * measured : measured;
-  retier_measured_ = true;
+void StepCost::PerToken::Observe(int64_t tokens, absl::Duration elapsed) {
+  const double last = absl::ToDoubleSeconds(elapsed) / static_cast<double>(tokens);
+  if (tokens <= 0 || !(last > 0) || !std::isfinite(last)) return;
+  seconds = measured ? kPrecisionMemory * seconds + (1 - kPrecisionMemory) * last : last;
+  measured = true;
 }
 
 StepCost::Shares StepCost::PartsOf(const StepWork& work) const {

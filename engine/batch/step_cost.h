@@ -41,11 +41,11 @@ class StepCost {
 
   // Changing precision comes before the step and is measured apart: a plain average of time per token, of the last ones most. The first
   // measurement counts alone: a device may be hundreds of times as fast as what is assumed.
-  absl::Duration ExpectRetier(int64_t tokens) const { return absl::Seconds(per_retier_token_ * static_cast<double>(tokens)); }
-  void ObserveRetier(int64_t tokens, absl::Duration elapsed);
+  absl::Duration ExpectRetier(int64_t tokens) const { return retier_.Expect(tokens); }
+  void ObserveRetier(int64_t tokens, absl::Duration elapsed) { retier_.Observe(tokens, elapsed); }
 
-  absl::Duration ExpectMeasure(int64_t tokens) const { return absl::Seconds(per_measure_token_ * static_cast<double>(tokens)); }
-  void ObserveMeasure(int64_t tokens, absl::Duration elapsed);
+  absl::Duration ExpectMeasure(int64_t tokens) const { return measure_.Expect(tokens); }
+  void ObserveMeasure(int64_t tokens, absl::Duration elapsed) { measure_.Observe(tokens, elapsed); }
 
   // The most rows, at most `rows_max`, that can enter at `position` for at most `time` more. The fixed part is not counted. May be 0.
   int32_t RowsWithin(absl::Duration time, int32_t position, int32_t rows_max) const;
@@ -55,8 +55,14 @@ class StepCost {
   using Shares = std::array<double, 3>;  // [Part]
   Shares PartsOf(const StepWork& work) const;
 
-  bool measured_ = false, retier_measured_ = false, measure_measured_ = false;
-  double per_retier_token_ = 1e-6, per_measure_token_ = 4e-6;  // seconds
+  struct PerToken {
+    double seconds;
+    bool measured = false;
+    absl::Duration Expect(int64_t tokens) const { return absl::Seconds(seconds * static_cast<double>(tokens)); }
+    void Observe(int64_t tokens, absl::Duration elapsed);
+  };
+  PerToken retier_ = {.seconds = 1e-6}, measure_ = {.seconds = 4e-6};
+  bool measured_ = false;
   Shares parts_ = {5e-3, 5e-4, 1e-6};  // seconds; proportions of a small model on two cores
   std::array<Shares, 3> doubt_ = {{{0.8, 0, 0}, {0, 0.8, 0}, {0, 0, 0.8}}};  // covariance of log(parts_)
 };

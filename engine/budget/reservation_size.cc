@@ -84,8 +84,10 @@ int64_t TokensInReach(const KvShape& shape, int64_t tokens) {
 }
 
 PrefillWorkspace::Shape WorkspaceShape(const KvShape& shape) {
-  PrefillWorkspace::Shape workspace = {.heads = shape.heads(), .head_dim = shape.head_dim, .group = shape.mode.priced ? shape.group : 0};
-  workspace.seal_coordinates = shape.seal_coordinates;
+  PrefillWorkspace::Shape workspace = {.heads = shape.heads(),
+                                       .head_dim = shape.head_dim,
+                                       .group = shape.mode.priced ? shape.group : 0,
+                                       .seal_coordinates = shape.seal_coordinates};
   for (const int32_t window : shape.windows) {
     if (window == 0) continue;
     workspace.local_heads += shape.kv_heads;

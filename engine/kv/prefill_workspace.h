@@ -44,7 +44,7 @@ class PrefillWorkspace {
     int32_t group = 0;  // query heads per kv head whose queries are sampled; 0: none are
     int32_t local_heads = 0;  // of the heads, those of layers with a window:
     int32_t window = 0;       // the largest. They hold what is in it and a step's rows, however long the prompt
-    int64_t seal_coordinates = kSealCoordinatesPerStep;
+    int64_t seal_coordinates = kSealCoordinatesPerStep;  // of one sequence, between two of its steps
   };
   // `tokens`: f16 tokens that fit, of all heads, samples and notes counted as the tokens that their pages would hold; 0 in mode `exact`.
   PrefillWorkspace(const Shape& shape, TokenCount tokens);

@@ -225,16 +225,17 @@ TEST_CASE("Gemma 3's distributions are the reference's, before and after tokens 
 }
 
 // Products there take rows and weights as f16, and sum in an order that depends on how many rows there are.
-std::unique_ptr<LoadedModel> OnDevice(const char* path, int64_t tokens) {
-  auto loaded = LoadedModel::Load(path, {.cuda_device = kernels::ProbeCudaDevices().devices.front().index, .tokens = TokenCount(tokens)});
+std::unique_ptr<LoadedModel> OnFirst(const kernels::CudaProbe& probe, const char* path, int64_t tokens) {
+  auto loaded = LoadedModel::Load(path, {.cuda_device = probe.devices.front().index, .tokens = TokenCount(tokens)});
   INFO(loaded.status().ToString() << "; deploy/fetch_model.sh fetches the model");
   REQUIRE(loaded.ok());
   return *std::move(loaded);
 }
 
 TEST_CASE("On a CUDA device greedy continuations are the reference's up to near ties, distributions within 3e-5 nats") {
-  if (const std::string why = kernels::ProbeCudaDevices().why_none; !why.empty()) SPH_SKIP(why.c_str());
-  const auto model = OnDevice(kModelPath, 512);
+  const kernels::CudaProbe probe = kernels::ProbeCudaDevices();
+  if (!probe.why_none.empty()) SPH_SKIP(probe.why_none.c_str());
+  const auto model = OnFirst(probe, kModelPath, 512);
   CheckGreedy(*model, kGapNats);
   const Flips flips = CountFlips(*model);
   CAPTURE(flips.flips);
@@ -247,8 +248,9 @@ TEST_CASE("On a CUDA device greedy continuations are the reference's up to near 
 }
 
 TEST_CASE("On a CUDA device Gemma 3's distributions are the reference's within 1e-4 nats") {
-  if (const std::string why = kernels::ProbeCudaDevices().why_none; !why.empty()) SPH_SKIP(why.c_str());
-  const Comparison comparison = ComparePassage(*OnDevice(kGemmaPath, 1024));
+  const kernels::CudaProbe probe = kernels::ProbeCudaDevices();
+  if (!probe.why_none.empty()) SPH_SKIP(probe.why_none.c_str());
+  const Comparison comparison = ComparePassage(*OnFirst(probe, kGemmaPath, 1024));
   std::printf("on the device: KL from the reference %.2g nats, same likeliest token %.4f\n", comparison.kl_mean, comparison.same_top);
   CHECK(comparison.kl_mean <= 1e-4);
   CHECK(comparison.same_top >= 0.99);
