@@ -389,36 +389,23 @@ TEST_CASE("mode rdr on the device measures, seals by price, refreshes and loses 
   }
 }
 
-// A tiny model with one of its weights changed.
-struct ChangedModel {
-  ChangedModel(const TinyModelOptions& options, const std::string& tensor_name, int64_t at, float value) {
-    testing::GgufBuilder builder = testing::TinyModel(options);
-    for (testing::TinyTensor& tensor : testing::TinyTensors(options)) {
-      if (tensor.name != tensor_name) continue;
-      std::memcpy(&tensor.bytes[static_cast<size_t>(at) * sizeof(float)], &value, sizeof(value));
-      builder.Tensor(tensor.name, 0, {tensor.columns, tensor.rows}, tensor.bytes);
-    }
-    bytes = builder.Build();
-    const GgufFile file = *GgufFile::Parse({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}, "tiny");
-    spec = *ReadTransformerSpec(file);
-    weights = *LoadWeights(
-        file, spec,
-        [](int64_t n, const std::function<void(int64_t)>& work) {
-          for (int64_t i = 0; i < n; ++i) work(i);
-        },
-        [](int64_t, int64_t) {});
+// A tiny model's file with one of its f32 weights changed.
+testing::GgufBuilder Changed(const TinyModelOptions& options, const std::string& tensor_name, int64_t at, float value) {
+  testing::GgufBuilder builder = testing::TinyModel(options);
+  for (testing::TinyTensor& tensor : testing::TinyTensors(options)) {
+    if (tensor.name != tensor_name) continue;
+    std::memcpy(&tensor.bytes[static_cast<size_t>(at) * sizeof(float)], &value, sizeof(value));
+    builder.Tensor(tensor.name, 0, {tensor.columns, tensor.rows}, tensor.bytes);
   }
-  std::string bytes;
-  TransformerSpec spec;
-  Weights weights;
-};
+  return builder;
+}
 
 TEST_CASE("a weight beyond f16 is an error that says so, infinity is not") {
   if (const std::string why = WhyNoDevice(); !why.empty()) SPH_SKIP(why.c_str());
   const TinyModelOptions options = {.context = kContext, .type = WeightType::kF32, .tied = false};
   ThreadPool pool(2);
   const auto status_with = [&](float value) {
-    const ChangedModel model(options, "blk.0.ffn_down.weight", 5, value);
+    const TinyModel model(Changed(options, "blk.0.ffn_down.weight", 5, value));
     return MakeCudaStepper(model.spec, model.weights, pool,
                            {.pages = PageCount(StepperRunner::kPages), .sequences = kSequences, .context_max = kContext})
         .status();
@@ -435,7 +422,7 @@ TEST_CASE("NaN in a token's weights fails the sequence that has the token, not i
   if (const std::string why = WhyNoDevice(); !why.empty()) SPH_SKIP(why.c_str());
   constexpr TokenId kBad = 77;
   const TinyModelOptions options = {.context = kContext, .type = WeightType::kF32, .tied = false};
-  const ChangedModel model(options, "token_embd.weight", kBad * options.width, std::numeric_limits<float>::quiet_NaN());
+  const TinyModel model(Changed(options, "token_embd.weight", kBad * options.width, std::numeric_limits<float>::quiet_NaN()));
   const TransformerSpec& spec = model.spec;
   ThreadPool pool(2);
   auto stepper = MakeCudaStepper(spec, model.weights, pool,
@@ -468,7 +455,7 @@ TEST_CASE("NaN in a token's weights fails the sequence that has the token, not i
 TEST_CASE("a build without CUDA says so") {
   const std::string why = WhyNoDevice();
   if (why.find("built without CUDA") == std::string::npos) SPH_SKIP("built with CUDA");
-  const TinyModel model({});
+  const TinyModel model(TinyModelOptions{});
   ThreadPool pool(1);
   const auto made = MakeCudaStepper(model.spec, model.weights, pool, {});
   CHECK(made.status().code() == absl::StatusCode::kUnimplemented);

@@ -68,7 +68,7 @@ TEST_CASE("every family's logits agree with the naive transformer: biases, norms
 }
 
 TEST_CASE("attention under a softcap agrees with the naive transformer, and the cap is felt") {
-  TinyModel model({});
+  TinyModel model(testing::TinyModelOptions{});
   model.spec.attention_softcap = 0.5f;
   const std::vector<TokenId> tokens = SomeTokens(30, model.spec.vocabulary, 5);
   const std::vector<std::vector<double>> want = NaiveLogits(model.file, model.spec, tokens);

@@ -20,7 +20,10 @@ namespace spherical::engine {
 struct TinyModel {
   // windows: in place of those that the file gives its layers, if not empty
   explicit TinyModel(const testing::TinyModelOptions& options, std::vector<int32_t> windows = {})
-      : bytes(testing::TinyModel(options).Build()),
+      : TinyModel(testing::TinyModel(options), std::move(windows)) {}
+  // Of a file that is not as the options have it.
+  explicit TinyModel(const testing::GgufBuilder& builder, std::vector<int32_t> windows = {})
+      : bytes(builder.Build()),
         file(*GgufFile::Parse({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}, "tiny")),
         spec(SpecOf(file, std::move(windows))),
         weights(*LoadWeights(
