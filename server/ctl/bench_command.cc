@@ -24,6 +24,7 @@ struct Flags {
   int32_t prompt_tokens = 128;
   int32_t output_tokens = 64;
   uint64_t seed = 1;
+  float temperature = 0, top_p = 1;
   CallFlags call;
   bool json = false;
 };
@@ -57,7 +58,10 @@ v1::GenerateRequest RequestNumber(int64_t number, const Flags& flags, int32_t vo
   }
   request.set_max_tokens(flags.output_tokens);
   request.set_ignore_eos(true);
-  request.mutable_sampling()->set_temperature(0);
+  v1::Sampling& sampling = *request.mutable_sampling();
+  sampling.set_temperature(flags.temperature);
+  sampling.set_top_p(flags.top_p);
+  sampling.set_seed(state);
   return request;
 }
 
@@ -155,8 +159,10 @@ Command AddBench(CLI::App& app) {
   app.add_option("--requests", flags->requests, "requests in all")->capture_default_str()->check(many);
   app.add_option("--prompt-tokens", flags->prompt_tokens, "length of each prompt")->capture_default_str()->check(many);
   app.add_option("--output-tokens", flags->output_tokens, "length of each answer")->capture_default_str()->check(many);
+  app.add_option("--temperature", flags->temperature, "0 is greedy")->capture_default_str();
+  app.add_option("--top-p", flags->top_p, "draw among the likeliest that make up this share")->capture_default_str();
   app.add_option("--tenant", flags->call.tenant, "on whose quota; a server that does not trust metadata takes no notice");
-  app.add_option("--seed", flags->seed, "of the prompts")->capture_default_str();
+  app.add_option("--seed", flags->seed, "of the prompts, and of what is drawn")->capture_default_str();
   app.add_flag("--json", flags->json, "one JSON object");
   return [flags](Client& client) { return Run(*flags, client); };
 }
