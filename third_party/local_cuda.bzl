@@ -3,6 +3,7 @@
 _BUILD = """
 package(default_visibility = ["//visibility:public"])
 
+# CUDA itself, and CUB: sorts and scans of a thread block.
 cc_library(
     name = "headers",
     hdrs = glob(["include/**"], allow_empty = True),

@@ -42,7 +42,7 @@ struct SamplingParams {
   float frequency_penalty = 0.0f;   // [-2, 2]: per occurrence in the output
   float presence_penalty = 0.0f;    // [-2, 2]: once per distinct token of the output
   uint64_t seed = 0;                // the draw for output token i is a function of (seed, i) alone
-  std::vector<std::pair<TokenId, float>> logit_bias;
+  std::vector<std::pair<TokenId, float>> logit_bias = {};  // a token at most once
 };
 
 struct Submission {

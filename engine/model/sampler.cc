@@ -61,29 +61,6 @@ std::vector<TokenLogprob> TopLogprobs(std::span<const float> logits, double log_
   return top;
 }
 
-bool HasPenalties(const SamplingParams& params) {
-  return params.repetition_penalty != 1.0f || params.frequency_penalty != 0.0f || params.presence_penalty != 0.0f;
-}
-
-// Each distinct token of the history once: counts[id] > 0 says how often it is in the output, -1 that only the prompt has it.
-void ApplyPenalties(const SamplingParams& params, std::span<const TokenId> prompt, std::span<const TokenId> output,
-                    std::vector<int32_t>& counts, std::span<float> logits) {
-  counts.resize(logits.size(), 0);
-  for (const TokenId id : output) ++counts[id];
-  for (const TokenId id : prompt) {
-    if (counts[id] == 0) counts[id] = -1;
-  }
-  const auto penalise = [&](TokenId id) {
-    const int32_t count = std::exchange(counts[id], 0);
-    if (count == 0) return;  // done before
-    float& logit = logits[id];
-    logit = logit > 0 ? logit / params.repetition_penalty : logit * params.repetition_penalty;
-    if (count > 0) logit -= params.frequency_penalty * static_cast<float>(count) + params.presence_penalty;
-  };
-  for (const TokenId id : output) penalise(id);
-  for (const TokenId id : prompt) penalise(id);
-}
-
 // Length of the shortest front of `order`, sorted by `likelier`, whose weights sum to `mass` or more. Sorts no more than it must: splits at
 // the median, sums the front half, and goes on in the half where the sum is reached. O(n) on average.
 int32_t FrontHolding(double mass, std::span<int32_t> order, const std::vector<double>& weights, Likelier likelier) {
@@ -198,13 +175,36 @@ int32_t Draw(std::span<const float> y, const SamplingParams& params, double unif
 
 }  // namespace
 
+void FindEdits(const SamplingParams& params, int32_t vocabulary, std::span<const TokenId> prompt, std::span<const TokenId> output,
+               std::vector<int32_t>& counts, std::vector<kernels::LogitEdit>& edits) {
+  edits.clear();
+  const bool penalties = PenaltiesOf(params) != kernels::Penalties{};
+  counts.resize(static_cast<size_t>(vocabulary), 0);
+  if (penalties) {
+    for (const TokenId id : output) ++counts[id];
+    for (const TokenId id : prompt) {
+      if (counts[id] == 0) counts[id] = -1;
+    }
+  }
+  for (const auto& [id, bias] : params.logit_bias) edits.push_back({.id = id, .count = std::exchange(counts[id], 0), .bias = bias});
+  if (!penalties) return;
+  for (const std::span<const TokenId> seen : {output, prompt}) {
+    for (const TokenId id : seen) {
+      // Zero: done before.
+      if (const int32_t count = std::exchange(counts[id], 0); count != 0) edits.push_back({.id = id, .count = count});
+    }
+  }
+}
+
 SampledToken Sample(std::span<const float> logits, const SamplingParams& params, int32_t output_index, std::span<const TokenId> prompt,
                     std::span<const TokenId> output, int32_t logprobs, SamplerScratch& scratch) {
   std::span<const float> adjusted = logits;
-  if (!params.logit_bias.empty() || HasPenalties(params)) {
+  FindEdits(params, static_cast<int32_t>(logits.size()), prompt, output, scratch.counts, scratch.edits);
+  if (!scratch.edits.empty()) {
     scratch.logits.assign(logits.begin(), logits.end());
-    for (const auto& [id, bias] : params.logit_bias) scratch.logits[id] += bias;
-    if (HasPenalties(params)) ApplyPenalties(params, prompt, output, scratch.counts, scratch.logits);
+    for (const kernels::LogitEdit& edit : scratch.edits) {
+      scratch.logits[edit.id] = kernels::Edited(scratch.logits[edit.id], edit, PenaltiesOf(params));
+    }
     adjusted = scratch.logits;
   }
   int32_t chosen = ArgMax(adjusted);

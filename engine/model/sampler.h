@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "engine/intake/submission.h"
+#include "kernels/dense/logit_edit.h"
 
 namespace spherical::engine {
 
@@ -15,12 +16,21 @@ struct SamplerScratch {
   std::vector<int32_t> ids;     // candidates, ascending
   std::vector<int32_t> order;   // candidates, the kept ones in front
   std::vector<int32_t> counts;  // [vocabulary], zero between calls
+  std::vector<kernels::LogitEdit> edits;
 };
 
 // Chooses the next token from logits [vocabulary], which are finite and left untouched. A pure function: the draw depends on
 // (params.seed, output_index) and nothing else. `logprobs` as in Submission: < 0 leaves logprob 0 and top empty.
 SampledToken Sample(std::span<const float> logits, const SamplingParams& params, int32_t output_index, std::span<const TokenId> prompt,
                     std::span<const TokenId> output, int32_t logprobs, SamplerScratch& scratch);
+
+// What bias and penalties change in a row of logits, into `edits`.   counts: zeros, and zeros again; grows to the vocabulary
+void FindEdits(const SamplingParams& params, int32_t vocabulary, std::span<const TokenId> prompt, std::span<const TokenId> output,
+               std::vector<int32_t>& counts, std::vector<kernels::LogitEdit>& edits);
+
+inline kernels::Penalties PenaltiesOf(const SamplingParams& params) {
+  return {.repetition = params.repetition_penalty, .frequency = params.frequency_penalty, .presence = params.presence_penalty};
+}
 
 // Log-probability of `target` and the `top` likeliest under logits.
 SampledToken Score(std::span<const float> logits, TokenId target, int32_t top, SamplerScratch& scratch);

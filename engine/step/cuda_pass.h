@@ -75,7 +75,8 @@ class CudaPass {
 
   void RunLayers(const StepPlan& plan);
   void Logits(std::span<const int32_t> rows);  // at most kLogitsRowsMax
-  const float* logits() const { return logits_; }        // device [kLogitsRowsMax, vocabulary]
+  float* logits() const { return logits_; }              // device [kLogitsRowsMax, vocabulary]
+  const kernels::cuda::Greatest* greatest_pieces() const { return greatest_scratch_; }  // device, of the logits
   const int32_t* greatest() const { return greatest_; }  // pinned [kLogitsRowsMax], after Await: ids; -1: the row is not finite
   // After Await: fills in `energy` and `energy_rows` of items whose queries are sampled.   outputs [items]
   void TellEnergies(const StepPlan& plan, std::span<StepItemOutput> outputs) const;

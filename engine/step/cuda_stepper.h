@@ -29,13 +29,15 @@ struct CudaStepperOptions {
   int32_t context_max = 0;     // positions of a sequence, at most
   LoadProgress progress = [](int64_t, int64_t) {};  // of the copy to the device
   bool recorded = true;        // as in CudaPassOptions
+  // Tokens that biases and penalties of 128 rows may be about; rows beyond that are drawn on the host.
+  int32_t edits_max = 262'144;
   // For tests: at this step (0: the first) a kernel breaks the device, as a fault of ours or of the hardware would.
   int64_t break_at_step = -1;
   const Clock* clock = &SystemClock();
 };
 
-// Runs plans on a CUDA device, in all modes. The weights are copied there as f16 and not needed afterwards. Takes
-// threads from `pool`, which outlives it, to decode weights and to sample. Belongs to that device; another may run on another one.
+// Runs plans on a CUDA device, in all modes. The weights are copied there as f16 and not needed afterwards. Takes threads from `pool`, which
+// outlives it, to decode weights and to draw what the device cannot. Belongs to that device; another may run on another one.
 // ResourceExhausted when weights, steps or pool do not fit, with the numbers; Unimplemented in a build without CUDA.
 absl::StatusOr<std::unique_ptr<Stepper>> MakeCudaStepper(TransformerSpec spec, const Weights& weights, ThreadPool& pool,
                                                          CudaStepperOptions options);

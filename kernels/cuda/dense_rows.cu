@@ -7,6 +7,7 @@
 #include <cmath>
 
 #include "kernels/cuda/gate.cuh"
+#include "kernels/cuda/greatest.cuh"
 #include "kernels/cuda/half_rows.cuh"
 #include "kernels/cuda/launch_overlap.cuh"
 #include "kernels/spherical/page_layout.h"
@@ -192,16 +193,6 @@ __global__ void GateKernel(const float* joined, int32_t quads, uint16_t* out) {
 __global__ void CapKernel(float cap, int64_t n, float* x) {
   const int64_t i = int64_t{blockIdx.x} * blockDim.x + threadIdx.x;
   if (i < n) x[i] = cap * tanhf(x[i] / cap);
-}
-
-__device__ __forceinline__ Greatest GreaterOf(Greatest a, Greatest b) {
-  return b.value > a.value || (b.value == a.value && b.id < a.id) ? b : a;
-}
-__device__ Greatest GreatestOfWarp(Greatest best) {
-  for (int32_t i = kWarp / 2; i > 0; i /= 2) {
-    best = GreaterOf(best, {__shfl_xor_sync(0xffffffffu, best.value, i), __shfl_xor_sync(0xffffffffu, best.id, i)});
-  }
-  return best;
 }
 
 // One thread block a (piece, row). A piece that is not finite has the value infinity and the id -1.

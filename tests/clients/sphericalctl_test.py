@@ -135,7 +135,8 @@ class SphericalctlTest(unittest.TestCase):
         for name in ("ttft_ms", "between_tokens_ms"):
             self.assertLessEqual(report[name]["p50"], report[name]["p90"])
             self.assertLessEqual(report[name]["p90"], report[name]["p99"])
-        self.assertIn("time to first token", self.ctl("bench", "--requests", "2", "--output-tokens", "2", "--temperature", "0.8", "--top-p", "0.9")[0])
+        self.assertIn("time to first token", self.ctl("bench", "--requests", "2", "--output-tokens", "2", "--temperature", "0.8",
+                                                      "--top-p", "0.9")[0])
 
     def test_a_refusal_is_1_with_the_code(self):
         _, error = self.ctl("generate", "--prompt", "", code=1)

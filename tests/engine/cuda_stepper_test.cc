@@ -37,20 +37,12 @@ struct Pair {
   StepperRunner cpu, cuda;
 
   explicit Pair(const TinyModel& model)
-      : cpu_stepper(*MakeCpuStepper(model.spec, CopyOf(model), pool,
+      : cpu_stepper(*MakeCpuStepper(model.spec, model.LoadedAgain(), pool,
                                     {.activations = kernels::ActivationType::kF32, .pages = PageCount(StepperRunner::kPages)})),
         cuda_stepper(MakeCuda(model, pool)),
         cpu(model.spec, *cpu_stepper),
         cuda(model.spec, *cuda_stepper) {}
 
-  static Weights CopyOf(const TinyModel& model) {
-    return *LoadWeights(
-        model.file, model.spec,
-        [](int64_t n, const std::function<void(int64_t)>& work) {
-          for (int64_t i = 0; i < n; ++i) work(i);
-        },
-        [](int64_t, int64_t) {});
-  }
   static std::unique_ptr<Stepper> MakeCuda(const TinyModel& model, ThreadPool& pool) {
     auto made = MakeCudaStepper(model.spec, model.weights, pool,
                                 {.pages = PageCount(StepperRunner::kPages), .sequences = kSequences, .context_max = kContext});
@@ -241,10 +233,10 @@ TEST_CASE("mode uniform on the device loses what it loses on the CPU: sealed hea
       INFO(made.status().ToString());
       REQUIRE(made.ok());
       Coded cuda(model, *std::move(made));
-      Coded cpu(model, *MakeCpuStepper(model.spec, Pair::CopyOf(model), pool,
+      Coded cpu(model, *MakeCpuStepper(model.spec, model.LoadedAgain(), pool,
                                        {.activations = kernels::ActivationType::kF32, .pages = pages,
                                         .geometry = SkewedGeometry(model.spec), .workspace_pages = pages}));
-      Coded exact(model, *MakeCpuStepper(model.spec, Pair::CopyOf(model), pool,
+      Coded exact(model, *MakeCpuStepper(model.spec, model.LoadedAgain(), pool,
                                          {.activations = kernels::ActivationType::kF32, .pages = pages}));
       const std::vector<TokenId> tokens = SomeTokens(460, model.spec.vocabulary, 5);
       Distance apart, lost, lost_on_cpu;
@@ -317,10 +309,10 @@ TEST_CASE("mode rdr on the device measures, seals by price, refreshes and loses 
     REQUIRE(made.ok());
     constexpr int32_t kPrompt = 500, kEnd = 600;
     Coded cuda(model, *std::move(made));
-    Coded cpu(model, *MakeCpuStepper(model.spec, Pair::CopyOf(model), pool,
+    Coded cpu(model, *MakeCpuStepper(model.spec, model.LoadedAgain(), pool,
                                      {.activations = kernels::ActivationType::kF32, .pages = pages,
                                       .geometry = SkewedGeometry(model.spec), .workspace_pages = pages}));
-    Coded exact(model, *MakeCpuStepper(model.spec, Pair::CopyOf(model), pool,
+    Coded exact(model, *MakeCpuStepper(model.spec, model.LoadedAgain(), pool,
                                        {.activations = kernels::ActivationType::kF32, .pages = pages}));
     for (Coded* each : {&cuda, &cpu}) each->sequence = each->runner.Start(QuerySampling::For(kPrompt));
     const std::vector<TokenId> tokens = SomeTokens(kEnd, model.spec.vocabulary, 5);

@@ -57,6 +57,7 @@ class StepperRunner {
     std::vector<TokenId> tokens;
     bool score = false;  // each token but the last against the one after it, with the 20 likeliest; else only a greedy token is asked for
     std::span<const float> refresh = {};  // as StepItem's
+    const SamplingParams* sampling = nullptr;  // greedy; what has been entered counts as output
   };
   // One step. Pages that leave windows are lent again afterwards.
   absl::StatusOr<StepOutput> Step(const std::vector<Part>& parts) {
@@ -71,7 +72,9 @@ class StepperRunner {
       item.position = position;
       item.pages = &sequence.pages;
       item.sample = true;
-      item.sampling = &greedy_;
+      item.sampling = part.sampling == nullptr ? &greedy_ : part.sampling;
+      item.output = sequence.entered;
+      item.output_index = position;
       item.refresh = part.refresh;
       if (part.score) {
         item.prompt_logprobs = item.logprobs = kTopLogprobsMax;

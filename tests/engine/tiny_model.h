@@ -26,12 +26,17 @@ struct TinyModel {
       : bytes(builder.Build()),
         file(*GgufFile::Parse({reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size()}, "tiny")),
         spec(SpecOf(file, std::move(windows))),
-        weights(*LoadWeights(
-            file, spec,
-            [](int64_t n, const std::function<void(int64_t)>& work) {
-              for (int64_t i = 0; i < n; ++i) work(i);
-            },
-            [](int64_t, int64_t) {})) {}
+        weights(LoadedAgain()) {}
+
+  // For whoever takes weights.
+  Weights LoadedAgain() const {
+    return *LoadWeights(
+        file, spec,
+        [](int64_t n, const std::function<void(int64_t)>& work) {
+          for (int64_t i = 0; i < n; ++i) work(i);
+        },
+        [](int64_t, int64_t) {});
+  }
 
   static TransformerSpec SpecOf(const GgufFile& file, std::vector<int32_t> windows) {
     TransformerSpec spec = *ReadTransformerSpec(file);

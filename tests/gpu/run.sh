@@ -31,10 +31,10 @@ if [[ -z "$programs" ]]; then
   programs=$(mktemp -d)
   trap 'rm -rf "$programs"' EXIT
   "${BAZEL:-bazel}" build --config=opt --config=$config //tests/kernels/cuda/... //tests/bench/gpu/... \
-    //tests/engine:cuda_{memory,precision,recorded,small_step,stepper}_test //tests/golden:golden_test
+    //tests/engine:cuda_{draw,memory,precision,recorded,sampling,small_step,stepper}_test //tests/golden:golden_test
   find -L bazel-bin/tests/kernels/cuda bazel-bin/tests/bench/gpu -maxdepth 1 -type f -executable ! -name '*.so' ! -name kernel_table_test \
     -exec cp -t "$programs" {} +
-  cp bazel-bin/tests/engine/cuda_{memory,precision,recorded,small_step,stepper}_test "$programs"
+  cp bazel-bin/tests/engine/cuda_{draw,memory,precision,recorded,sampling,small_step,stepper}_test "$programs"
   cp -rL bazel-bin/tests/golden/golden_test.runfiles "$programs"
 fi
 
@@ -75,8 +75,8 @@ fi
 # A small case of each kind: the sanitizer makes kernels some hundred times slower. Of ours alone, not the libraries'. Whole steps are for
 # memcheck: racecheck does not bear cuBLASLt's kernels beside ours ("failed to handle a hardware exception").
 sanitized=("ada_decode_test|[sanitizer]" "codec_test|A run of moves*" "dense_test|heads on the device*"
-  "exact_attention_test|exact attention on the device agrees with the reference: windows*" "cuda_precision_test|[sanitizer]"
-  "cuda_small_step_test|[sanitizer]")
+  "exact_attention_test|exact attention on the device agrees with the reference: windows*" "cuda_draw_test|[sanitizer]"
+  "cuda_precision_test|[sanitizer]" "cuda_small_step_test|[sanitizer]")
 if [[ $sanitizer == yes ]]; then
   for tool in memcheck racecheck; do
     for one in "${sanitized[@]}"; do
@@ -103,7 +103,7 @@ if [[ $bench == yes ]]; then
   else
     part "attention" "$programs/ada_decode_bench" tests/bench/gpu/tiers_rdr3.csv "${kinds[@]}"
   fi
-  for program in engine_bench; do
+  for program in draw_bench engine_bench; do
     if [[ -x "$programs/$program" ]]; then part "$program" "$programs/$program" ${cases[@]+"${cases[@]}"}; fi
   done
 fi
