@@ -36,8 +36,8 @@ struct CudaStepperOptions {
   const Clock* clock = &SystemClock();
 };
 
-// Runs plans on a CUDA device, in all modes. The weights are copied there as f16 and not needed afterwards. Takes threads from `pool`, which
-// outlives it, to decode weights and to draw what the device cannot. Belongs to that device; another may run on another one.
+// Runs plans on a CUDA device, in all modes. The weights are copied there as f16 and not needed afterwards. Takes threads from `pool`,
+// which outlives it, to decode weights and to draw what the device cannot. Belongs to that device; another may run on another one.
 // ResourceExhausted when weights, steps or pool do not fit, with the numbers; Unimplemented in a build without CUDA.
 absl::StatusOr<std::unique_ptr<Stepper>> MakeCudaStepper(TransformerSpec spec, const Weights& weights, ThreadPool& pool,
                                                          CudaStepperOptions options);

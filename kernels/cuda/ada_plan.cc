@@ -42,7 +42,12 @@ void SpreadBusy(std::vector<int32_t>& worker_parts) {
   while (busy > 0 && worker_parts[busy - 1] == worker_parts[busy]) --busy;
   if (busy == 0 || 2 * busy > workers) return;
   const int32_t apart = workers / busy;
-  for (int32_t w = workers; w > 0; --w) worker_parts[w] = worker_parts[std::min<int64_t>(CeilDiv(w, apart), busy)];
+  auto end = worker_parts.end();
+  for (int32_t w = busy; w > 0; --w) {  // from behind: what is read has not been written
+    const auto begin = worker_parts.begin() + int64_t{w - 1} * apart + 1;
+    std::fill(begin, end, worker_parts[w]);
+    end = begin;
+  }
 }
 
 }  // namespace
@@ -89,62 +94,62 @@ AdaPlanes AdaPlanesOf(const uint8_t* widths, const float* steps, int32_t head_di
 
 void PlanAda(int32_t head_dim, std::span<const AdaList> lists, int32_t heads, std::span<const int32_t> others, int32_t workers,
              AdaPlan& plan) {
-  struct Pages {
-    int64_t first, end;
-  };
-  const auto pages_of = [&](const AdaList& list) -> Pages {
-    const int32_t in_page = TokensPerPage(static_cast<Tier>(list.tier), head_dim);
-    return {list.skip / in_page, CeilDiv(list.tokens, in_page)};
-  };
+  std::array<int32_t, kTierCount> in_page;
+  for (int32_t tier = 0; tier < kTierCount; ++tier) in_page[tier] = TokensPerPage(static_cast<Tier>(tier), head_dim);
   std::array<int64_t, kTierCount> tier_pages = {};
+  std::array<int32_t, kTierCount + 1> tier_end = {};  // of lists in order of tiers, one further on
+  plan.head_lists.assign(static_cast<size_t>(heads) + 1, 0);
+  plan.pages.clear();
   for (const AdaList& list : lists) {
-    const Pages pages = pages_of(list);
-    tier_pages[static_cast<size_t>(list.tier)] += pages.end - pages.first;
+    const size_t tier = static_cast<size_t>(list.tier);
+    const int32_t first = list.skip == 0 ? 0 : list.skip / in_page[tier];
+    plan.pages.push_back({first, static_cast<int32_t>(CeilDiv(list.tokens, in_page[tier]))});
+    tier_pages[tier] += plan.pages.back().end - first;
+    ++tier_end[tier + 1];
+    ++plan.head_lists[static_cast<size_t>(list.head) + 1];
   }
+  for (int32_t head = 0; head < heads; ++head) plan.head_lists[head + 1] += plan.head_lists[head];
+  for (size_t tier = 0; tier < kTierCount; ++tier) tier_end[tier + 1] += tier_end[tier];
+  plan.by_tier.resize(lists.size());
+  for (size_t l = 0; l < lists.size(); ++l) plan.by_tier[tier_end[static_cast<size_t>(lists[l].tier)]++] = static_cast<int32_t>(l);
+
   const std::array<int64_t, kTierCount> page_costs = PageCosts(tier_pages);
   // A list makes a part, and so does every change of workers but those between two lists: the cost of these comes off when they are met.
   int64_t left = (static_cast<int64_t>(lists.size()) + workers - 1) * kPartCost;
   for (size_t tier = 0; tier < kTierCount; ++tier) left += tier_pages[tier] * page_costs[tier];
   plan.parts.clear();
   plan.worker_parts.assign(static_cast<size_t>(workers) + 1, 0);
-  plan.head_lists.assign(static_cast<size_t>(heads) + 1, 0);
   plan.states.assign(static_cast<size_t>(heads), {});
-  for (const AdaList& list : lists) ++plan.head_lists[static_cast<size_t>(list.head) + 1];
-  for (int32_t head = 0; head < heads; ++head) plan.head_lists[head + 1] += plan.head_lists[head];
 
   // The newest tokens' lists, short and of T8, are dealt out whole, and read first: no worker has many of them, for how long changing from
   // one to the next takes depends on what the neighbours do.
-  std::vector<int32_t>& dealt = plan.scratch;
-  dealt.clear();
-  for (size_t l = 0; l < lists.size(); ++l) {
-    if (lists[l].tier == 0) dealt.push_back(static_cast<int32_t>(l));
-  }
-  const int64_t t8_lists = static_cast<int64_t>(dealt.size()), t8_cost = tier_pages[0] * page_costs[0] + t8_lists * kPartCost;
-  if (kDealtOfAll * t8_cost > left || kDealtOfShare * t8_cost * workers > left * t8_lists) dealt.clear();
+  const int64_t t8_lists = tier_end[0], t8_cost = tier_pages[0] * page_costs[0] + t8_lists * kPartCost;
+  const bool deals = t8_lists > 0 && kDealtOfAll * t8_cost <= left && kDealtOfShare * t8_cost * workers <= left * t8_lists;
+  const int64_t dealt = deals ? t8_lists : 0;
 
   int32_t worker = 0;
+  int64_t dealt_out = 0;
   bool fresh;     // the worker has nothing yet
   int64_t share;  // what this worker may still take
-  const auto put = [&](int32_t l, int64_t at, int64_t take) {
+  const auto put = [&](int32_t l, int32_t at, int32_t take) {
     const AdaList& list = lists[l];
-    const int32_t in_page = TokensPerPage(static_cast<Tier>(list.tier), head_dim);
-    const int32_t before = static_cast<int32_t>(at) * in_page;
-    plan.parts.push_back({.list = l, .head = list.head, .tier = list.tier, .ids = list.first_page + static_cast<int32_t>(at),
-                          .pages = static_cast<int32_t>(take),
-                          .tokens = std::min(list.tokens - before, static_cast<int32_t>(take) * in_page),
-                          .skip = std::max(list.skip - before, 0), .state = 0});
+    const size_t tier = static_cast<size_t>(list.tier);
+    const int32_t before = at * in_page[tier];
+    plan.parts.push_back({.list = l, .head = list.head, .tier = list.tier, .ids = list.first_page + at, .pages = take,
+                          .tokens = std::min(list.tokens - before, take * in_page[tier]), .skip = std::max(list.skip - before, 0),
+                          .state = 0});
     plan.states[static_cast<size_t>(list.head)].count += kAdaPartStates;
-    const int64_t cost = take * page_costs[static_cast<size_t>(list.tier)] + kPartCost;
+    const int64_t cost = take * page_costs[tier] + kPartCost;
     left -= cost, share -= cost;
     fresh = false;
   };
   const auto begin_worker = [&] {
     share = CeilDiv(std::max<int64_t>(left, 1), workers - worker);
     fresh = true;
-    const auto dealt_before = [&](int64_t w) { return static_cast<int64_t>(dealt.size()) * w / workers; };
-    for (int64_t i = dealt_before(worker); i < dealt_before(worker + 1); ++i) {
-      const Pages pages = pages_of(lists[dealt[static_cast<size_t>(i)]]);
-      put(dealt[static_cast<size_t>(i)], pages.first, pages.end - pages.first);
+    if (dealt_out == dealt) return;
+    for (const int64_t end = dealt * (worker + 1) / workers; dealt_out < end; ++dealt_out) {
+      const int32_t l = plan.by_tier[dealt_out];
+      put(l, plan.pages[l].first, plan.pages[l].end - plan.pages[l].first);
     }
   };
   begin_worker();
@@ -154,32 +159,29 @@ void PlanAda(int32_t head_dim, std::span<const AdaList> lists, int32_t heads, st
     begin_worker();
   };
   const auto cut = [&](int32_t l) {
-    const AdaList& list = lists[l];
-    const Pages pages = pages_of(list);
-    const int64_t page_cost = page_costs[static_cast<size_t>(list.tier)];
-    for (int64_t at = pages.first; at < pages.end;) {
+    const AdaPages pages = plan.pages[l];
+    const int64_t page_cost = page_costs[static_cast<size_t>(lists[l].tier)];
+    for (int32_t at = pages.first; at < pages.end;) {
       // As many pages as the share has begun: what is left then falls to nobody. A worker that has something and room for less than half a
       // page more is done; the last one takes all there is.
-      int64_t take = pages.end - at;
+      int32_t take = pages.end - at;
       if (worker + 1 < workers) {
         if (!fresh && share < kPartCost + page_cost / 2) {
           next_worker(at > pages.first);
           continue;
         }
-        take = std::min(take, std::max<int64_t>(CeilDiv(share - kPartCost, page_cost), 1));
+        const int64_t room = share - kPartCost;
+        if (room <= (take - 1) * page_cost) take = std::max(static_cast<int32_t>(CeilDiv(room, page_cost)), 1);
       }
       put(l, at, take);
       at += take;
       if (share <= 0 && worker + 1 < workers) next_worker(at < pages.end);
     }
   };
-  for (int32_t tier = dealt.empty() ? 0 : 1; tier < kTierCount; ++tier) {
-    for (size_t l = 0; l < lists.size(); ++l) {
-      if (lists[l].tier == tier) cut(static_cast<int32_t>(l));
-    }
-  }
-  while (worker + 1 < workers) next_worker(false);  // there may be lists that are dealt out
-  plan.worker_parts[static_cast<size_t>(workers)] = static_cast<int32_t>(plan.parts.size());
+  for (size_t i = static_cast<size_t>(dealt); i < lists.size(); ++i) cut(plan.by_tier[i]);
+  while (dealt_out < dealt) next_worker(false);
+  // Whoever is left has nothing.
+  std::fill(plan.worker_parts.begin() + worker + 1, plan.worker_parts.end(), static_cast<int32_t>(plan.parts.size()));
   SpreadBusy(plan.worker_parts);
   int32_t state = 0;
   for (int32_t head = 0; head < heads; ++head) {
@@ -188,12 +190,11 @@ void PlanAda(int32_t head_dim, std::span<const AdaList> lists, int32_t heads, st
     states = {state, states.count + brought};
     state += states.count;
   }
-  std::vector<int32_t>& next = plan.scratch;
-  next.resize(static_cast<size_t>(heads));
-  for (int32_t head = 0; head < heads; ++head) next[head] = plan.states[head].first + (others.empty() ? 0 : others[head]);
+  plan.next.resize(static_cast<size_t>(heads));
+  for (int32_t head = 0; head < heads; ++head) plan.next[head] = plan.states[head].first + (others.empty() ? 0 : others[head]);
   for (AdaPart& part : plan.parts) {
-    part.state = next[part.head];
-    next[part.head] += kAdaPartStates;
+    part.state = plan.next[part.head];
+    plan.next[part.head] += kAdaPartStates;
   }
   plan.state_count = state;
 }

@@ -56,6 +56,11 @@ struct AdaHeadStates {
   int32_t first, count;
 };
 
+// Pages of a list that hold something to be seen.
+struct AdaPages {
+  int32_t first, end;
+};
+
 // Lists cut into parts so that all workers have as much to do. Workers go through the tiers in turn, so that those of one multiprocessor
 // run the same code: the instructions of several tiers do not fit its cache together, and rdr's mixture took twice as long. A head's states
 // lie side by side, in front those that others fill.
@@ -65,7 +70,10 @@ struct AdaPlan {
   std::vector<int32_t> head_lists;      // [heads + 1]
   std::vector<AdaHeadStates> states;    // [heads]
   int32_t state_count = 0;
-  std::vector<int32_t> scratch;         // PlanAda's own
+  // PlanAda's own.
+  std::vector<AdaPages> pages;          // of lists
+  std::vector<int32_t> by_tier;         // lists
+  std::vector<int32_t> next;            // [heads]
 };
 // No plan has more parts than lists + workers, nor more states than that and those of others.
 // lists: ascending by head, at most one of a head and tier. others[head]: how many states someone else brings, or empty. A plan
