@@ -21,6 +21,8 @@ using kernels::cuda::RefreshItem;
 using kernels::cuda::RefreshWork;
 
 constexpr int32_t kEntryRows = kernels::cuda::kAppendRows;  // of new tokens that are coded together
+// A layer of so many rows is planned in a microsecond or two: waking another thread takes longer.
+constexpr int32_t kRowsPlannedSoon = 4;
 
 bool Both(CudaStatus& status, CudaStatus next) {
   if (status == CudaStatus::kOk) status = next;
@@ -34,10 +36,12 @@ CudaCodes::CudaCodes(const TransformerSpec& spec, const ModelGeometry& geometry,
     : spec_(spec),
       geometry_(geometry),
       value_weights_(value_weights),
+      threads_(pool),
       stream_(stream),
       retier_(spec, pool, stream),
       rates_(spec, pool, stream),
-      layers_(static_cast<size_t>(spec.layers)) {}
+      layers_(static_cast<size_t>(spec.layers)),
+      planners_(static_cast<size_t>(pool.threads())) {}
 
 CudaStatus CudaCodes::Create(int32_t sequences, int32_t context_max, const KvArenas& arenas) {
   arenas_ = arenas;
@@ -89,6 +93,10 @@ CudaStatus CudaCodes::Create(int32_t sequences, int32_t context_max, const KvAre
   Both(status, kernels::cuda::FillBytes(stream_, memory_.data(), 0, memory_.bytes()));
   constexpr int32_t kPiecesOfLayer = 11, kRounding = 12;  // a table of pieces is rounded up to 256 bytes
   Both(status, input_.Create(plan_bytes, spec_.layers * (kPiecesOfLayer + kRounding)));
+  if (status != CudaStatus::kOk) return status;
+  const int64_t layer_bytes = plan_bytes / spec_.layers;  // all have the same pieces, each a multiple of its alignment
+  for (int32_t layer = 0; layer < spec_.layers; ++layer) sections_.push_back(input_.SectionAt(layer * layer_bytes, layer_bytes));
+  sections_end_ = plan_bytes;
   Both(status, list_entries_.Create());
   for (const CudaStatus made : {beside_.Create(), attended_.Create(), beside_done_.Create()}) Both(status, made);
   if (!Both(status, on_device_.Create(stream_, spec_, geometry_))) return status;
@@ -111,7 +119,7 @@ int32_t CudaCodes::ListOffset(const HeadPages& pages, Tier tier) const {
 }
 
 // Lists grow at their end, but for those that Retier changed and those of local heads, which lose pages in front: they are listed anew.
-void CudaCodes::Follow(const StepItem& item, int32_t slot, int32_t first_head, int32_t end_head) {
+void CudaCodes::Follow(const StepItem& item, int32_t slot, int32_t first_head, int32_t end_head, Planner& planner) {
   Slot& on_device = slots_[static_cast<size_t>(slot)];
   const int32_t heads = spec_.layers * spec_.kv_heads;
   for (int32_t head = first_head; head < end_head; ++head) {
@@ -127,7 +135,7 @@ void CudaCodes::Follow(const StepItem& item, int32_t slot, int32_t first_head, i
       const int32_t offset = ListOffset(pages, tier);
       SPH_CHECK(offset + count <= list_pages_);
       const int64_t at = (int64_t{slot} * heads + head) * list_pages_ + offset;
-      for (int32_t i = listed; i < count; ++i) new_entries_.push_back({.where = at + i, .page = list[static_cast<size_t>(i)]});
+      for (int32_t i = listed; i < count; ++i) planner.new_entries.push_back({.where = at + i, .page = list[static_cast<size_t>(i)]});
       listed = count;
     }
   }
@@ -152,27 +160,54 @@ void CudaCodes::Begin(const StepPlan& plan, std::span<const int32_t> slots) {
   SPH_CHECK(rows_ <= static_cast<int32_t>(slots_.size()));  // decoding sequences come first
   step_ = &plan;
   step_slots_ = slots;
-  input_.Begin();
+  input_.Begin(sections_end_);
+  for (StepInput::Section& section : sections_) section.Begin();
   list_entries_.Begin();
-  last_plan_.reset();
+  for (Planner& planner : planners_) planner.last_plan.reset();
+}
+
+std::vector<int32_t> CudaCodes::Pieces(int32_t rows) const {
+  const int32_t growth = rows <= kRowsPlannedSoon ? 8 : std::clamp(threads_.threads(), 2, 16);
+  std::vector<int32_t> ends;
+  for (int32_t layers = 1; ends.empty() || ends.back() < spec_.layers; layers *= growth) {
+    ends.push_back(std::min(spec_.layers, (ends.empty() ? 0 : ends.back()) + layers));
+  }
+  return ends;
 }
 
 CudaStatus CudaCodes::PlanLayers(int32_t first, int32_t end, int32_t rows) {
   if (rows == 0) return CudaStatus::kOk;
+  const int32_t layers = end - first, stretches = rows <= kRowsPlannedSoon ? 1 : std::min(layers, threads_.threads());
+  if (stretches == 1) {
+    PlanStretch(first, end, rows, planners_[0]);
+  } else {
+    threads_.RunWithWorker(stretches, [&](Shard shard, int32_t worker) {
+      const auto border = [&](int32_t i) { return first + layers * i / shard.count; };
+      PlanStretch(border(shard.index), border(shard.index + 1), rows, planners_[static_cast<size_t>(worker)]);
+    });
+  }
   new_entries_.clear();
-  int32_t row = 0;
-  for (size_t i = 0; i < step_->items.size() && row < rows_; ++i) {
-    Follow(step_->items[i], step_slots_[i], first * spec_.kv_heads, end * spec_.kv_heads);
-    row += static_cast<int32_t>(step_->items[i].tokens.size());
+  for (Planner& planner : planners_) {
+    new_entries_.insert(new_entries_.end(), planner.new_entries.begin(), planner.new_entries.end());
+    planner.new_entries.clear();
   }
   CudaStatus status = list_entries_.Send(stream_, new_entries_, lists_);
-  for (int32_t layer = first; layer < end; ++layer) PlanLayer(layer, rows);
+  for (int32_t layer = first; layer < end; ++layer) input_.Take(sections_[static_cast<size_t>(layer)]);
   Both(status, input_.Send(stream_));
   return status;
 }
 
+void CudaCodes::PlanStretch(int32_t first, int32_t end, int32_t rows, Planner& planner) {
+  int32_t row = 0;
+  for (size_t i = 0; i < step_->items.size() && row < rows_; ++i) {
+    Follow(step_->items[i], step_slots_[i], first * spec_.kv_heads, end * spec_.kv_heads, planner);
+    row += static_cast<int32_t>(step_->items[i].tokens.size());
+  }
+  for (int32_t layer = first; layer < end; ++layer) PlanLayer(layer, rows, planner);
+}
+
 // The tokens of a sealed head that the row sees, its own among them.
-void CudaCodes::AddLists(const StepItem& item, int32_t row, int32_t slot, int32_t layer, int32_t kv_head) {
+void CudaCodes::AddLists(const StepItem& item, int32_t row, int32_t slot, int32_t layer, int32_t kv_head, Planner& planner) const {
   const HeadPages& pages = item.pages->at(layer, kv_head);
   const int32_t heads = spec_.layers * spec_.kv_heads;
   for (int32_t t = 0; t < kernels::kTierCount; ++t) {
@@ -187,85 +222,90 @@ void CudaCodes::AddLists(const StepItem& item, int32_t row, int32_t slot, int32_
       gone = left / page_tokens, gone_tokens = gone * page_tokens;
     }
     // Relative to the layer's first head, so that layers whose heads hold as much have the same lists.
-    layer_lists_.push_back({.head = row * spec_.kv_heads + kv_head,
-                            .tier = t,
-                            .first_page = (slot * heads + kv_head) * list_pages_ + ListOffset(pages, tier) + gone,
-                            .tokens = tokens - gone_tokens,
-                            .skip = left - gone_tokens});
+    planner.layer_lists.push_back({.head = row * spec_.kv_heads + kv_head,
+                                   .tier = t,
+                                   .first_page = (slot * heads + kv_head) * list_pages_ + ListOffset(pages, tier) + gone,
+                                   .tokens = tokens - gone_tokens,
+                                   .skip = left - gone_tokens});
   }
 }
 
-void CudaCodes::AddRefreshed(const StepItem& item, int32_t row, int32_t slot, int32_t layer, int32_t kv_head) {
+void CudaCodes::AddRefreshed(const StepItem& item, int32_t row, int32_t slot, int32_t layer, int32_t kv_head, Planner& planner) const {
   const HeadPages& pages = item.pages->at(layer, kv_head);
   const int32_t head = layer * spec_.kv_heads + kv_head, tokens = pages.of(Tier::kT8).tokens + 1;
   const int64_t list = int64_t{slot} * spec_.layers * spec_.kv_heads + head;
   const int32_t first_held = pages.local() ? pages.first_held(Tier::kT8, item.position) : 0;
   const float share = static_cast<float>(spec_.head_dim) * kernels::kDropPremium / static_cast<float>(spec_.heads / spec_.kv_heads);
-  refreshed_.push_back({.first_chunk = refresh_.chunks,
-                        .row = row,
-                        .kv_head = kv_head,
-                        .position = item.position,
-                        .pages = lists_ + list * list_pages_ + ListOffset(pages, Tier::kT8),
-                        .tokens = tokens,
-                        .gone = std::clamp(pages.oldest_seen(item.position) - first_held, 0, tokens),
-                        .unit = value_weights_[static_cast<size_t>(head)] / item.refresh[static_cast<size_t>(layer)] * share});
-  refresh_.chunks += kernels::cuda::RefreshChunks(tokens);
-  ++refresh_.items;
+  planner.refreshed.push_back({.first_chunk = planner.refresh.chunks,
+                               .row = row,
+                               .kv_head = kv_head,
+                               .position = item.position,
+                               .pages = lists_ + list * list_pages_ + ListOffset(pages, Tier::kT8),
+                               .tokens = tokens,
+                               .gone = std::clamp(pages.oldest_seen(item.position) - first_held, 0, tokens),
+                               .unit = value_weights_[static_cast<size_t>(head)] / item.refresh[static_cast<size_t>(layer)] * share});
+  planner.refresh.chunks += kernels::cuda::RefreshChunks(tokens);
+  ++planner.refresh.items;
 }
 
-void CudaCodes::PlanLayer(int32_t layer, int32_t rows) {
+void CudaCodes::PlanLayer(int32_t layer, int32_t rows, Planner& planner) {
   const StepPlan& plan = *step_;
   Layer& planned = layers_[static_cast<size_t>(layer)];
-  layer_lists_.clear();
-  refreshed_.clear();
-  refresh_ = {};
-  flags_.assign(static_cast<size_t>(rows * spec_.kv_heads), 0);
+  StepInput::Section& section = sections_[static_cast<size_t>(layer)];
+  planner.layer_lists.clear();
+  planner.refreshed.clear();
+  planner.refresh = {};
+  planner.flags.assign(static_cast<size_t>(rows * spec_.kv_heads), 0);
   int32_t row = 0;
   for (size_t i = 0; i < plan.items.size() && row < rows_; ++i) {
     const StepItem& item = plan.items[i];
     for (int32_t kv_head = 0; kv_head < spec_.kv_heads; ++kv_head) {
       if (!item.pages->at(layer, kv_head).sealed) continue;
-      flags_[static_cast<size_t>(row * spec_.kv_heads + kv_head)] = 1;
-      AddLists(item, row, step_slots_[i], layer, kv_head);
-      if (!item.refresh.empty()) AddRefreshed(item, row, step_slots_[i], layer, kv_head);
+      planner.flags[static_cast<size_t>(row * spec_.kv_heads + kv_head)] = 1;
+      AddLists(item, row, step_slots_[i], layer, kv_head, planner);
+      if (!item.refresh.empty()) AddRefreshed(item, row, step_slots_[i], layer, kv_head, planner);
     }
     row += static_cast<int32_t>(item.tokens.size());
   }
-  SPH_CHECK(static_cast<int32_t>(layer_lists_.size()) <= lists_max_);
-  planned.list_count = static_cast<int32_t>(layer_lists_.size());
-  input_.Place(std::span<const uint8_t>(flags_), planned.coded);
-  input_.Place(std::span<const uint32_t>(no_counts_), planned.counters);
-  PlaceEntries(layer, rows);
+  SPH_CHECK(static_cast<int32_t>(planner.layer_lists.size()) <= lists_max_);
+  planned.list_count = static_cast<int32_t>(planner.layer_lists.size());
+  section.Place(std::span<const uint8_t>(planner.flags), planned.coded);
+  section.Place(std::span<const uint32_t>(no_counts_), planned.counters);
+  PlaceEntries(layer, rows, planner);
   if (priced()) {
-    input_.Place(std::span<const RefreshWork>(&refresh_, 1), planned.refresh);
-    input_.Place(std::span<const RefreshItem>(refreshed_), planned.refreshed);
+    section.Place(std::span<const RefreshWork>(&planner.refresh, 1), planned.refresh);
+    section.Place(std::span<const RefreshItem>(planner.refreshed), planned.refreshed);
   }
-  const bool same = last_plan_.has_value() && layer_lists_.size() == last_lists_.size() &&
-                    std::memcmp(layer_lists_.data(), last_lists_.data(), layer_lists_.size() * sizeof(AdaList)) == 0;
-  if (same) {
-    input_.PlaceAgain(last_plan_->lists, planned.lists);
-    input_.PlaceAgain(last_plan_->head_lists, planned.head_lists);
-    input_.PlaceAgain(last_plan_->parts, planned.parts);
-    input_.PlaceAgain(last_plan_->worker_parts, planned.worker_parts);
-    input_.PlaceAgain(last_plan_->head_states, planned.head_states);
+  const std::vector<AdaList>&lists = planner.layer_lists, &last = planner.last_lists;
+  if (planner.last_plan.has_value() && lists.size() == last.size() &&
+      std::memcmp(lists.data(), last.data(), lists.size() * sizeof(AdaList)) == 0) {
+    section.PlaceAgain(planner.last_plan->lists, planned.lists);
+    section.PlaceAgain(planner.last_plan->head_lists, planned.head_lists);
+    section.PlaceAgain(planner.last_plan->parts, planned.parts);
+    section.PlaceAgain(planner.last_plan->worker_parts, planned.worker_parts);
+    section.PlaceAgain(planner.last_plan->head_states, planned.head_states);
     return;
   }
-  kernels::cuda::PlanAda(spec_.head_dim, layer_lists_, rows * spec_.kv_heads, {}, decoder_.workers(), plan_);
-  last_plan_ = PutPlan{.lists = input_.Place(std::span<const AdaList>(layer_lists_), planned.lists),
-                       .head_lists = input_.Place(std::span<const int32_t>(plan_.head_lists), planned.head_lists),
-                       .worker_parts = input_.Place(std::span<const int32_t>(plan_.worker_parts), planned.worker_parts),
-                       .parts = input_.Place(std::span<const kernels::cuda::AdaPart>(plan_.parts), planned.parts),
-                       .head_states = input_.Place(std::span<const kernels::cuda::AdaHeadStates>(plan_.states), planned.head_states)};
-  std::swap(last_lists_, layer_lists_);
+  kernels::cuda::AdaPlan& made = planner.plan;
+  kernels::cuda::PlanAda(spec_.head_dim, lists, rows * spec_.kv_heads, {}, decoder_.workers(), made);
+  const auto place = [&]<class T>(const std::vector<T>& values, T* to) { return section.Place(std::span<const T>(values), to); };
+  planner.last_plan = PutPlan{.lists = place(lists, planned.lists),
+                              .head_lists = place(made.head_lists, planned.head_lists),
+                              .worker_parts = place(made.worker_parts, planned.worker_parts),
+                              .parts = place(made.parts, planned.parts),
+                              .head_states = place(made.states, planned.head_states)};
+  std::swap(planner.last_lists, planner.layer_lists);
 }
 
 int32_t CudaCodes::EntryCount(int32_t rows) const { return spec_.kv_heads * static_cast<int32_t>(CeilDiv(rows, kEntryRows)); }
 
 // Where the rows' new tokens go, some rows of a head together; a row whose head is not sealed goes nowhere.
-void CudaCodes::PlaceEntries(int32_t layer, int32_t rows) {
+void CudaCodes::PlaceEntries(int32_t layer, int32_t rows, Planner& planner) {
   const Layer& planned = layers_[static_cast<size_t>(layer)];
+  StepInput::Section& section = sections_[static_cast<size_t>(layer)];
   const int32_t d = spec_.head_dim, page_tokens = kernels::TokensPerPage(Tier::kT8, d);
-  places_.assign(static_cast<size_t>(spec_.kv_heads * rows), {.page = nullptr, .slot = 0, .tier = Tier::kT8, .utility = 0, .noted = true});
+  constexpr CodedSlot kNowhere = {.page = nullptr, .slot = 0, .tier = Tier::kT8, .utility = 0, .noted = true};
+  planner.places.assign(static_cast<size_t>(spec_.kv_heads * rows), kNowhere);
   int32_t row = 0;
   for (const StepItem& item : step_->items) {
     if (row >= rows_) break;
@@ -273,31 +313,31 @@ void CudaCodes::PlaceEntries(int32_t layer, int32_t rows) {
       const HeadPages& pages = item.pages->at(layer, kv_head);
       if (!pages.sealed) continue;
       const int32_t slot = pages.of(Tier::kT8).tokens;
-      CodedSlot& place = places_[static_cast<size_t>(kv_head * rows + row)];
+      CodedSlot& place = planner.places[static_cast<size_t>(kv_head * rows + row)];
       place.page = PageOf(pages, Tier::kT8, slot);
       place.slot = static_cast<int16_t>(slot % page_tokens);
     }
     row += static_cast<int32_t>(item.tokens.size());
   }
-  input_.Place(std::span<const CodedSlot>(places_), planned.places);
-  entries_.clear();
+  section.Place(std::span<const CodedSlot>(planner.places), planned.places);
+  planner.entries.clear();
   for (int32_t kv_head = 0; kv_head < spec_.kv_heads; ++kv_head) {
     for (int32_t first = 0; first < rows; first += kEntryRows) {
       const int64_t at = (int64_t{first} * spec_.kv_heads + kv_head) * d;
-      entries_.push_back({.head = layer * spec_.kv_heads + kv_head,
-                          .rows = std::min(kEntryRows, rows - first),
-                          .codings = 1,
-                          .source = kernels::cuda::TokenSource::kRaw,
-                          .first = 0,
-                          .keys = raw_key_ + at,
-                          .values = raw_value_ + at,
-                          .key_stride = int64_t{spec_.kv_heads} * d,
-                          .value_stride = int64_t{spec_.kv_heads} * d,
-                          .slots = planned.places + kv_head * rows + first,
+      planner.entries.push_back({.head = layer * spec_.kv_heads + kv_head,
+                                 .rows = std::min(kEntryRows, rows - first),
+                                 .codings = 1,
+                                 .source = kernels::cuda::TokenSource::kRaw,
+                                 .first = 0,
+                                 .keys = raw_key_ + at,
+                                 .values = raw_value_ + at,
+                                 .key_stride = int64_t{spec_.kv_heads} * d,
+                                 .value_stride = int64_t{spec_.kv_heads} * d,
+                                 .slots = planned.places + kv_head * rows + first,
                           .errors = nullptr});
     }
   }
-  input_.Place(std::span<const EncodeItem>(entries_), planned.entries);
+  section.Place(std::span<const EncodeItem>(planner.entries), planned.entries);
 }
 
 kernels::AttentionShape CudaCodes::ShapeOfCodes() const {

@@ -55,8 +55,12 @@ class CudaCodes {
   void Begin(const StepPlan& plan, std::span<const int32_t> slots);
   int32_t rows() const { return rows_; }  // the step's first so many rows may have coded heads
   // Brings to the device what layers [first, end) need: new pages of lists, where new tokens go, who reads what. Ahead of the layers' own
-  // work and some layers at a time, so that the device works while the host plans. `rows`: rows(), or more that hold nothing.
+  // work and some layers at a time, so that the device works while the host plans. `rows`: rows(), or more that hold nothing. Layers of
+  // many rows are planned on all threads, a stretch of them each.
   kernels::cuda::CudaStatus PlanLayers(int32_t first, int32_t end, int32_t rows);
+  // Where the pieces end that layers are best planned in. The first is one layer, and the device works on a piece while the host plans the
+  // next: few rows are planned in a fraction of the device's time, many on all threads. A border of pieces costs the device about 10 us.
+  std::vector<int32_t> Pieces(int32_t rows) const;
 
   // Of a planned layer; all at the same places in every step, so that what reads them can be recorded.
   const uint8_t* coded(int32_t layer) const { return layers_[static_cast<size_t>(layer)].coded; }  // [rows, kv_heads]
@@ -113,11 +117,26 @@ class CudaCodes {
     std::vector<std::array<int32_t, kernels::kTierCount>> heads;  // how many pages of each list are on the device
   };
 
-  void Follow(const StepItem& item, int32_t slot, int32_t first_head, int32_t end_head);
-  void PlanLayer(int32_t layer, int32_t rows);
-  void AddLists(const StepItem& item, int32_t row, int32_t slot, int32_t layer, int32_t kv_head);
-  void AddRefreshed(const StepItem& item, int32_t row, int32_t slot, int32_t layer, int32_t kv_head);
-  void PlaceEntries(int32_t layer, int32_t rows);
+  // What planning works with: one for each thread.
+  struct Planner {
+    std::vector<kernels::cuda::AdaList> layer_lists, last_lists;
+    kernels::cuda::AdaPlan plan;
+    std::optional<PutPlan> last_plan;  // of last_lists
+    std::vector<uint8_t> flags;
+    std::vector<kernels::cuda::CodedSlot> places;
+    std::vector<kernels::cuda::EncodeItem> entries;
+    std::vector<kernels::cuda::RefreshItem> refreshed;
+    kernels::cuda::RefreshWork refresh;
+    std::vector<DevicePages::Entry> new_entries;
+  };
+
+  // These change the planner, what is known of the layers' own lists, and the layers' sections of the input, and nothing else.
+  void PlanStretch(int32_t first, int32_t end, int32_t rows, Planner& planner);
+  void Follow(const StepItem& item, int32_t slot, int32_t first_head, int32_t end_head, Planner& planner);
+  void PlanLayer(int32_t layer, int32_t rows, Planner& planner);
+  void AddLists(const StepItem& item, int32_t row, int32_t slot, int32_t layer, int32_t kv_head, Planner& planner) const;
+  void AddRefreshed(const StepItem& item, int32_t row, int32_t slot, int32_t layer, int32_t kv_head, Planner& planner) const;
+  void PlaceEntries(int32_t layer, int32_t rows, Planner& planner);
   int32_t EntryCount(int32_t rows) const;
   int32_t ListOffset(const HeadPages& pages, kernels::Tier tier) const;
   kernels::AttentionShape ShapeOfCodes() const;
@@ -127,6 +146,7 @@ class CudaCodes {
   const TransformerSpec& spec_;
   const ModelGeometry& geometry_;
   const std::span<const float> value_weights_;
+  ThreadPool& threads_;
   const kernels::cuda::Stream stream_;
   kernels::cuda::OwnStream beside_;
   kernels::cuda::Event attended_, beside_done_;
@@ -143,7 +163,6 @@ class CudaCodes {
   int32_t list_pages_ = 0;
   PageId* lists_ = nullptr;
   std::vector<Slot> slots_;
-  std::vector<DevicePages::Entry> new_entries_;
   ListEntries list_entries_;
 
   const StepPlan* step_ = nullptr;
@@ -151,19 +170,15 @@ class CudaCodes {
   int32_t rows_ = 0, lists_max_ = 0;
   StepInput input_;
   std::vector<Layer> layers_;
-  std::vector<kernels::cuda::AdaList> layer_lists_, last_lists_;
-  kernels::cuda::AdaPlan plan_;
-  std::optional<PutPlan> last_plan_;  // of last_lists_
-  std::vector<uint8_t> flags_;
+  std::vector<StepInput::Section> sections_;  // [layers]
+  int64_t sections_end_ = 0;                  // in the input
+  std::vector<Planner> planners_;             // [threads]
+  std::vector<DevicePages::Entry> new_entries_;
   std::vector<uint32_t> no_counts_;  // zeros
-  std::vector<kernels::cuda::CodedSlot> places_;
-  std::vector<kernels::cuda::EncodeItem> entries_;
 
   float *raw_query_ = nullptr, *raw_key_ = nullptr, *raw_value_ = nullptr;
   uint8_t* digits_ = nullptr;
   kernels::AttentionState states_ = {};
-  std::vector<kernels::cuda::RefreshItem> refreshed_;
-  kernels::cuda::RefreshWork refresh_;
 };
 
 }  // namespace spherical::engine

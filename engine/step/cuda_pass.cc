@@ -22,7 +22,6 @@ using kernels::cuda::ExactWork;
 // What cuBLASLt may use of its own; 32 MiB is what it asks for on Hopper.
 constexpr int64_t kProductWorkspaceBytes = int64_t{32} << 20;
 constexpr int32_t kRunsOfBlock = 2;           // of exact attention; 10 were slower at 32 x 1,024 by 5 %, quicker at 128 x 1,024 by 2
-constexpr int32_t kRowsPlannedSoon = 4;
 constexpr int32_t kPiecesOfStep = 3;  // of a step's input: tokens, positions, slots
 constexpr int32_t kPiecesOfKind = 4;
 
@@ -171,6 +170,10 @@ absl::Status CudaPass::TakePool(const CudaPassOptions& options, int64_t free_at_
   return absl::OkStatus();
 }
 
+std::vector<int32_t> CudaPass::Pieces(int32_t coded_rows) const {
+  return codes_ == nullptr ? std::vector<int32_t>{spec_.layers} : codes_->Pieces(coded_rows);
+}
+
 CudaStatus CudaPass::Record() {
   const int32_t most = kernels::cuda::PaddedRows(pages_[0].slots());
   // Recorded kernels have run before: what a first launch loads is there.
@@ -178,13 +181,7 @@ CudaStatus CudaPass::Record() {
   for (int32_t rows = 1; rows <= most; rows = kernels::cuda::PaddedRows(rows + 1)) {
     Recording& recording = recordings_.emplace_back();
     recording.rows = rows;
-    // The device works on a piece while the host plans the next one. Few rows are planned in a fraction of their time, and a border of
-    // pieces costs the device about 10 us.
-    const int32_t growth = rows <= kRowsPlannedSoon ? 8 : 2;
-    for (int32_t end = 0, layers = 1; end < spec_.layers; layers *= growth) {
-      end = codes_ == nullptr ? spec_.layers : std::min(spec_.layers, end + layers);
-      recording.ends.push_back(end);
-    }
+    recording.ends = Pieces(rows);
     for (const bool exact : {false, true}) {
       if (!exact && codes_ == nullptr) continue;
       const Shape shape = {.rows = rows, .coded_rows = codes_ == nullptr ? 0 : rows, .exact = exact, .any_step = true};
@@ -305,9 +302,11 @@ void CudaPass::RunLayers(const StepPlan& plan) {
   Note(input_.Send(stream_));
   if (recording == nullptr) {
     QueueBegin(shape);
-    for (int32_t layer = 0; layer < spec_.layers; ++layer) {
-      if (codes_ != nullptr) Note(codes_->PlanLayers(layer, layer + 1, shape.coded_rows));
-      QueueLayers(layer, layer + 1, shape);
+    int32_t first = 0;
+    for (const int32_t end : Pieces(shape.coded_rows)) {
+      if (codes_ != nullptr) Note(codes_->PlanLayers(first, end, shape.coded_rows));
+      QueueLayers(first, end, shape);
+      first = end;
     }
     return FetchEnergies();
   }

@@ -52,8 +52,8 @@ struct CudaPassOptions {
 // (PaddedRows), so that their memory is taken before serving and counted; a step replays the graph of the next larger number. What changes
 // from step to step is therefore in device memory, at the same places each time, and so are counts that decide how much work there is;
 // rows too many have no slot, no work and no coded head, and nobody reads what becomes of them. A step is several graphs: what comes before
-// the first attention, then in coded modes 1, 2, 4, .. layers: the host plans those of the next while the device is at the last. Other
-// steps are launched kernel by kernel.
+// the first attention, then in coded modes pieces of layers (CudaCodes::Pieces): the host plans the next while the device is at the last.
+// Other steps are launched kernel by kernel.
 //
 // The residual stream is f32; products take f16 and sum in f32; keys, values, queries and probabilities are f16. How many rows a step
 // has may choose another kernel for a product, so a row's last bits can depend on who shares the step.
@@ -115,6 +115,7 @@ class CudaPass {
   absl::Status TakePool(const CudaPassOptions& options, int64_t free_at_first);
   // One product of every shape that steps can have, so that none is chosen for while requests wait.
   void TryProducts(int32_t rows_max);
+  std::vector<int32_t> Pieces(int32_t coded_rows) const;  // where those end that layers are planned and recorded in
   kernels::cuda::CudaStatus Record();
   // Null: the step is not one that is recorded.
   const Recording* RecordingOf(const StepPlan& plan) const;

@@ -21,8 +21,50 @@ namespace spherical::engine {
 //   const int32_t* tokens = input.Put(std::span(tokens_of_rows));   // where it will be on the device
 //   input.Place(std::span(positions_of_rows), positions);           // to where kernels look for it step after step
 //   status = input.Send(stream);                                    // what was put since the last Send
+//
+// Several threads can place at once, each into a section of its own:
+//
+//   StepInput::Section section = input.SectionAt(from, bytes);      // of a range that nothing else uses in this step
+//   section.Place(std::span(parts), to);
+//   input.Take(section);                                            // by one thread, when all are done
 class StepInput {
  public:
+  class Section {
+   public:
+    Section() = default;
+    Section(uint8_t* base, int64_t bytes) : base_(base), bytes_(bytes) {}
+    void Begin() { used_ = 0; }
+    // As StepInput's.
+    template <class T>
+    std::span<T> Place(std::span<const T> values, T* to) {
+      const int64_t at = used_;
+      used_ += BytesFor(static_cast<int64_t>(values.size_bytes()));
+      SPH_CHECK(used_ <= bytes_);
+      const std::span<T> gathered(reinterpret_cast<T*>(base_ + at), values.size());
+      if (!values.empty()) std::memcpy(gathered.data(), values.data(), values.size_bytes());
+      PlaceAgain(gathered, to);
+      return gathered;
+    }
+    template <class T>
+    void PlaceAgain(std::span<T> gathered, T* to) {
+      if (!gathered.empty()) pieces_.push_back(PieceOf(gathered, to));
+    }
+
+   private:
+    friend class StepInput;
+    uint8_t* base_ = nullptr;
+    int64_t bytes_ = 0, used_ = 0;
+    std::vector<kernels::cuda::Piece> pieces_;
+  };
+  Section SectionAt(int64_t from, int64_t bytes) const {
+    SPH_CHECK(from >= 0 && from + bytes <= pinned_.bytes());
+    return {pinned_.data() + from, bytes};
+  }
+  void Take(Section& section) {
+    pieces_.insert(pieces_.end(), section.pieces_.begin(), section.pieces_.end());
+    section.pieces_.clear();
+  }
+
   // pieces: that are placed between two Sends, at most.
   kernels::cuda::CudaStatus Create(int64_t bytes, int32_t pieces = 0) {
     pieces_.reserve(static_cast<size_t>(pieces));
@@ -30,8 +72,9 @@ class StepInput {
     const kernels::cuda::CudaStatus taken = device_.Allocate(bytes);
     return taken == kernels::cuda::CudaStatus::kOk ? pinned_.Allocate(bytes) : taken;
   }
-  void Begin() {
-    used_ = sent_ = 0;
+  // from: what is gathered goes behind this, the range of sections.
+  void Begin(int64_t from = 0) {
+    used_ = sent_ = from;
     any_put_ = false;
   }
   int64_t bytes() const { return pinned_.bytes(); }
@@ -51,8 +94,7 @@ class StepInput {
   }
   template <class T>
   void PlaceAgain(std::span<T> gathered, T* to) {
-    if (gathered.empty()) return;
-    pieces_.push_back({.from = gathered.data(), .to = to, .bytes = RoundUp(static_cast<int64_t>(gathered.size_bytes()), 16)});
+    if (!gathered.empty()) pieces_.push_back(PieceOf(gathered, to));
   }
   kernels::cuda::CudaStatus Send(kernels::cuda::Stream stream) {
     using kernels::cuda::CudaStatus;
@@ -70,6 +112,10 @@ class StepInput {
 
  private:
   static constexpr int64_t kAlignment = 256;
+  template <class T>
+  static kernels::cuda::Piece PieceOf(std::span<T> gathered, T* to) {
+    return {.from = gathered.data(), .to = to, .bytes = RoundUp(static_cast<int64_t>(gathered.size_bytes()), 16)};
+  }
   // Returns where in pinned memory.
   template <class T>
   int64_t Gather(std::span<const T> values) {

@@ -19,7 +19,8 @@
 namespace spherical::engine {
 namespace {
 
-// Greedy tokens and their log-probabilities are asked of both; rows come and go, so that graphs of several sizes take turns.
+// Greedy tokens and their log-probabilities are asked of both; rows come and go, so that graphs of several sizes take turns. Codes are
+// planned on four threads here, on one there.
 TEST_CASE("recorded steps are those launched kernel by kernel: exact and coded, sealed half and whole, any number of rows") {
   if (const std::string why = kernels::ProbeCudaDevices().why_none; !why.empty()) SPH_SKIP(why.c_str());
   constexpr int32_t kAll = 19, kContext = 2048;
@@ -32,8 +33,8 @@ TEST_CASE("recorded steps are those launched kernel by kernel: exact and coded, 
     for (const bool coded : {false, true}) {
       CAPTURE(options.family, coded);
       const TinyModel model(options);
-      ThreadPool pool(2);
-      const auto make = [&](bool recorded) {
+      ThreadPool one(1), four(4);
+      const auto make = [&](bool recorded, ThreadPool& pool) {
         const PageCount pages(StepperRunner::kPages);
         CudaStepperOptions asked = {.pages = pages, .sequences = kAll, .context_max = kContext, .recorded = recorded};
         if (coded) asked.geometry = SkewedGeometry(model.spec);
@@ -43,7 +44,7 @@ TEST_CASE("recorded steps are those launched kernel by kernel: exact and coded, 
         REQUIRE(made.ok());
         return *std::move(made);
       };
-      const std::unique_ptr<Stepper> steppers[] = {make(true), make(false)};
+      const std::unique_ptr<Stepper> steppers[] = {make(true, four), make(false, one)};
       StepperRunner runners[] = {StepperRunner(model.spec, *steppers[0]), StepperRunner(model.spec, *steppers[1])};
       std::vector<StepperRunner::Sequence> sequences[2];
       const auto step = [&](size_t which, const std::vector<std::pair<size_t, std::vector<TokenId>>>& entering) {
