@@ -350,7 +350,12 @@ void Engine::State::Record(Live& live, const StepItem& item, StepItemOutput outp
   share.Charge(sequence.loan.tenant, rows);
   lender.CountTokens(sequence.loan.tenant, rows);
   if (!sequence.decoding()) stats.prompt_tokens += rows;
-  if (!output.finite) return Fail(live, "the model's logits for this request are not finite (NaN or infinity)");
+  if (!output.finite) {
+    const size_t prompt = sequence.request.prompt.size();
+    return Fail(live, absl::StrCat("the model's logits for this request are not finite (NaN or infinity): of ", prompt,
+                                   " prompt tokens ", std::min<size_t>(static_cast<size_t>(sequence.entered), prompt),
+                                   " have entered, ", sequence.output.size(), " were generated"));
+  }
   std::move(output.prompt_scores.begin(), output.prompt_scores.end(), std::back_inserter(sequence.prompt_scores));
   SPH_CHECK(output.sampled.has_value() == item.sample);
   if (output.sampled) Accept(live, *std::move(output.sampled));

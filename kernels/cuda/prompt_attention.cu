@@ -9,6 +9,7 @@
 #include "kernels/cuda/exact_attention.cuh"
 #include "kernels/cuda/launch_overlap.cuh"
 #include "kernels/cuda/tile_copies.cuh"
+#include "kernels/cuda/tile_turns.h"
 #include "kernels/cuda/warpgroup_products.cuh"
 #include "kernels/spherical/page_layout.h"
 
@@ -44,32 +45,36 @@ struct Room {
   static constexpr int32_t kKeyPage = (kPageBytes + 1023) / 1024 * 1024;         // from one to the next: the turning begins anew
   static constexpr int32_t kKeyTile = kPages * kKeyPage, kValueTile = kPages * kPageBytes;
   static constexpr int32_t kStages = D > 128 ? 2 : 3;                            // tiles of keys, and of values, that there is room for
+  using Turns = TileTurns<kStages, kGroups>;
   static constexpr int32_t kQueryBytes = kGroupFlats * D * 2;                    // of a warpgroup
   static constexpr int32_t kKeysAt = kGroups * kQueryBytes;
   static constexpr int32_t kValuesAt = kKeysAt + kStages * kKeyTile;
   static constexpr int32_t kBarriersAt = kValuesAt + kStages * kValueTile;
-  static constexpr int32_t kBytes = kBarriersAt + (4 * kStages + 1) * 8 + 1024;  // to begin at a multiple of 1024
+  static constexpr int32_t kBytes = kBarriersAt + (4 * Turns::kBarriers + 1) * 8 + 1024;  // to begin at a multiple of 1024
   static_assert(kQueryBytes % 1024 == 0 && kKeyTile % 1024 == 0 && kValueTile % 1024 == 0 && kPageBytes % (8 * kRow) == 0);
 };
 
 // Addresses in shared memory, of what belongs to a tile of the item: tiles take turns at the stages.
 template <int32_t D>
 struct Places {
-  static constexpr int32_t kStages = Room<D>::kStages;
+  using Turns = typename Room<D>::Turns;
+  static constexpr int32_t kBarriers = Turns::kBarriers;
   uint32_t base;
   __device__ __forceinline__ uint32_t Queries(int32_t group) const { return base + group * Room<D>::kQueryBytes; }
-  __device__ __forceinline__ uint32_t Keys(int32_t tile) const { return base + Room<D>::kKeysAt + tile % kStages * Room<D>::kKeyTile; }
-  __device__ __forceinline__ uint32_t Values(int32_t tile) const {
-    return base + Room<D>::kValuesAt + tile % kStages * Room<D>::kValueTile;
+  __device__ __forceinline__ uint32_t Keys(int32_t tile) const {
+    return base + Room<D>::kKeysAt + Turns::StageOf(tile) * Room<D>::kKeyTile;
   }
-  // Barriers: a tile has come; it has been used. Their phases are a stage's turns.
-  __device__ __forceinline__ uint32_t KeysHere(int32_t tile) const { return Barrier(tile % kStages); }
-  __device__ __forceinline__ uint32_t KeysUsed(int32_t tile) const { return Barrier(kStages + tile % kStages); }
-  __device__ __forceinline__ uint32_t ValuesHere(int32_t tile) const { return Barrier(2 * kStages + tile % kStages); }
-  __device__ __forceinline__ uint32_t ValuesUsed(int32_t tile) const { return Barrier(3 * kStages + tile % kStages); }
-  __device__ __forceinline__ uint32_t LastValuesHere() const { return Barrier(4 * kStages); }  // but for the zeros
+  __device__ __forceinline__ uint32_t Values(int32_t tile) const {
+    return base + Room<D>::kValuesAt + Turns::StageOf(tile) * Room<D>::kValueTile;
+  }
+  // Barriers: a tile has come; it has been used.
+  __device__ __forceinline__ uint32_t KeysHere(int32_t tile) const { return Barrier(Turns::BarrierOf(tile)); }
+  __device__ __forceinline__ uint32_t KeysUsed(int32_t tile) const { return Barrier(kBarriers + Turns::BarrierOf(tile)); }
+  __device__ __forceinline__ uint32_t ValuesHere(int32_t tile) const { return Barrier(2 * kBarriers + Turns::BarrierOf(tile)); }
+  __device__ __forceinline__ uint32_t ValuesUsed(int32_t tile) const { return Barrier(3 * kBarriers + Turns::BarrierOf(tile)); }
+  __device__ __forceinline__ uint32_t LastValuesHere() const { return Barrier(4 * kBarriers); }  // but for the zeros
   __device__ __forceinline__ uint32_t Barrier(int32_t i) const { return base + Room<D>::kBarriersAt + i * 8; }
-  __device__ __forceinline__ static int32_t TurnOf(int32_t tile) { return tile / kStages; }
+  __device__ __forceinline__ static int32_t PhaseOf(int32_t tile) { return Turns::PhaseOf(tile); }
 };
 
 #if SPHERICAL_WARPGROUPS
@@ -101,9 +106,9 @@ __device__ __forceinline__ void CopyKeys(const ExactWork& work, const int32_t* l
   const int32_t lane = static_cast<int32_t>(threadIdx.x) % kWarp, tiles = TilesOf<D>(work);
   int32_t next = PageAt<D>(list, work.first, work.end);
   for (int32_t tile = 0; tile < tiles; ++tile) {
-    const int32_t token = work.first + tile * Room<D>::kKeys, page = next;
+    const int32_t token = work.first + tile * Room<D>::kKeys, page = next, before = Room<D>::Turns::BeforeInStage(tile);
     next = PageAt<D>(list, token + Room<D>::kKeys, work.end);
-    AwaitPhase(places.KeysUsed(tile), places.TurnOf(tile) - 1);
+    if (before >= 0) AwaitPhase(places.KeysUsed(before), places.PhaseOf(before));
     if (lane == 0) ArriveAndExpect(places.KeysHere(tile), TileBytes<D>(token, work.end));
     __syncwarp();
     if (page >= 0) CopyTile(places.Keys(tile) + lane * Room<D>::kKeyPage, map, places.KeysHere(tile), 0, 0, page);
@@ -117,9 +122,9 @@ __device__ __forceinline__ void CopyValues(const ExactWork& work, const int32_t*
   const int32_t lane = static_cast<int32_t>(threadIdx.x) % kWarp, tiles = TilesOf<D>(work);
   int32_t next = PageAt<D>(list, work.first, work.end);
   for (int32_t tile = 0; tile < tiles; ++tile) {
-    const int32_t token = work.first + tile * R::kKeys, page = next;
+    const int32_t token = work.first + tile * R::kKeys, page = next, before = R::Turns::BeforeInStage(tile);
     next = PageAt<D>(list, token + R::kKeys, work.end);
-    AwaitPhase(places.ValuesUsed(tile), places.TurnOf(tile) - 1);
+    if (before >= 0) AwaitPhase(places.ValuesUsed(before), places.PhaseOf(before));
     const bool whole = token + R::kKeys <= work.end;
     const uint32_t here = whole ? places.ValuesHere(tile) : places.LastValuesHere();
     if (lane == 0) ArriveAndExpect(here, TileBytes<D>(token, work.end));
@@ -325,7 +330,7 @@ __device__ __forceinline__ void ComputeTiles(const ExactArgs& a, const ExactWork
   for (int32_t i = 0; i < D / 2; ++i) output[i] = 0;
   const int32_t tiles = TilesOf<D>(work), first = kTogether ? group : 0;
   if (!kTogether || first < tiles) {
-    AwaitPhase(places.KeysHere(first), places.TurnOf(first));
+    AwaitPhase(places.KeysHere(first), places.PhaseOf(first));
     BeginProducts();
     MultiplyKeys<D>(s, queries, places.Keys(first));
     CloseProducts();
@@ -334,7 +339,7 @@ __device__ __forceinline__ void ComputeTiles(const ExactArgs& a, const ExactWork
     if (lane == 0) Arrive(places.KeysUsed(first));
     softmax.Take(s, work.first + first * R::kKeys, shrink);
     PackProbabilities(s, p);
-    if (first + kStep < tiles) AwaitPhase(places.KeysHere(first + kStep), places.TurnOf(first + kStep));
+    if (first + kStep < tiles) AwaitPhase(places.KeysHere(first + kStep), places.PhaseOf(first + kStep));
 
     int32_t before = first;  // the tile whose probabilities wait for its values
     for (int32_t tile = first + kStep; tile < tiles; before = tile, tile += kStep) {
@@ -342,7 +347,7 @@ __device__ __forceinline__ void ComputeTiles(const ExactArgs& a, const ExactWork
       BeginProducts();
       MultiplyKeys<D>(s, queries, places.Keys(tile));
       CloseProducts();
-      AwaitPhase(places.ValuesHere(before), places.TurnOf(before));
+      AwaitPhase(places.ValuesHere(before), places.PhaseOf(before));
       BeginProducts();
       AddValues<D>(output, p, places.Values(before));
       CloseProducts();
@@ -352,7 +357,7 @@ __device__ __forceinline__ void ComputeTiles(const ExactArgs& a, const ExactWork
       const bool changed = softmax.Take(s, work.first + tile * R::kKeys, shrink);
       HoldRegisters(s);
       // Here, since the compiler would move the wait for outputs up to where no branch is left between, and probabilities behind it.
-      if (tile + kStep < tiles) AwaitPhase(places.KeysHere(tile + kStep), places.TurnOf(tile + kStep));
+      if (tile + kStep < tiles) AwaitPhase(places.KeysHere(tile + kStep), places.PhaseOf(tile + kStep));
       AwaitProducts<0>();
       HoldRegisters(output);
       if (lane == 0) Arrive(places.ValuesUsed(before));
@@ -362,7 +367,7 @@ __device__ __forceinline__ void ComputeTiles(const ExactArgs& a, const ExactWork
       }
       PackProbabilities(s, p);
     }
-    AwaitPhase(places.ValuesHere(before), places.TurnOf(before));
+    AwaitPhase(places.ValuesHere(before), places.PhaseOf(before));
     HoldRegisters(output);
     BeginProducts();
     AddValues<D>(output, p, places.Values(before));
@@ -411,11 +416,11 @@ __global__ void __launch_bounds__(kThreads, 1) AttendPromptKernel(const ExactArg
   const bool together = Uniform(work.flats) <= kGroupFlats;
   const int32_t users = (together ? 1 : kGroups) * kGroupThreads / kWarp;  // warps, of a tile
   if (threadIdx.x == 0) {
-    for (int32_t stage = 0; stage < Room<D>::kStages; ++stage) {
-      CreateBarrier(places.KeysHere(stage), 1);
-      CreateBarrier(places.ValuesHere(stage), 1);
-      CreateBarrier(places.KeysUsed(stage), users);
-      CreateBarrier(places.ValuesUsed(stage), users);
+    for (int32_t tile = 0; tile < Places<D>::kBarriers; ++tile) {
+      CreateBarrier(places.KeysHere(tile), 1);
+      CreateBarrier(places.ValuesHere(tile), 1);
+      CreateBarrier(places.KeysUsed(tile), users);
+      CreateBarrier(places.ValuesUsed(tile), users);
     }
     CreateBarrier(places.LastValuesHere(), 1);
     ShowBarriers();

@@ -22,7 +22,8 @@ __device__ __forceinline__ void Arrive(uint32_t barrier) {
 __device__ __forceinline__ void ArriveAndExpect(uint32_t barrier, int32_t bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
-// Until phase `phase` is over. A wait for phase -1 of a new barrier is over at once.
+// Until phase `phase` is over. By whoever has seen the phase before it: of one further back the parity, which is all that is asked for, is
+// the same, and the wait over too early.
 __device__ __forceinline__ void AwaitPhase(uint32_t barrier, int32_t phase) {
   int32_t done;
   do {
