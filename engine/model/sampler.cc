@@ -39,10 +39,9 @@ int32_t ArgMax(std::span<const float> logits) {
   return static_cast<int32_t>(std::find(logits.begin(), logits.end(), max) - logits.begin());
 }
 
-// The n likeliest, through a heap of n whose top is the least likely kept: one pass over the vocabulary.
-std::vector<TokenLogprob> TopLogprobs(std::span<const float> logits, double log_sum, int32_t n, std::vector<int32_t>& heap) {
+// The n likeliest into `heap`, through a heap of n whose top is the least likely kept: one pass over the vocabulary.
+void FindLikeliest(std::span<const float> logits, int32_t n, std::vector<int32_t>& heap) {
   const Likelier likelier{logits.data()};
-  n = std::min(n, static_cast<int32_t>(logits.size()));
   heap.resize(n);
   std::iota(heap.begin(), heap.end(), 0);
   std::make_heap(heap.begin(), heap.end(), likelier);
@@ -54,9 +53,13 @@ std::vector<TokenLogprob> TopLogprobs(std::span<const float> logits, double log_
     std::push_heap(heap.begin(), heap.end(), likelier);
     least = logits[heap.front()];
   }
-  std::sort_heap(heap.begin(), heap.end(), likelier);
+}
+
+std::vector<TokenLogprob> TopLogprobs(std::span<const float> logits, double log_sum, int32_t n, std::vector<int32_t>& heap) {
+  FindLikeliest(logits, std::min(n, static_cast<int32_t>(logits.size())), heap);
+  std::sort_heap(heap.begin(), heap.end(), Likelier{logits.data()});
   std::vector<TokenLogprob> top;
-  top.reserve(n);
+  top.reserve(heap.size());
   for (const int32_t id : heap) top.push_back({.id = id, .logprob = static_cast<float>(logits[id] - log_sum)});
   return top;
 }
@@ -131,11 +134,19 @@ int32_t Draw(std::span<const float> y, const SamplingParams& params, double unif
   if (!by_count && !by_mass && params.min_p == 0.0f) return DrawFromAll(y, uniform);
 
   double mass = by_mass && !by_count ? params.top_p * std::exp(kernels::LogSumExp(y.data(), static_cast<int64_t>(y.size()))) : 0;
-  for (const float floor : {-5.0f, -10.0f, -30.0f, -std::numeric_limits<float>::infinity()}) {
-    const double gathered = Gather(y, floor, scratch);
-    if (by_count ? static_cast<int32_t>(scratch.ids.size()) >= params.top_k
-                 : by_mass ? gathered >= mass : std::exp(floor) < params.min_p) {
-      break;
+  constexpr int32_t kFew = 1024;  // more go through the heap no sooner
+  if (by_count && params.top_k <= kFew) {
+    FindLikeliest(y, params.top_k, scratch.ids);
+    std::sort(scratch.ids.begin(), scratch.ids.end());
+    scratch.weights.resize(y.size());
+    for (const int32_t id : scratch.ids) scratch.weights[id] = std::exp(static_cast<double>(y[id]));
+  } else {
+    for (const float floor : {-5.0f, -10.0f, -30.0f, -std::numeric_limits<float>::infinity()}) {
+      const double gathered = Gather(y, floor, scratch);
+      if (by_count ? static_cast<int32_t>(scratch.ids.size()) >= params.top_k
+                   : by_mass ? gathered >= mass : std::exp(floor) < params.min_p) {
+        break;
+      }
     }
   }
   const Likelier likelier{y.data()};
