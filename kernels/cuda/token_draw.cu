@@ -43,6 +43,7 @@ struct Room {
   uint32_t least_below;
   float raw;  // the logit of the token that is told
 };
+static_assert(sizeof(Room) + sizeof(DrawRow) <= 99 * 1024);
 
 // A row as it came or edited, as weights: token i weighs exp(y), y = (logit - largest) / temperature, the likeliest 1.
 struct Row {

@@ -16,8 +16,8 @@
 namespace spherical::kernels::cuda {
 
 // Of top-k, top-p and the likeliest to be told only the front of one order is looked at: the tokens above some logit. It has room for so
-// many; a row that needs more of them (flat, and top-p near 1) says so.
-inline constexpr int32_t kFrontMax = 8192;
+// many, in the 99 KiB of shared memory that a block can have wherever we run; a row that needs more (flat, and top-p near 1) says so.
+inline constexpr int32_t kFrontMax = 7168;
 inline constexpr int32_t kToldMax = 20;
 
 struct DrawRow {
