@@ -9,6 +9,7 @@
 #include <span>
 #include <vector>
 
+#include "engine/model/model_geometry.h"
 #include "engine/step/cuda_pass.h"
 #include "engine/step/thread_pool.h"
 #include "kernels/cuda/dense_rows.h"
@@ -72,7 +73,10 @@ class Repeating final : public Stepper {
     return output;
   }
   absl::StatusOr<MeasureOutput> Measure(std::span<const MeasureItem>) override { std::abort(); }
-  absl::StatusOr<absl::Duration> Retier(std::span<const RetierItem>) override { std::abort(); }
+  absl::StatusOr<absl::Duration> Retier(std::span<const RetierItem> items) override {
+    if (absl::Status done = pass_.Retier(items); !done.ok()) return done;
+    return absl::ZeroDuration();
+  }
 
  private:
   static constexpr int32_t kPiecesMax = 16'384;
@@ -100,6 +104,12 @@ class Repeating final : public Stepper {
   kernels::cuda::PinnedMemory pieces_, logits_;
 };
 
+// Many of them look for what is rare.
+int32_t TimesAsked() {
+  const char* const asked = std::getenv("SPHERICAL_REPEAT_TIMES");
+  return asked == nullptr ? 10 : std::max(1, std::atoi(asked));
+}
+
 TEST_CASE("a step gives the same bits each time, prompts and decoding mixed, whatever was in its pages") {
   if (const std::string why = kernels::ProbeCudaDevices().why_none; !why.empty()) SPH_SKIP(why.c_str());
   Require(kernels::cuda::UseDevice(0));
@@ -107,8 +117,6 @@ TEST_CASE("a step gives the same bits each time, prompts and decoding mixed, wha
   Require(stream.Create());
   const TransformerSpec spec = SmolLM2();
   const CudaWeights weights = RandomWeights(spec, stream.get());
-  const char* const asked = std::getenv("SPHERICAL_REPEAT_TIMES");  // to look for what is rare
-  const int32_t times = asked == nullptr ? 10 : std::atoi(asked);
   ThreadPool threads(1);
   CudaPass pass(spec, weights, threads, stream.get());
   Require(pass.Create({.pages = kPages, .sequences = kSequences, .context_max = kContext}), "a pass");
@@ -121,7 +129,7 @@ TEST_CASE("a step gives the same bits each time, prompts and decoding mixed, wha
   for (int32_t s = 0; s < kSequences; ++s) sequences.push_back(runner.Start());
   // Half of them have had their prompts when the others' come in chunks beside them.
   for (int32_t s = 0; s < kSequences / 2; ++s) REQUIRE(runner.Step({{&sequences[static_cast<size_t>(s)], tokens(up_to(500))}}).ok());
-  stepper.times = times;
+  stepper.times = TimesAsked();
   // One prompt has the rows that decoding leaves.
   for (int32_t s = kSequences / 2; s < kSequences * 3 / 4; ++s) {
     StepperRunner::Sequence& prompt = sequences[static_cast<size_t>(s)];
@@ -155,6 +163,51 @@ TEST_CASE("a step gives the same bits each time, prompts and decoding mixed, wha
     REQUIRE(runner.Step(parts).ok());
   }
   std::printf("%d steps\n", stepper.steps);
+  CHECK(stepper.changed == 0);
+  CHECK(stepper.not_finite == 0);
+}
+
+// The same token enters its page again each time, as the same codes.
+TEST_CASE("a step over codes gives the same bits each time, tiers mixed, contexts short and long") {
+  if (const std::string why = kernels::ProbeCudaDevices().why_none; !why.empty()) SPH_SKIP(why.c_str());
+  Require(kernels::cuda::UseDevice(0));
+  kernels::cuda::OwnStream stream;
+  Require(stream.Create());
+  const TransformerSpec spec = SmolLM2();
+  const CudaWeights weights = RandomWeights(spec, stream.get());
+  const ModelGeometry geometry = ModelGeometry::Plain({spec.layers, spec.kv_heads, spec.head_dim});
+  ThreadPool threads(4);
+  CudaPass pass(spec, weights, threads, stream.get());
+  Require(pass.Create({.pages = kPages, .sequences = kSequences, .context_max = kContext, .geometry = &geometry,
+                       .workspace_pages = kPages}),
+          "a pass");
+  Repeating stepper(spec, pass, stream.get());
+  StepperRunner runner(spec, stepper, 1, kPages);
+  std::mt19937 random(2);
+  const auto up_to = [&](int32_t n) { return 1 + static_cast<int32_t>(random() % static_cast<uint32_t>(n)); };
+  std::vector<int32_t> all_heads;
+  for (int32_t h = 0; h < spec.layers * spec.kv_heads; ++h) all_heads.push_back(h);
+  constexpr kernels::Tier kTiers[] = {kernels::Tier::kT4, kernels::Tier::kT3, kernels::Tier::kT2};
+  std::vector<StepperRunner::Sequence> sequences;
+  for (size_t s = 0; s < kSequences; ++s) {
+    sequences.push_back(runner.Start());
+    for (int32_t chunk = s % 8 == 0 ? 4 : 1; chunk > 0; --chunk) {
+      REQUIRE(runner.Step({{&sequences[s], SomeTokens(80 + up_to(400), spec.vocabulary, random())}}).ok());
+    }
+    REQUIRE(runner.Seal(sequences[s], kTiers[s % 3], all_heads).ok());
+  }
+  stepper.times = TimesAsked();
+  for (int32_t turn = 0; turn < 60; ++turn) {
+    std::vector<StepperRunner::Part> parts;
+    const size_t first = random() % kSequences;
+    const size_t count = turn % 4 == 0 ? 1 : random() % kSequences + 1;
+    for (size_t i = 0; i < count; ++i) {
+      parts.push_back({&sequences[(first + i) % kSequences], SomeTokens(1, spec.vocabulary, random())});
+    }
+    REQUIRE(runner.Step(parts).ok());
+    for (size_t s = 0; s < kSequences; ++s) REQUIRE(runner.DemoteWhereDue(sequences[s], kTiers[s % 3]).ok());
+  }
+  std::printf("%d steps over codes\n", stepper.steps);
   CHECK(stepper.changed == 0);
   CHECK(stepper.not_finite == 0);
 }
