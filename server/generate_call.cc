@@ -20,8 +20,8 @@ class EndedCall final : public grpc::ServerWriteReactor<grpc::ByteBuffer> {
 
 }  // namespace
 
-GenerateCall* GenerateCall::Start(engine::Submission submission, engine::IntakeQueue& intake, int32_t stream_buffer) {
-  auto call = std::make_shared<GenerateCall>(submission.id, submission.logprobs >= 0, intake, stream_buffer);
+GenerateCall* GenerateCall::Start(engine::Submission submission, engine::IntakeQueue& intake, CallWaker& waker, int32_t stream_buffer) {
+  auto call = std::make_shared<GenerateCall>(submission.id, submission.logprobs >= 0, intake, waker, stream_buffer);
   call->self_ = std::shared_ptr<engine::TokenStream>(call, &call->stream_);
   submission.stream = call->self_;
   if (const auto refusal = intake.Push(std::move(submission))) {
@@ -31,11 +31,12 @@ GenerateCall* GenerateCall::Start(engine::Submission submission, engine::IntakeQ
   return call.get();
 }
 
-GenerateCall::GenerateCall(engine::SequenceId id, bool with_logprobs, engine::IntakeQueue& intake, int32_t stream_buffer)
+GenerateCall::GenerateCall(engine::SequenceId id, bool with_logprobs, engine::IntakeQueue& intake, CallWaker& waker, int32_t stream_buffer)
     : id_(id),
       with_logprobs_(with_logprobs),
       intake_(intake),
-      stream_(stream_buffer, [this] { Advance(); }, [this] { intake_.Wake(); }) {}
+      // Whoever puts an event shares the call.
+      stream_(stream_buffer, [this, &waker] { waker.Wake(shared_from_this()); }, [this] { intake_.Wake(); }) {}
 
 void GenerateCall::Advance() {
   engine::MutexLock lock(mutex_);

@@ -80,7 +80,7 @@ grpc::ServerWriteReactor<grpc::ByteBuffer>* InferenceService::Generate(grpc::Cal
   submission->tenant = tenant->id;
   submission->arrived = arrived;
   submission->deadline = DeadlineOf(*context);
-  return GenerateCall::Start(*std::move(submission), intake_, options_.stream_buffer);
+  return GenerateCall::Start(*std::move(submission), intake_, waker_, options_.stream_buffer);
 }
 
 grpc::ServerUnaryReactor* InferenceService::Tokenize(grpc::CallbackServerContext* context, const grpc::ByteBuffer* request,

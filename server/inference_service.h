@@ -8,6 +8,7 @@
 #include "engine/clock.h"
 #include "engine/intake/intake_queue.h"
 #include "proto/spherical.grpc.pb.h"
+#include "server/call_waker.h"
 #include "server/served_model.h"
 #include "server/tenant_metadata.h"
 
@@ -47,6 +48,7 @@ class InferenceService final
   const engine::Clock& clock_;
   const Options options_;
   TenantMetadata tenants_;
+  CallWaker waker_;
   std::atomic<const ServedModel*> model_{nullptr};
 };
 
