@@ -11,6 +11,7 @@
 #include "kernels/cuda/half_rows.cuh"
 #include "kernels/cuda/launch_overlap.cuh"
 #include "kernels/cuda/page_ring.cuh"
+#include "kernels/cuda/warp_sum.cuh"
 #include "kernels/spherical/value_rotation.h"
 
 namespace spherical::kernels::cuda {
@@ -23,10 +24,6 @@ constexpr int MergeThreads(int warps) { return warps > 8 ? 32 * warps : 256; }
 
 __device__ __forceinline__ float WarpMax(float x) {
   for (int apart = 16; apart > 0; apart /= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, apart));
-  return x;
-}
-__device__ __forceinline__ float WarpSum(float x) {
-  for (int apart = 16; apart > 0; apart /= 2) x += __shfl_xor_sync(~0u, x, apart);
   return x;
 }
 

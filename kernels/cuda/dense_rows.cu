@@ -10,6 +10,7 @@
 #include "kernels/cuda/greatest.cuh"
 #include "kernels/cuda/half_rows.cuh"
 #include "kernels/cuda/launch_overlap.cuh"
+#include "kernels/cuda/warp_sum.cuh"
 #include "kernels/spherical/page_layout.h"
 
 namespace spherical::kernels::cuda {
@@ -23,7 +24,7 @@ CudaStatus Launched() { return static_cast<CudaStatus>(cudaGetLastError()); }
 
 // Sum over a thread block of at most 1,024 threads, the same in every thread. `room` [32], free again after the next barrier.
 __device__ float SumOfBlock(float x, float* room) {
-  for (int32_t i = kWarp / 2; i > 0; i /= 2) x += __shfl_xor_sync(0xffffffffu, x, i);
+  x = WarpSum(x);
   __syncthreads();  // whoever still reads the last sum
   if (threadIdx.x % kWarp == 0) room[threadIdx.x / kWarp] = x;
   __syncthreads();

@@ -6,6 +6,7 @@
 #include <cuda_runtime.h>
 
 #include "kernels/cuda/ladder_steps.cuh"
+#include "kernels/cuda/warp_sum.cuh"
 #include "kernels/spherical/page_layout.h"
 
 namespace spherical::kernels::cuda {
@@ -21,11 +22,6 @@ constexpr int kNewestKept = 64;  // kNewestTokens of engine/kv: what a query doe
 // A head's own numbers, after its output's D: mean of the estimator's energies, mean of p^2, what a drop costs beside others.
 enum HeadNumber { kMeanEnergy, kMeanSquare, kDrops };
 
-template <class T>
-__device__ inline T WarpSum(T x) {
-  for (int apart = 16; apart > 0; apart /= 2) x += __shfl_xor_sync(~0u, x, apart);
-  return x;
-}
 // All threads get the sum; `room` [32] is shared.
 __device__ inline double BlockSum(double x, double* room) {
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;

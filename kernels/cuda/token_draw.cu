@@ -10,6 +10,7 @@
 #include <cub/block/block_scan.cuh>
 
 #include "kernels/cuda/greatest.cuh"
+#include "kernels/cuda/warp_sum.cuh"
 
 namespace spherical::kernels::cuda {
 namespace {
@@ -68,12 +69,6 @@ struct Row {
 
 __device__ __forceinline__ float Weight(float below) { return __expf(-below); }
 
-template <class T>
-__device__ __forceinline__ T SumOfWarp(T x) {
-  for (int32_t i = kWarp / 2; i > 0; i /= 2) x += __shfl_xor_sync(0xffffffffu, x, i);
-  return x;
-}
-
 // Sum over all tokens that weigh `least` or more; leaves the stretches' in room.warp_mass[kFloors].
 __device__ double MassOf(const Row& row, float least, Room& room) {
   const int32_t warp = static_cast<int32_t>(threadIdx.x) / kWarp, lane = static_cast<int32_t>(threadIdx.x) % kWarp;
@@ -82,10 +77,10 @@ __device__ double MassOf(const Row& row, float least, Room& room) {
     const float w = within ? Weight(row.Below(id)) : 0;
     mass += w >= least ? w : 0;
   });
-  const double sum = SumOfWarp(static_cast<double>(mass));
+  const double sum = WarpSum(static_cast<double>(mass));
   if (lane == 0) room.warp_mass[kFloors][warp] = sum;
   __syncthreads();
-  const double all = SumOfWarp(room.warp_mass[kFloors][lane]);
+  const double all = WarpSum(room.warp_mass[kFloors][lane]);
   __syncthreads();  // whoever writes there next
   return all;
 }
@@ -117,13 +112,13 @@ __device__ int32_t DrawFromAll(const Row& row, float least, double uniform, Room
   __syncthreads();
   double mass = 0;
   for (int32_t i = lane; i < part; i += kWarp) mass += weight(begin + warp * part + i, begin + (warp + 1) * part);
-  mass = SumOfWarp(mass);
+  mass = WarpSum(mass);
   if (lane == 0) room.warp_mass[kFloors][warp] = mass;
   __syncthreads();
   const int32_t first = begin + HolderOf(room.warp_mass[kFloors][lane], left) * part, end = first + part;
   int32_t chosen = first;
   for (int32_t i = first; i < end; i += kWarp) {  // all warps alike
-    const double w = weight(i + lane, end), sum = SumOfWarp(w);
+    const double w = weight(i + lane, end), sum = WarpSum(w);
     if (sum == 0) continue;
     double here = left;
     chosen = i + HolderOf(w, here);
@@ -162,18 +157,18 @@ __device__ int32_t FindFront(const Row& row, const Wanted& wanted, double& mass_
     });
 #pragma unroll
     for (int32_t f = 0; f < kFloors; ++f) {
-      const double sum = SumOfWarp(static_cast<double>(mass[f]));
+      const double sum = WarpSum(static_cast<double>(mass[f]));
       const int32_t counted = __reduce_add_sync(0xffffffffu, count[f]);
       if (lane == 0) {
         room.warp_mass[f][warp] = sum;
         room.warp_count[f][warp] = counted;
       }
     }
-    const double sum = SumOfWarp(static_cast<double>(all));
+    const double sum = WarpSum(static_cast<double>(all));
     if (lane == 0) room.warp_mass[kFloors][warp] = sum;
     __syncthreads();
     if (warp <= kFloors) {
-      const double masses = SumOfWarp(room.warp_mass[warp][lane]);
+      const double masses = WarpSum(room.warp_mass[warp][lane]);
       if (lane == 0) room.mass[warp] = masses;
       if (warp < kFloors) {
         const int32_t counted = __reduce_add_sync(0xffffffffu, room.warp_count[warp][lane]);

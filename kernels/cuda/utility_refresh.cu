@@ -7,6 +7,7 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include "kernels/cuda/warp_sum.cuh"
 #include "kernels/spherical/ladder.h"
 #include "kernels/spherical/page_layout.h"
 
@@ -30,11 +31,6 @@ struct Queries {
   float terms[kTerms][kHeadsTogether];
 };
 __device__ inline float& Of(float4& heads, int g) { return reinterpret_cast<float*>(&heads)[g]; }
-
-__device__ inline float WarpSum(float x) {
-  for (int apart = 16; apart > 0; apart /= 2) x += __shfl_xor_sync(~0u, x, apart);
-  return x;
-}
 
 // The log of the sum of a query head's softmax, over all the states that its head has: all of a warp's at once, they are few.
 __device__ float TotalOf(const RefreshBatch& batch, const AdaHeadStates& states, int g) {
