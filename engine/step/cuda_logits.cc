@@ -4,6 +4,8 @@
 
 #include <fmt/format.h>
 
+#include "engine/step/draw_row.h"
+
 namespace spherical::engine {
 namespace {
 
@@ -93,20 +95,14 @@ void CudaLogits::Ask(const StepPlan& plan, std::span<const LogitRow> wanted) {
     }
     DrawRow& draw = draws_.data<DrawRow>()[draw_rows_.size()];
     if (wanted[i].target >= 0) {
-      draw = {.row = row, .target = item.targets[static_cast<size_t>(wanted[i].target)], .told = item.prompt_logprobs};
+      draw = {.target = item.targets[static_cast<size_t>(wanted[i].target)], .told = item.prompt_logprobs};
     } else {
-      const SamplingParams& params = *item.sampling;
-      draw = {.row = row,
-              .told = item.logprobs,
-              .temperature = params.temperature,
-              .top_k = params.top_k,
-              .top_p = params.top_p,
-              .min_p = params.min_p,
-              .uniform = UniformAt(params.seed, static_cast<uint64_t>(item.output_index)),
-              .penalties = PenaltiesOf(params),
-              .first_edit = edit_count_,
-              .edits = edits};
+      draw = DrawRowOf(*item.sampling, item.output_index);
+      draw.told = item.logprobs;
     }
+    draw.row = row;
+    draw.first_edit = edit_count_;
+    draw.edits = edits;
     std::ranges::copy(edits_of_row_[i], host_edits_.data<LogitEdit>() + edit_count_);
     edit_count_ += edits;
     draw_rows_.push_back(row);

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/model/sampler.h"
+#include "engine/step/draw_row.h"
 #include "kernels/cuda/token_draw.h"
 #include "tests/engine/naive_sampler.h"
 #include "tests/kernels/cuda/device_arrays.h"
@@ -40,17 +41,13 @@ std::vector<DrawnToken> DrawOnDevice(const Device& device, const std::vector<Wis
   for (const Wish& wish : wishes) {
     logits.insert(logits.end(), wish.logits.begin(), wish.logits.end());
     FindEdits(wish.params, vocabulary, wish.history.prompt, wish.history.output, counts, of_row);
-    rows.push_back({.row = static_cast<int32_t>(rows.size()),
-                    .target = wish.target,
-                    .told = wish.told,
-                    .temperature = wish.params.temperature,
-                    .top_k = wish.params.top_k,
-                    .top_p = wish.params.top_p,
-                    .min_p = wish.params.min_p,
-                    .uniform = UniformAt(wish.params.seed, static_cast<uint64_t>(wish.output_index)),
-                    .penalties = PenaltiesOf(wish.params),
-                    .first_edit = static_cast<int32_t>(edits.size()),
-                    .edits = static_cast<int32_t>(of_row.size())});
+    DrawRow row = DrawRowOf(wish.params, wish.output_index);
+    row.row = static_cast<int32_t>(rows.size());
+    row.target = wish.target;
+    row.told = wish.told;
+    row.first_edit = static_cast<int32_t>(edits.size());
+    row.edits = static_cast<int32_t>(of_row.size());
+    rows.push_back(row);
     edits.insert(edits.end(), of_row.begin(), of_row.end());
   }
   DeviceArray<float> on_device(device, logits), raw(device, static_cast<int64_t>(edits.size()));

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "engine/model/sampler.h"
+#include "engine/step/draw_row.h"
 #include "engine/step/thread_pool.h"
 #include "kernels/cuda/device_runtime.h"
 #include "kernels/cuda/token_draw.h"
@@ -100,9 +101,12 @@ class Bench {
       FindEdits(wish.params, vocabulary_, {}, history_, scratch.counts, scratch.edits);
       std::ranges::copy(scratch.edits, host_edits_.data<LogitEdit>() + edits);
       const int32_t of_row = static_cast<int32_t>(scratch.edits.size());
-      draws_.data<DrawRow>()[row] = {.row = row, .told = wish.told, .temperature = wish.params.temperature, .top_k = wish.params.top_k,
-                                     .top_p = wish.params.top_p, .min_p = wish.params.min_p, .uniform = 0.37,
-                                     .penalties = PenaltiesOf(wish.params), .first_edit = edits, .edits = of_row};
+      DrawRow& draw = draws_.data<DrawRow>()[row];
+      draw = DrawRowOf(wish.params, row);
+      draw.row = row;
+      draw.told = wish.told;
+      draw.first_edit = edits;
+      draw.edits = of_row;
       edits += of_row;
     }
     if (edits > 0) Check(kernels::cuda::CopyToDevice(stream_.get(), edits_.data(), host_edits_.data(), edits * int64_t{sizeof(LogitEdit)}));
