@@ -29,29 +29,36 @@ namespace spherical::engine {
 //   input.Take(section);                                            // by one thread, when all are done
 class StepInput {
  public:
+  // A range of the pinned memory, and what is to be placed from it.
   class Section {
    public:
     Section() = default;
     Section(uint8_t* base, int64_t bytes) : base_(base), bytes_(bytes) {}
     void Begin() { used_ = 0; }
-    // As StepInput's.
+    // `to` is device memory aligned to 256 bytes, as is what lies behind its room. Returns what was gathered, to be placed again.
     template <class T>
     std::span<T> Place(std::span<const T> values, T* to) {
-      const int64_t at = used_;
-      used_ += BytesFor(static_cast<int64_t>(values.size_bytes()));
-      SPH_CHECK(used_ <= bytes_);
-      const std::span<T> gathered(reinterpret_cast<T*>(base_ + at), values.size());
-      if (!values.empty()) std::memcpy(gathered.data(), values.data(), values.size_bytes());
+      const std::span<T> gathered(reinterpret_cast<T*>(base_ + Gather(values)), values.size());
       PlaceAgain(gathered, to);
       return gathered;
     }
     template <class T>
     void PlaceAgain(std::span<T> gathered, T* to) {
-      if (!gathered.empty()) pieces_.push_back(PieceOf(gathered, to));
+      if (gathered.empty()) return;
+      pieces_.push_back({.from = gathered.data(), .to = to, .bytes = RoundUp(static_cast<int64_t>(gathered.size_bytes()), 16)});
     }
 
    private:
     friend class StepInput;
+    // Returns where in the range.
+    template <class T>
+    int64_t Gather(std::span<const T> values) {
+      const int64_t at = used_;
+      used_ += BytesFor(static_cast<int64_t>(values.size_bytes()));
+      SPH_CHECK(used_ <= bytes_);
+      if (!values.empty()) std::memcpy(base_ + at, values.data(), values.size_bytes());
+      return at;
+    }
     uint8_t* base_ = nullptr;
     int64_t bytes_ = 0, used_ = 0;
     std::vector<kernels::cuda::Piece> pieces_;
@@ -61,20 +68,23 @@ class StepInput {
     return {pinned_.data() + from, bytes};
   }
   void Take(Section& section) {
-    pieces_.insert(pieces_.end(), section.pieces_.begin(), section.pieces_.end());
+    all_.pieces_.insert(all_.pieces_.end(), section.pieces_.begin(), section.pieces_.end());
     section.pieces_.clear();
   }
 
   // pieces: that are placed between two Sends, at most.
   kernels::cuda::CudaStatus Create(int64_t bytes, int32_t pieces = 0) {
-    pieces_.reserve(static_cast<size_t>(pieces));
+    using kernels::cuda::CudaStatus;
     bytes += BytesFor(pieces * int64_t{sizeof(kernels::cuda::Piece)});
-    const kernels::cuda::CudaStatus taken = device_.Allocate(bytes);
-    return taken == kernels::cuda::CudaStatus::kOk ? pinned_.Allocate(bytes) : taken;
+    if (const CudaStatus taken = device_.Allocate(bytes); taken != CudaStatus::kOk) return taken;
+    if (const CudaStatus taken = pinned_.Allocate(bytes); taken != CudaStatus::kOk) return taken;
+    all_ = SectionAt(0, bytes);
+    all_.pieces_.reserve(static_cast<size_t>(pieces));
+    return CudaStatus::kOk;
   }
   // from: what is gathered goes behind this, the range of sections.
   void Begin(int64_t from = 0) {
-    used_ = sent_ = from;
+    all_.used_ = sent_ = from;
     any_put_ = false;
   }
   int64_t bytes() const { return pinned_.bytes(); }
@@ -83,26 +93,20 @@ class StepInput {
   template <class T>
   T* Put(std::span<const T> values) {
     any_put_ = true;
-    return reinterpret_cast<T*>(device_.data() + Gather(values));
+    return reinterpret_cast<T*>(device_.data() + all_.Gather(values));
   }
-  // `to` is device memory aligned to 256 bytes, as is what lies behind its room. Returns what was gathered, to be placed again.
+  // As a section's.
   template <class T>
-  std::span<T> Place(std::span<const T> values, T* to) {
-    const std::span<T> gathered(reinterpret_cast<T*>(pinned_.data() + Gather(values)), values.size());
-    PlaceAgain(gathered, to);
-    return gathered;
-  }
-  template <class T>
-  void PlaceAgain(std::span<T> gathered, T* to) {
-    if (!gathered.empty()) pieces_.push_back(PieceOf(gathered, to));
+  void Place(std::span<const T> values, T* to) {
+    all_.Place(values, to);
   }
   kernels::cuda::CudaStatus Send(kernels::cuda::Stream stream) {
     using kernels::cuda::CudaStatus;
-    const int64_t first = sent_, end = used_;
-    const int32_t count = static_cast<int32_t>(pieces_.size());
-    const int64_t pieces = Gather(std::span<const kernels::cuda::Piece>(pieces_));
-    pieces_.clear();
-    sent_ = used_;
+    const int64_t first = sent_, end = all_.used_;
+    const int32_t count = static_cast<int32_t>(all_.pieces_.size());
+    const int64_t pieces = all_.Gather(std::span<const kernels::cuda::Piece>(all_.pieces_));
+    all_.pieces_.clear();
+    sent_ = all_.used_;
     const bool copied = std::exchange(any_put_, false);
     CudaStatus sent = CudaStatus::kOk;
     if (copied) sent = kernels::cuda::CopyToDevice(stream, device_.data() + first, pinned_.data() + first, end - first);
@@ -112,23 +116,10 @@ class StepInput {
 
  private:
   static constexpr int64_t kAlignment = 256;
-  template <class T>
-  static kernels::cuda::Piece PieceOf(std::span<T> gathered, T* to) {
-    return {.from = gathered.data(), .to = to, .bytes = RoundUp(static_cast<int64_t>(gathered.size_bytes()), 16)};
-  }
-  // Returns where in pinned memory.
-  template <class T>
-  int64_t Gather(std::span<const T> values) {
-    const int64_t at = used_;
-    used_ += BytesFor(static_cast<int64_t>(values.size_bytes()));
-    SPH_CHECK(used_ <= pinned_.bytes());
-    if (!values.empty()) std::memcpy(pinned_.data() + at, values.data(), values.size_bytes());
-    return at;
-  }
   kernels::cuda::DeviceMemory device_;
   kernels::cuda::PinnedMemory pinned_;
-  std::vector<kernels::cuda::Piece> pieces_;
-  int64_t used_ = 0, sent_ = 0;
+  Section all_;
+  int64_t sent_ = 0;
   bool any_put_ = false;  // since the last Send: there is something to copy
 };
 
