@@ -39,7 +39,12 @@ class Repeating final : public Stepper {
   }
 
   int32_t times = 1;
-  int32_t steps = 0, changed = 0, not_finite = 0;  // counted over all runs
+
+  void CheckAll() const {
+    std::printf("%d steps\n", steps_);
+    CHECK(changed_ == 0);
+    CHECK(not_finite_ == 0);
+  }
 
   absl::StatusOr<StepOutput> Run(const StepPlan& plan) override {
     std::vector<int32_t> rows;
@@ -53,15 +58,15 @@ class Repeating final : public Stepper {
       pass_.Logits(rows);
       Require(kernels::cuda::CopyToHost(stream_, logits_.data(), pass_.logits(), static_cast<int64_t>(values * sizeof(float))));
       if (absl::Status done = pass_.Await(); !done.ok()) return done;
-      ++steps;
+      ++steps_;
       const float* const logits = logits_.data<float>();
       if (time == 0) first.assign(logits, logits + values);
       for (size_t i = 0; i < rows.size(); ++i) {
         const bool finite = pass_.greatest()[i] >= 0;
         const size_t at = i * static_cast<size_t>(spec_.vocabulary);
         const bool same = std::memcmp(&first[at], logits + at, static_cast<size_t>(spec_.vocabulary) * sizeof(float)) == 0;
-        not_finite += finite ? 0 : 1;
-        changed += same ? 0 : 1;
+        not_finite_ += finite ? 0 : 1;
+        changed_ += same ? 0 : 1;
         if (finite && same) continue;
         const StepItem& item = plan.items[i];
         std::printf("time %d of a step of %d rows: item %zu of %zu, %zu tokens at %d: %s\n", time, row, i, rows.size(), item.tokens.size(),
@@ -102,6 +107,18 @@ class Repeating final : public Stepper {
   const kernels::cuda::Stream stream_;
   kernels::cuda::DeviceMemory poison_;
   kernels::cuda::PinnedMemory pieces_, logits_;
+  int32_t steps_ = 0, changed_ = 0, not_finite_ = 0;  // over all runs
+};
+
+struct Model {
+  const TransformerSpec spec = SmolLM2();
+  kernels::cuda::OwnStream stream;
+  CudaWeights weights;
+  Model() {
+    Require(kernels::cuda::UseDevice(0));
+    Require(stream.Create());
+    weights = RandomWeights(spec, stream.get());
+  }
 };
 
 // Many of them look for what is rare.
@@ -112,19 +129,15 @@ int32_t TimesAsked() {
 
 TEST_CASE("a step gives the same bits each time, prompts and decoding mixed, whatever was in its pages") {
   if (const std::string why = kernels::ProbeCudaDevices().why_none; !why.empty()) SPH_SKIP(why.c_str());
-  Require(kernels::cuda::UseDevice(0));
-  kernels::cuda::OwnStream stream;
-  Require(stream.Create());
-  const TransformerSpec spec = SmolLM2();
-  const CudaWeights weights = RandomWeights(spec, stream.get());
+  const Model model;
   ThreadPool threads(1);
-  CudaPass pass(spec, weights, threads, stream.get());
+  CudaPass pass(model.spec, model.weights, threads, model.stream.get());
   Require(pass.Create({.pages = kPages, .sequences = kSequences, .context_max = kContext}), "a pass");
-  Repeating stepper(spec, pass, stream.get());
-  StepperRunner runner(spec, stepper, 1, kPages);
+  Repeating stepper(model.spec, pass, model.stream.get());
+  StepperRunner runner(model.spec, stepper, 1, kPages);
   std::mt19937 random(1);
   const auto up_to = [&](int32_t n) { return 1 + static_cast<int32_t>(random() % static_cast<uint32_t>(n)); };
-  const auto tokens = [&](int32_t n) { return SomeTokens(n, spec.vocabulary, random()); };
+  const auto tokens = [&](int32_t n) { return SomeTokens(n, model.spec.vocabulary, random()); };
   std::vector<StepperRunner::Sequence> sequences;
   for (int32_t s = 0; s < kSequences; ++s) sequences.push_back(runner.Start());
   // Half of them have had their prompts when the others' come in chunks beside them.
@@ -162,37 +175,31 @@ TEST_CASE("a step gives the same bits each time, prompts and decoding mixed, wha
     for (int32_t s = up_to(kSequences) - 1; s < kSequences; ++s) parts.push_back({&sequences[static_cast<size_t>(s)], tokens(1)});
     REQUIRE(runner.Step(parts).ok());
   }
-  std::printf("%d steps\n", stepper.steps);
-  CHECK(stepper.changed == 0);
-  CHECK(stepper.not_finite == 0);
+  stepper.CheckAll();
 }
 
 // The same token enters its page again each time, as the same codes.
 TEST_CASE("a step over codes gives the same bits each time, tiers mixed, contexts short and long") {
   if (const std::string why = kernels::ProbeCudaDevices().why_none; !why.empty()) SPH_SKIP(why.c_str());
-  Require(kernels::cuda::UseDevice(0));
-  kernels::cuda::OwnStream stream;
-  Require(stream.Create());
-  const TransformerSpec spec = SmolLM2();
-  const CudaWeights weights = RandomWeights(spec, stream.get());
-  const ModelGeometry geometry = ModelGeometry::Plain({spec.layers, spec.kv_heads, spec.head_dim});
+  const Model model;
+  const ModelGeometry geometry = ModelGeometry::Plain({model.spec.layers, model.spec.kv_heads, model.spec.head_dim});
   ThreadPool threads(4);
-  CudaPass pass(spec, weights, threads, stream.get());
+  CudaPass pass(model.spec, model.weights, threads, model.stream.get());
   Require(pass.Create({.pages = kPages, .sequences = kSequences, .context_max = kContext, .geometry = &geometry,
                        .workspace_pages = kPages}),
           "a pass");
-  Repeating stepper(spec, pass, stream.get());
-  StepperRunner runner(spec, stepper, 1, kPages);
+  Repeating stepper(model.spec, pass, model.stream.get());
+  StepperRunner runner(model.spec, stepper, 1, kPages);
   std::mt19937 random(2);
   const auto up_to = [&](int32_t n) { return 1 + static_cast<int32_t>(random() % static_cast<uint32_t>(n)); };
   std::vector<int32_t> all_heads;
-  for (int32_t h = 0; h < spec.layers * spec.kv_heads; ++h) all_heads.push_back(h);
+  for (int32_t h = 0; h < model.spec.layers * model.spec.kv_heads; ++h) all_heads.push_back(h);
   constexpr kernels::Tier kTiers[] = {kernels::Tier::kT4, kernels::Tier::kT3, kernels::Tier::kT2};
   std::vector<StepperRunner::Sequence> sequences;
   for (size_t s = 0; s < kSequences; ++s) {
     sequences.push_back(runner.Start());
     for (int32_t chunk = s % 8 == 0 ? 4 : 1; chunk > 0; --chunk) {
-      REQUIRE(runner.Step({{&sequences[s], SomeTokens(80 + up_to(400), spec.vocabulary, random())}}).ok());
+      REQUIRE(runner.Step({{&sequences[s], SomeTokens(80 + up_to(400), model.spec.vocabulary, random())}}).ok());
     }
     REQUIRE(runner.Seal(sequences[s], kTiers[s % 3], all_heads).ok());
   }
@@ -202,14 +209,12 @@ TEST_CASE("a step over codes gives the same bits each time, tiers mixed, context
     const size_t first = random() % kSequences;
     const size_t count = turn % 4 == 0 ? 1 : random() % kSequences + 1;
     for (size_t i = 0; i < count; ++i) {
-      parts.push_back({&sequences[(first + i) % kSequences], SomeTokens(1, spec.vocabulary, random())});
+      parts.push_back({&sequences[(first + i) % kSequences], SomeTokens(1, model.spec.vocabulary, random())});
     }
     REQUIRE(runner.Step(parts).ok());
     for (size_t s = 0; s < kSequences; ++s) REQUIRE(runner.DemoteWhereDue(sequences[s], kTiers[s % 3]).ok());
   }
-  std::printf("%d steps over codes\n", stepper.steps);
-  CHECK(stepper.changed == 0);
-  CHECK(stepper.not_finite == 0);
+  stepper.CheckAll();
 }
 
 }  // namespace
