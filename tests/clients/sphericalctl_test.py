@@ -144,6 +144,11 @@ class SphericalctlTest(unittest.TestCase):
         self.assertIn("DEADLINE_EXCEEDED", self.ctl("generate", "--prompt", "x", "--max-tokens", "4000", "--ignore-eos", "--timeout", "0.2",
                                                     code=1)[1])
         self.assertIn("INVALID_ARGUMENT", self.ctl("bench", "--prompt-tokens", "9000", "--requests", "1", code=1)[1])
+        for flag, value, field in (("--temperature", "-1", "sampling.temperature"), ("--temperature", "101", "sampling.temperature"),
+                                   ("--top-p", "0", "sampling.top_p"), ("--top-p", "1.5", "sampling.top_p")):
+            with self.subTest(flag=flag, value=value):
+                error = self.ctl("bench", "--requests", "1", "--output-tokens", "1", flag, value, code=1)[1]
+                self.assertIn("INVALID_ARGUMENT: " + field, error)
 
     def test_no_server_is_1(self):
         done = subprocess.run([sphericald.CTL, "--server", "127.0.0.1:1", "stats"], capture_output=True, text=True,
@@ -155,7 +160,7 @@ class SphericalctlTest(unittest.TestCase):
         for args in ([], ["conjure"], ["generate"], ["generate", "--prompt", "a", "--token-ids", "1"],
                      ["generate", "--prompt", "a", "--seed", "x"], ["generate", "--prompt-file", "/nonexistent"],
                      ["generate", "--prompt", "a", "--logit-bias", "x"],
-                     ["bench", "--concurrency", "0"]):
+                     ["bench", "--concurrency", "0"], ["bench", "--temperature", "hot"], ["bench", "--top-p", ""]):
             with self.subTest(args=args):
                 self.ctl(*args, code=2)
         self.assertIn("generate", self.ctl("--help")[0])
