@@ -1,7 +1,6 @@
 #ifndef SPHERICAL_SERVER_CALL_WAKER_H_
 #define SPHERICAL_SERVER_CALL_WAKER_H_
 
-#include <functional>
 #include <memory>
 #include <thread>
 #include <vector>

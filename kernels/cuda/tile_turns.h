@@ -11,7 +11,7 @@ namespace spherical::kernels::cuda {
 // A barrier tells whoever waits for a phase only whether the phase under way has the other parity. So whoever waits must have seen the
 // phase before: else a phase that has not begun looks like one that is over. Groups in turns see every kGroups-th tile only; with as many
 // barriers as kGroups times the stages each barrier is one group's. With one for each of three stages a group read a stage before its tile
-// had come, once in some ten thousand steps.
+// had come, once in 55,000 steps of repeat_test.
 template <int32_t kStages, int32_t kGroups>
 struct TileTurns {
   static constexpr int32_t kBarriers = kGroups * kStages;
