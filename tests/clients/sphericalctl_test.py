@@ -160,7 +160,7 @@ class SphericalctlTest(unittest.TestCase):
         for args in ([], ["conjure"], ["generate"], ["generate", "--prompt", "a", "--token-ids", "1"],
                      ["generate", "--prompt", "a", "--seed", "x"], ["generate", "--prompt-file", "/nonexistent"],
                      ["generate", "--prompt", "a", "--logit-bias", "x"],
-                     ["bench", "--concurrency", "0"], ["bench", "--temperature", "hot"], ["bench", "--top-p", ""]):
+                     ["bench", "--concurrency", "0"], ["bench", "--temperature", "hot"], ["bench", "--top-p", "most"]):
             with self.subTest(args=args):
                 self.ctl(*args, code=2)
         self.assertIn("generate", self.ctl("--help")[0])
