@@ -161,7 +161,7 @@ void CudaCodes::Begin(const StepPlan& plan, std::span<const int32_t> slots) {
   step_ = &plan;
   step_slots_ = slots;
   input_.Begin(sections_end_);
-  for (StepInput::Section& section : sections_) section.Begin();
+  for (PlacedInput::Section& section : sections_) section.Begin();
   list_entries_.Begin();
   for (Planner& planner : planners_) planner.last_plan.reset();
 }
@@ -251,7 +251,7 @@ void CudaCodes::AddRefreshed(const StepItem& item, int32_t row, int32_t slot, in
 void CudaCodes::PlanLayer(int32_t layer, int32_t rows, Planner& planner) {
   const StepPlan& plan = *step_;
   Layer& planned = layers_[static_cast<size_t>(layer)];
-  StepInput::Section& section = sections_[static_cast<size_t>(layer)];
+  PlacedInput::Section& section = sections_[static_cast<size_t>(layer)];
   planner.layer_lists.clear();
   planner.refreshed.clear();
   planner.refresh = {};
@@ -302,7 +302,7 @@ int32_t CudaCodes::EntryCount(int32_t rows) const { return spec_.kv_heads * stat
 // Where the rows' new tokens go, some rows of a head together; a row whose head is not sealed goes nowhere.
 void CudaCodes::PlaceEntries(int32_t layer, int32_t rows, Planner& planner) {
   const Layer& planned = layers_[static_cast<size_t>(layer)];
-  StepInput::Section& section = sections_[static_cast<size_t>(layer)];
+  PlacedInput::Section& section = sections_[static_cast<size_t>(layer)];
   const int32_t d = spec_.head_dim, page_tokens = kernels::TokensPerPage(Tier::kT8, d);
   constexpr CodedSlot kNowhere = {.page = nullptr, .slot = 0, .tier = Tier::kT8, .utility = 0, .noted = true};
   planner.places.assign(static_cast<size_t>(spec_.kv_heads * rows), kNowhere);

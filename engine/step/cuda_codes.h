@@ -19,7 +19,7 @@
 #include "engine/step/device_pages.h"
 #include "engine/step/kv_arenas.h"
 #include "engine/step/list_entries.h"
-#include "engine/step/step_input.h"
+#include "engine/step/placed_input.h"
 #include "engine/step/thread_pool.h"
 #include "kernels/cuda/ada_decode.h"
 #include "kernels/cuda/codec.h"
@@ -168,9 +168,9 @@ class CudaCodes {
   const StepPlan* step_ = nullptr;
   std::span<const int32_t> step_slots_;
   int32_t rows_ = 0, lists_max_ = 0;
-  StepInput input_;
+  PlacedInput input_;
   std::vector<Layer> layers_;
-  std::vector<StepInput::Section> sections_;  // [layers]
+  std::vector<PlacedInput::Section> sections_;  // [layers]
   int64_t sections_end_ = 0;                  // in the input
   std::vector<Planner> planners_;             // [threads]
   std::vector<DevicePages::Entry> new_entries_;

@@ -19,7 +19,7 @@
 #include "engine/step/device_work.h"
 #include "engine/step/kv_arenas.h"
 #include "engine/step/list_entries.h"
-#include "engine/step/step_input.h"
+#include "engine/step/placed_input.h"
 #include "engine/step/thread_pool.h"
 #include "kernels/cuda/dense_rows.h"
 #include "kernels/cuda/device_runtime.h"
@@ -142,7 +142,7 @@ class CudaPass {
   kernels::cuda::DeviceMemory pool_, workspace_, prefill_;
   KvArenas arenas_;
   std::unique_ptr<CudaCodes> codes_;  // of the coded modes
-  StepInput input_;
+  PlacedInput input_;
   ListEntries list_entries_;
   kernels::cuda::PinnedMemory pinned_;
   std::vector<DevicePages> pages_;  // one; made by Create
