@@ -22,17 +22,6 @@ constexpr int32_t kWarp = 32;
 
 CudaStatus Launched() { return static_cast<CudaStatus>(cudaGetLastError()); }
 
-// Sum over a thread block of at most 1,024 threads, the same in every thread. `room` [32], free again after the next barrier.
-__device__ float SumOfBlock(float x, float* room) {
-  x = WarpSum(x);
-  __syncthreads();  // whoever still reads the last sum
-  if (threadIdx.x % kWarp == 0) room[threadIdx.x / kWarp] = x;
-  __syncthreads();
-  float sum = 0;
-  for (int32_t i = 0; i < static_cast<int32_t>(blockDim.x) / kWarp; ++i) sum += room[i];
-  return sum;
-}
-
 __global__ void EmbedKernel(const uint16_t* embedding, const int32_t* tokens, int32_t d, float scale, float* x) {
   const ushort4* from = reinterpret_cast<const ushort4*>(embedding + int64_t{tokens[blockIdx.x]} * d);
   float4* to = reinterpret_cast<float4*>(x + int64_t{blockIdx.x} * d);
@@ -61,7 +50,7 @@ __global__ void AddAndNormKernel(AddAndNormArgs a) {
   if (a.delta != nullptr && post != nullptr) {
     float squares = 0;
     for (int32_t i = first; i < quads; i += step) squares += SumOfSquares(delta[i]);
-    factor = rsqrtf(SumOfBlock(squares, room) / static_cast<float>(a.d) + a.epsilon);
+    factor = rsqrtf(BlockSum(squares, room) / static_cast<float>(a.d) + a.epsilon);
   }
   if (a.energy != nullptr) {
     float entered = 0, weights = 0, attended = 0;
@@ -74,8 +63,8 @@ __global__ void AddAndNormKernel(AddAndNormArgs a) {
         attended += SumOfSquares(delta[i]);
       }
     }
-    entered = SumOfBlock(entered, room);
-    if (post != nullptr) entered *= SumOfBlock(attended, room) / SumOfBlock(weights, room);
+    entered = BlockSum(entered, room);
+    if (post != nullptr) entered *= BlockSum(attended, room) / BlockSum(weights, room);
     if (first == 0) a.energy[row * a.energy_stride] = entered;
   }
   float squares = 0;
@@ -93,7 +82,7 @@ __global__ void AddAndNormKernel(AddAndNormArgs a) {
     squares += SumOfSquares(value);
   }
   if (weight == nullptr) return;
-  const float scale = rsqrtf(SumOfBlock(squares, room) / static_cast<float>(a.d) + a.epsilon);
+  const float scale = rsqrtf(BlockSum(squares, room) / static_cast<float>(a.d) + a.epsilon);
   ushort4* out = reinterpret_cast<ushort4*>(a.out + int64_t{row} * a.d);
   for (int32_t i = first; i < quads; i += step) {  // each thread reads what it wrote
     const float4 value = x[i], w = weight[i];
@@ -138,7 +127,7 @@ __global__ void HeadsKernel(HeadsArgs a) {
   float x = within ? a.joined[row * width + int64_t{head} * a.head_dim + i] : 0;
   if (a.bias != nullptr && within) x += a.bias[int64_t{head} * a.head_dim + i];
   if (a.query_norm != nullptr && !is_value) {
-    const float scale = rsqrtf(SumOfBlock(x * x, room) / static_cast<float>(a.head_dim) + a.epsilon);
+    const float scale = rsqrtf(BlockSum(x * x, room) / static_cast<float>(a.head_dim) + a.epsilon);
     if (within) x *= scale * (is_query ? a.query_norm : a.key_norm)[i];
   }
   if (!is_value) {

@@ -22,18 +22,6 @@ constexpr int kNewestKept = 64;  // kNewestTokens of engine/kv: what a query doe
 // A head's own numbers, after its output's D: mean of the estimator's energies, mean of p^2, what a drop costs beside others.
 enum HeadNumber { kMeanEnergy, kMeanSquare, kDrops };
 
-// All threads get the sum; `room` [32] is shared.
-__device__ inline double BlockSum(double x, double* room) {
-  const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
-  x = WarpSum(x);
-  __syncthreads();
-  if (lane == 0) room[warp] = x;
-  __syncthreads();
-  double sum = 0;
-  for (int w = 0; w < static_cast<int>(blockDim.x) / 32; ++w) sum += room[w];
-  return sum;
-}
-
 // Sums over queries become means, where no query was finite all tokens are worth the same; and what follows from them for the head.
 __global__ void __launch_bounds__(kWholeThreads) MeansKernel(const ExactRates* heads, int head_dim) {
   __shared__ double room[kWholeThreads / 32];
@@ -258,7 +246,7 @@ __global__ void __launch_bounds__(kThreads) PriceKernel(const ExactRates* heads,
   }
   if (head.local) {
     for (int r = 0; r < kLadderTiers; ++r) {
-      const double sum = BlockSum(distortion[r], room);
+      const double sum = BlockSum(static_cast<double>(distortion[r]), room);
       if (threadIdx.x == 0) head.summed[static_cast<int64_t>(blockIdx.x) * kLadderTiers + r] = sum;
     }
     return;
