@@ -145,6 +145,11 @@ void MeasurePrompt(Stream stream, int32_t tokens) {
 }
 
 int Main(int argc, char** argv) {
+  for (int i = 1; i < argc; ++i) {
+    if (argv[i] == std::string_view("products") || argv[i] == std::string_view("prompt")) continue;
+    std::fprintf(stderr, "dense_bench: %s is not understood; dense_bench [products] [prompt], both if neither is named\n", argv[i]);
+    return 2;
+  }
   Require(UseDevice(0));
   OwnStream stream;
   Require(stream.Create());

@@ -115,22 +115,36 @@ void MeasureModel(const char* name, const TransformerSpec& spec, std::span<const
   for (const Case& c : cases) Measure(spec, weights, stream, c.batch, c.context, c.tier);
 }
 
+int WrongUse(const char* word) {
+  std::fprintf(stderr,
+               "step_bench: %s is not understood; step_bench [--launched] [MODEL [BATCH CONTEXT MODE [LAYERS]]], MODEL llama8b, smollm2, "
+               "gemma3 or all, MODE exact, T4 or T2, numbers from 1\n",
+               word);
+  return 2;
+}
+
 int Main(int argc, char** argv) {
-  Require(kernels::cuda::UseDevice(0));
-  kernels::cuda::OwnStream stream;
-  Require(stream.Create());
   if (argc > 1 && std::string_view(argv[1]) == "--launched") {
     recorded = false;
     --argc, ++argv;
   }
   const std::string_view model = argc > 1 ? argv[1] : "all";
+  if (model != "all" && model != "llama8b" && model != "smollm2" && model != "gemma3") return WrongUse(argv[1]);
+  if (argc == 3 || argc == 4 || argc > 6) return WrongUse(argv[argc - 1]);
   std::vector<Case> only;
   if (argc > 4) {
     const std::string_view mode = argv[4];
+    if (mode != "exact" && mode != "T4" && mode != "T2") return WrongUse(argv[4]);
+    for (const int i : {2, 3, 5}) {
+      if (i < argc && std::atoi(argv[i]) < 1) return WrongUse(argv[i]);
+    }
     only.push_back({std::atoi(argv[2]), std::atoi(argv[3]), mode == "T4"   ? std::optional(Tier::kT4)
                                                             : mode == "T2" ? std::optional(Tier::kT2)
                                                                            : std::nullopt});
   }
+  Require(kernels::cuda::UseDevice(0));
+  kernels::cuda::OwnStream stream;
+  Require(stream.Create());
   const Case small[] = {{1, 128, {}}, {1, 1024, {}}, {1, 1024, Tier::kT4}, {1, 8000, {}}, {16, 1024, {}}, {16, 1024, Tier::kT4}};
   const Case large[] = {{1, 1024, {}}, {1, 16384, {}}, {1, 16384, Tier::kT4}, {4, 4096, Tier::kT4}, {32, 1024, {}}, {32, 4096, {}},
                         {32, 4096, Tier::kT4}, {32, 4096, Tier::kT2}, {128, 1024, {}}, {128, 1024, Tier::kT4}};
