@@ -23,6 +23,7 @@ def _cuda_archive_impl(ctx):
         args = ctx.actions.args()
         args.add_all(["-c", src, "-o", obj])
         args.add_all(["-std=c++20", "-Xcompiler", "-fPIC", "-lineinfo"])
+        args.add("--objdir-as-tempdir")  # sandboxes share /tmp and the numbers of their processes, by which nvcc names its files
         if ctx.var.get("cuda_archs") == "ptx80":  # --config=ptx80
             args.add_all(["-gencode", "arch=compute_80,code=compute_80"])
         else:
