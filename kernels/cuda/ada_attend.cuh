@@ -35,6 +35,12 @@ __device__ __forceinline__ float Exp2(float x) {
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
+// Of a number that is not denormal.
+__device__ __forceinline__ float Reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 // The largest of the eight lanes that share t.
 __device__ __forceinline__ float MaxOverRows(float x) {
   for (int apart = 4; apart < 32; apart *= 2) x = fmaxf(x, __shfl_xor_sync(~0u, x, apart));
@@ -43,6 +49,22 @@ __device__ __forceinline__ float MaxOverRows(float x) {
 __device__ __forceinline__ float SumOverRows(float x) {
   for (int apart = 4; apart < 32; apart *= 2) x += __shfl_xor_sync(~0u, x, apart);
   return x;
+}
+
+// Of a lane's tokens, in pairs: no chain of eight.
+template <int kHalves>
+__device__ __forceinline__ float SumOf(const float (&x)[kHalves][4]) {
+  float sums[kHalves];
+#pragma unroll
+  for (int h = 0; h < kHalves; ++h) sums[h] = (x[h][0] + x[h][1]) + (x[h][2] + x[h][3]);
+  return kHalves == 1 ? sums[0] : sums[0] + sums[kHalves - 1];
+}
+template <int kHalves>
+__device__ __forceinline__ float LargestOf(const float (&x)[kHalves][4]) {
+  float largest[kHalves];
+#pragma unroll
+  for (int h = 0; h < kHalves; ++h) largest[h] = fmaxf(fmaxf(fabsf(x[h][0]), fabsf(x[h][1])), fmaxf(fabsf(x[h][2]), fabsf(x[h][3])));
+  return kHalves == 1 ? largest[0] : fmaxf(largest[0], largest[kHalves - 1]);
 }
 
 // Of the two warps of a worker. Barrier 0 is the block's.
@@ -60,8 +82,9 @@ struct AdaReader : CodeProducts<kHeadTiles> {
 
   // Of head t of each tile.
   float output[kHeadTiles][kPairs][4];
-  float reference[kHeadTiles], sum[kHeadTiles], surplus[kHeadTiles];  // surplus: what each output has too much, from rounding offsets down
-  bool fresh;  // no token has been seen
+  float reference[kHeadTiles], sum[kHeadTiles], surplus[kHeadTiles];  // surplus: what each output has too much, for half steps
+  float move_above;  // what a lane's weights of a step may add up to before the reference moves
+  bool fresh;        // no token has been seen
 
   // Of the list.
   float factor[kHeadTiles], centre[kHeadTiles];
@@ -71,7 +94,7 @@ struct AdaReader : CodeProducts<kHeadTiles> {
     const uint32_t list_at = static_cast<uint32_t>(part.list) * static_cast<uint32_t>(arguments.digit_bytes);
     const AdaDigitHeader* header = reinterpret_cast<const AdaDigitHeader*>(arguments.digits + list_at);
     Products::SetQuery(list_at + sizeof(AdaDigitHeader), part.head % arguments.kv_heads * kTierCount + part.tier);
-    fresh = true;
+    fresh = true, move_above = -1;
 #pragma unroll
     for (int n = 0; n < kHeadTiles; ++n) {
       const int head = 4 * n + t;
@@ -179,16 +202,16 @@ struct AdaReader : CodeProducts<kHeadTiles> {
 
     // 2. Weights. Where a lane's add up to more than kRescaleAbove allows one of them, and at first, the reference moves.
     float p[kHeadTiles][kHalves][4], of_step[kHeadTiles];
-    bool move = fresh;
+    bool move = false;
 #pragma unroll
     for (int n = 0; n < kHeadTiles; ++n) {
-      of_step[n] = 0;
 #pragma unroll
       for (int h = 0; h < kHalves; ++h) {
 #pragma unroll
-        for (int j = 0; j < 4; ++j) of_step[n] += p[n][h][j] = Exp2(above[n][h][j]);
+        for (int j = 0; j < 4; ++j) p[n][h][j] = Exp2(above[n][h][j]);
       }
-      move |= of_step[n] > kRescaleAbove;
+      of_step[n] = SumOf(p[n]);
+      move |= of_step[n] > move_above;
     }
     if (__any_sync(~0u, move)) {
 #pragma unroll
@@ -209,32 +232,28 @@ struct AdaReader : CodeProducts<kHeadTiles> {
 #pragma unroll
           for (int i = 0; i < 4; ++i) output[n][pair][i] *= shrink;
         }
-        of_step[n] = 0;
 #pragma unroll
         for (int h = 0; h < kHalves; ++h) {
 #pragma unroll
-          for (int j = 0; j < 4; ++j) of_step[n] += p[n][h][j] = Exp2(above[n][h][j] - by);
+          for (int j = 0; j < 4; ++j) p[n][h][j] = Exp2(above[n][h][j] - by);
         }
+        of_step[n] = SumOf(p[n]);
       }
-      fresh = fresh && from >= min(to, 32 * kHalves);
+      if (from < min(to, 32 * kHalves)) fresh = false, move_above = kRescaleAbove;
     }
     float unit[kHeadTiles];  // what a low digit stands for
     __syncwarp();            // the last step's digits have been read
 #pragma unroll
     for (int n = 0; n < kHeadTiles; ++n) {
       sum[n] += of_step[n];
-      float largest = 1e-30f;
 #pragma unroll
       for (int h = 0; h < kHalves; ++h) {
 #pragma unroll
-        for (int j = 0; j < 4; ++j) {
-          p[n][h][j] *= value_radius[h][j];
-          largest = fmaxf(largest, fabsf(p[n][h][j]));
-        }
+        for (int j = 0; j < 4; ++j) p[n][h][j] *= value_radius[h][j];
       }
-      largest = MaxOverRows(largest);
+      const float largest = MaxOverRows(fmaxf(LargestOf(p[n]), 1e-30f));
       unit[n] = largest * (1.0f / kDigitMax);
-      const float inverse = __fdividef(static_cast<float>(kDigitMax), largest);
+      const float inverse = kDigitMax * Reciprocal(largest);
 #pragma unroll
       for (int h = 0; h < kHalves; ++h) {
         uint32_t shifted[4];
@@ -250,7 +269,8 @@ struct AdaReader : CodeProducts<kHeadTiles> {
 
     // 3. Values.
     uint32_t b[kHeadTiles][4], across[kHeadTiles][4];
-    int from_sums[kHeadTiles][4];  // low digits' begin with what takes off the half steps and what makes codes unsigned, rounded down
+    constexpr bool kSigned = Products::SignedValues(kWidth);
+    int from_sums[kHeadTiles][4];  // of unsigned codes low digits' begin with what takes off the half steps and what makes codes unsigned
 #pragma unroll
     for (int n = 0; n < kHeadTiles; ++n) {
       const uint32_t* row = exchange + (8 * n + g) * kExchangeRow;
@@ -271,9 +291,14 @@ struct AdaReader : CodeProducts<kHeadTiles> {
       constexpr uint32_t kOnes = 0x01010101;
       AddProducts(total, kOnes, kOnes, kOnes, kOnes, b[n][0], b[n][1]);
       if (kWidth != 8 && (kWidth != 4 || kHalves == 2)) AddProducts(total, kOnes, kOnes, kOnes, kOnes, b[n][2], b[n][3]);
-      const int twice = (total[0] * 256 + total[1]) * (1 - (1 << kWidth)) * (1 << Products::ValueShift(kWidth));
-      from_sums[n][0] = from_sums[n][2] = 0, from_sums[n][1] = from_sums[n][3] = twice >> 1;
-      surplus[n] -= (twice & 1) ? 0.5f * unit[n] : 0;
+      const int all = total[0] * 256 + total[1];
+      if constexpr (kSigned) {  // half a step of each too few
+        surplus[n] = fmaf(static_cast<float>(all), -0.5f * (1 << Products::ValueShift(kWidth)) * unit[n], surplus[n]);
+      } else {
+        const int twice = all * (1 - (1 << kWidth));
+        from_sums[n][0] = from_sums[n][2] = 0, from_sums[n][1] = from_sums[n][3] = twice >> 1;
+        surplus[n] -= (twice & 1) ? 0.5f * unit[n] : 0;
+      }
     }
     const uint8_t* values = page + kPage.values;
     int value_tile = tile;
@@ -358,23 +383,30 @@ struct AdaReader : CodeProducts<kHeadTiles> {
   }
 
   template <Tier kTier>
-  __device__ __forceinline__ void ReadPart(const AdaPart& part, int number, int warp, int barrier, PageStream<kHeadDim>& stream) {
+  __device__ __forceinline__ void ReadPart(const AdaPart& part, int number, int warp, int barrier, const PageRing& ring,
+                                           PageStream<kHeadDim>& stream) {
     constexpr TierLayout kPage = LayoutOf(kTier, kHeadDim);
     constexpr int kTiles = kPage.tokens / kTokenTile;
     const int turn = (number ^ warp) & 1;
     if constexpr (kAcross<kTier>) {
-      int page = 0, waited = 0;  // where this warp's next step begins; how many pages have come
-      for (int first = 4 * turn, tile = first; first * kTokenTile < part.tokens; first += 8, tile += 8) {
-        for (; tile >= kTiles; tile -= kTiles, ++page) stream.template Pass<PageUse::kShared>();
-        const bool both = tile + 4 > kTiles && page + 1 < part.pages;
-        for (; waited <= page + both; ++waited) stream.Wait(number + waited, waited >= kRingStages);
-        Step<kTier, 2>(stream.At(number + page), stream.At(number + page + both), tile, part.skip - first * kTokenTile,
-                       part.tokens - first * kTokenTile);
+      static_assert(kTiles >= 4);  // a step leaves two pages behind at most
+      PageTurn page = PageTurn::Of(static_cast<uint32_t>(number));  // where this warp's next step begins
+      int left = part.pages, tile = 4 * turn;
+      const auto pass = [&] {
+        stream.template Pass<PageUse::kShared>();
+        page = page.Next(), --left, tile -= kTiles;
+      };
+      for (int first = tile; first * kTokenTile < part.tokens; first += 8, tile += 8) {
+        if (tile >= kTiles) pass();
+        if (kTiles < 8 && tile >= kTiles) pass();
+        const PageTurn last = tile + 4 > kTiles && left > 1 ? page.Next() : page;
+        ring.WaitForBoth(page, last);
+        Step<kTier, 2>(ring.At(page), ring.At(last), tile, part.skip - first * kTokenTile, part.tokens - first * kTokenTile);
         __syncwarp();
       }
-      for (; page < part.pages; ++page) {  // a page may only be left once it has come: until then its place is that of another
-        for (; waited <= page; ++waited) stream.Wait(number + waited, waited >= kRingStages);
-        stream.template Pass<PageUse::kShared>();
+      while (left > 0) {  // a page may only be left once it has come: until then its place is that of another
+        ring.Wait(page);
+        pass();
       }
     } else {
       // Steps are of four tiles, but for what is left of a page if that is one or two: worth code of its own where full pages have it.
@@ -382,7 +414,7 @@ struct AdaReader : CodeProducts<kHeadTiles> {
       for (int at = 0; at < part.pages; ++at) {
         const bool mine = (at & 1) == turn;
         if (mine) {
-          const uint8_t* page = stream.Wait(number + at);
+          const uint8_t* page = ring.Wait(PageTurn::Of(static_cast<uint32_t>(number + at)));
           const int first = at * kPage.tokens;
           const int tokens = min(part.tokens - first, kPage.tokens);
           for (int tile = 0; tile * kTokenTile < tokens; tile += 4) {
@@ -436,7 +468,8 @@ __global__ void __launch_bounds__(32 * AdaWarps(kHeadDim, kHeadTiles), 1) ReadPa
   PageStream<kHeadDim> stream(arguments, ring, begin, end, lane);
   if (arguments.entering && static_cast<Tier>(arguments.parts[begin].tier) == Tier::kT8) arguments.WaitForQueries();  // T8 comes first
   stream.Begin(warp);
-  AdaReader<kHeadDim, kHeadTiles> reader = {{.arguments = arguments, .lane = lane, .g = lane / 4, .t = lane % 4},
+  AdaReader<kHeadDim, kHeadTiles> reader = {{.arguments = arguments, .lane = lane, .g = lane / 4, .t = lane % 4,
+                                             .signs = arguments.signs},
                                             reinterpret_cast<uint32_t*>(exchanges + (2 * pair + warp) * kExchange)};
   if (arguments.prepared != nullptr) {
     if (warp == 1 && lane == 0) arguments.WaitForCount();
@@ -449,11 +482,11 @@ __global__ void __launch_bounds__(32 * AdaWarps(kHeadDim, kHeadTiles), 1) ReadPa
     const AdaPart part = arguments.parts[p];
     reader.Begin(part);
     switch (static_cast<Tier>(part.tier)) {
-      case Tier::kT8: reader.template ReadPart<Tier::kT8>(part, number, warp, 1 + pair, stream); break;
-      case Tier::kT4: reader.template ReadPart<Tier::kT4>(part, number, warp, 1 + pair, stream); break;
-      case Tier::kT3: reader.template ReadPart<Tier::kT3>(part, number, warp, 1 + pair, stream); break;
-      case Tier::kT2: reader.template ReadPart<Tier::kT2>(part, number, warp, 1 + pair, stream); break;
-      case Tier::kT1: reader.template ReadPart<Tier::kT1>(part, number, warp, 1 + pair, stream); break;
+      case Tier::kT8: reader.template ReadPart<Tier::kT8>(part, number, warp, 1 + pair, ring, stream); break;
+      case Tier::kT4: reader.template ReadPart<Tier::kT4>(part, number, warp, 1 + pair, ring, stream); break;
+      case Tier::kT3: reader.template ReadPart<Tier::kT3>(part, number, warp, 1 + pair, ring, stream); break;
+      case Tier::kT2: reader.template ReadPart<Tier::kT2>(part, number, warp, 1 + pair, ring, stream); break;
+      case Tier::kT1: reader.template ReadPart<Tier::kT1>(part, number, warp, 1 + pair, ring, stream); break;
     }
     number += part.pages;
   }

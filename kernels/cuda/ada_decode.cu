@@ -502,7 +502,7 @@ CudaStatus AdaDecoder::Read(Stream stream, const AdaHeads& heads, const AdaBatch
                                       .seats_taken = batch.counters,
                                       .prepared = counts ? batch.counters + AdaSeatWords(blocks_) : nullptr,
                                       .to_prepare = counts ? static_cast<uint32_t>(PreparingOf(batch).blocks) : 0,
-                                      .seats = AdaSeatsOf(blocks_)};
+                                      .seats = AdaSeatsOf(blocks_), .signs = 0x80808080};
   return LaunchOverlapped(stream, overlap_, ReadKernel(head_dim_, AdaHeadTiles(group_)), BlocksOf(blocks_), 32 * warps_, shared_bytes_,
                           arguments);
 }

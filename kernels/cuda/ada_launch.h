@@ -53,6 +53,7 @@ struct AdaReadArguments {
   const uint32_t* prepared;
   uint32_t to_prepare;
   AdaSeats seats;
+  uint32_t signs;  // 0x80808080: were it known when this is compiled, it would not stay in a register (code_products.cuh)
 
 #ifdef __CUDACC__
   // Pages and plans were there before; the digits are those of the launch before this one, which this waits for.

@@ -34,17 +34,24 @@ template <int kHeadTiles>
 struct CodeProducts {
   const AdaReadArguments& arguments;
   int lane, g, t;
+  uint32_t signs;  // 0x80808080
 
   // Of the list.
   uint32_t digits_at, entries_at;  // bytes from arguments.digits, from arguments.planes: what this lane reads first
   uint32_t chunks;                 // of planes, a byte for each kind
+  uint32_t first_entry;            // of this lane
 
   // at: of the list's first digits.   planes: which of arguments.planes
   __device__ __forceinline__ void SetQuery(uint32_t at, int planes) {
     digits_at = at;
     entries_at = static_cast<uint32_t>(planes * sizeof(AdaPlanes) + offsetof(AdaPlanes, entry) + sizeof(uint32_t) * t);
+    first_entry = EntryAt(entries_at);
     chunks = 0;
     for (int kind = 0; kind < kAdaPlaneKinds; ++kind) chunks |= static_cast<uint32_t>(arguments.planes[planes].chunks[kind]) << (8 * kind);
+  }
+
+  __device__ __forceinline__ uint32_t EntryAt(uint32_t bytes) const {
+    return *reinterpret_cast<const uint32_t*>(reinterpret_cast<const uint8_t*>(arguments.planes) + bytes);
   }
 
   // sums[half][two of a lane's four tokens][head tile] += keys times the query; of each, high digits of two tokens are [0] and [2].
@@ -52,12 +59,10 @@ struct CodeProducts {
   template <int kHalves>
   __device__ __forceinline__ void AddKeys(const uint8_t* const (&tiles)[kHalves], int (&sums)[kHalves][2][kHeadTiles][4]) const {
     const int row = (g & 3) * 16;
-    uint32_t chunk_digits = digits_at, next = entries_at;
-    const auto load_entry = [&] { return *reinterpret_cast<const uint32_t*>(reinterpret_cast<const uint8_t*>(arguments.planes) + next); };
-    uint32_t coming = load_entry();  // a chunk ahead of its use
+    uint32_t chunk_digits = digits_at, next = entries_at, coming = first_entry;  // a chunk ahead of its use
     const auto entry_of_chunk = [&] {
       const uint32_t entry = coming;
-      next += sizeof(AdaPlanes::entry[0]), coming = load_entry();  // behind the last one there is something else, which is not used
+      next += sizeof(AdaPlanes::entry[0]), coming = EntryAt(next);  // behind the last one there is something else, which is not used
       return entry;
     };
 #pragma unroll 1
@@ -148,24 +153,38 @@ struct CodeProducts {
     }
   }
 
+  // Values of fewer than 8 bits become signed while they are unpacked, where their highest bit is at the top of its byte: they are
+  // 2^(width - 1) less then. So sums begin with nothing, and no registers have to be set to what they begin with.
+  static constexpr bool SignedValues(int width) { return width < 8; }
+  // In one instruction, which has room for one constant: the other comes in a register.
+  template <uint32_t kMask>
+  __device__ __forceinline__ uint32_t Signed(uint32_t word) const {
+    uint32_t out;
+    asm("lop3.b32 %0, %1, %2, %3, 0x6a;" : "=r"(out) : "r"(word), "n"(kMask), "r"(signs));  // (word & mask) ^ signs
+    return out;
+  }
+
   // What a product with values of 2 bits needs of a lane: a[c][r], coordinate 4i + r of tokens 4c .. 4c + 3, at `kLow` of each byte: shifts
   // to the left may run on either of two pipes.
   template <int kLow>
-  __device__ __forceinline__ static void UnpackTwoBits(const uint8_t* block, int i, uint32_t (&a)[4][4]) {
+  __device__ __forceinline__ void UnpackTwoBits(const uint8_t* block, int i, uint32_t (&a)[4][4]) const {
     const uint4 words = Load16(block + 16 * i);
 #pragma unroll
     for (int r = 0; r < 4; ++r) {
       const uint32_t word = WordOf(words, r);
 #pragma unroll
-      for (int c = 0; c < 4; ++c) a[c][r] = (2 * c <= kLow ? word << (kLow - 2 * c) : word >> (2 * c - kLow)) & 0x03030303u << kLow;
+      for (int c = 0; c < 4; ++c) {
+        const uint32_t shifted = 2 * c <= kLow ? word << (kLow - 2 * c) : word >> (2 * c - kLow);
+        a[c][r] = kLow == 6 ? Signed<0xc0c0c0c0>(shifted) : shifted & 0x03030303u << kLow;
+      }
     }
   }
   // And of 1 bit: of tokens c, 4 + c, 8 + c, 12 + c, at the top of each byte.
-  __device__ __forceinline__ static void UnpackOneBit(const uint8_t* block, int i, uint32_t (&a)[4][4]) {
+  __device__ __forceinline__ void UnpackOneBit(const uint8_t* block, int i, uint32_t (&a)[4][4]) const {
     uint32_t two_rows[2];
     JoinRows(block + 2 * i, two_rows);
 #pragma unroll
-    for (int bit = 0; bit < 16; ++bit) a[bit % 4][bit / 4] = two_rows[bit / 8] << (7 - bit % 8) & 0x80808080u;
+    for (int bit = 0; bit < 16; ++bit) a[bit % 4][bit / 4] = Signed<0x80808080>(two_rows[bit / 8] << (7 - bit % 8));
   }
   // Weights of tokens 4c .. become those of tokens c, 4 + c, ...
   __device__ __forceinline__ static void Transpose(const uint32_t (&from)[4], uint32_t (&to)[4]) {
@@ -178,7 +197,8 @@ struct CodeProducts {
   // How far to the left of their place AddValues has codes.
   static constexpr int ValueShift(int width) { return width == 8 ? 0 : 8 - width; }
 
-  // sums[two of a lane's four coordinates][head tile] = start + 32 coordinates' codes, shifted, times the weights of a step.
+  // sums[two of a lane's four coordinates][head tile] = 32 coordinates' codes, shifted, times the weights of a step; to unsigned ones'
+  // `from` is added.
   // values: of 4 and 8 bits those of the step's first tile, of others those of the lane's.
   template <int kWidth, int kHalves>
   __device__ __forceinline__ void AddValues(const uint8_t* values, int value_tile, int pair, const uint32_t (&b)[kHeadTiles][4],
@@ -186,6 +206,7 @@ struct CodeProducts {
                                             int (&sums)[2][kHeadTiles][4]) const {
     const uint8_t* block = values + (2 * pair + (g >> 2)) * 32 * kWidth;
     const int i = g & 3;
+    constexpr int kNothing[4] = {};
     if constexpr (kWidth == 8) {
       const uint4 first = Load16(block + 64 * t + 16 * i), second = Load16(block + value_tile + 64 * t + 16 * i);
 #pragma unroll
@@ -205,9 +226,10 @@ struct CodeProducts {
           const uint32_t w0 = WordOf(words, 2 * m), w1 = WordOf(words, 2 * m + 1);
 #pragma unroll
           for (int n = 0; n < kHeadTiles; ++n) {
-            const int(&before)[4] = h == 0 ? from[n] : const_cast<const int(&)[4]>(sums[m][n]);
-            StartProducts(sums[m][n], before, w0 << 4 & 0xf0f0f0f0, w1 << 4 & 0xf0f0f0f0, w0 & 0xf0f0f0f0, w1 & 0xf0f0f0f0, b[n][2 * h],
-                          b[n][2 * h + 1]);
+            constexpr uint32_t kHigh = 0xf0f0f0f0;
+            const int(&before)[4] = h == 0 ? kNothing : const_cast<const int(&)[4]>(sums[m][n]);
+            StartSigned(sums[m][n], before, Signed<kHigh>(w0 << 4), Signed<kHigh>(w1 << 4), Signed<kHigh>(w0), Signed<kHigh>(w1),
+                        b[n][2 * h], b[n][2 * h + 1]);
           }
         }
       }
@@ -220,8 +242,8 @@ struct CodeProducts {
 #pragma unroll
         for (int n = 0; n < kHeadTiles; ++n) {
           const uint32_t(&weights)[4] = kWidth == 1 ? across[n] : b[n];
-          StartProducts(sums[m][n], from[n], a[0][2 * m], a[0][2 * m + 1], a[1][2 * m], a[1][2 * m + 1], weights[0], weights[1]);
-          AddProducts(sums[m][n], a[2][2 * m], a[2][2 * m + 1], a[3][2 * m], a[3][2 * m + 1], weights[2], weights[3]);
+          StartSigned(sums[m][n], kNothing, a[0][2 * m], a[0][2 * m + 1], a[1][2 * m], a[1][2 * m + 1], weights[0], weights[1]);
+          AddSigned(sums[m][n], a[2][2 * m], a[2][2 * m + 1], a[3][2 * m], a[3][2 * m + 1], weights[2], weights[3]);
         }
       }
       if constexpr (kWidth == 3) {
@@ -230,8 +252,8 @@ struct CodeProducts {
         for (int m = 0; m < 2; ++m) {
 #pragma unroll
           for (int n = 0; n < kHeadTiles; ++n) {
-            AddProducts(sums[m][n], a[0][2 * m], a[0][2 * m + 1], a[1][2 * m], a[1][2 * m + 1], across[n][0], across[n][1]);
-            AddProducts(sums[m][n], a[2][2 * m], a[2][2 * m + 1], a[3][2 * m], a[3][2 * m + 1], across[n][2], across[n][3]);
+            AddSigned(sums[m][n], a[0][2 * m], a[0][2 * m + 1], a[1][2 * m], a[1][2 * m + 1], across[n][0], across[n][1]);
+            AddSigned(sums[m][n], a[2][2 * m], a[2][2 * m + 1], a[3][2 * m], a[3][2 * m + 1], across[n][2], across[n][3]);
           }
         }
       }
