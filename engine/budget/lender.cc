@@ -78,24 +78,32 @@ bool Lender::CanLend(const Loan& loan, PageCount pages) const {
 }
 
 bool Lender::LendForRows(int32_t entered, int32_t rows, Loan& loan, PageTable& table) {
+  const int32_t end = entered + rows;
+  loan.room_to.resize(static_cast<size_t>(table.heads()), 0);
   PageCount lacks;
   for (int32_t i = 0; i < table.heads(); ++i) {
+    if (loan.room_to[static_cast<size_t>(i)] >= end) continue;
     const HeadPages& pages = table.head(i);
     if (pages.sealed) {
       lacks += Lacks(pages, Tier::kT8, pages.of(Tier::kT8).tokens + rows);
     } else if (!shape_.mode.coded) {
-      lacks += PageCount(CeilDiv(entered + rows - pages.exact_begin, kExactTokensPerPage) - static_cast<int64_t>(pages.exact.size()));
+      lacks += PageCount(CeilDiv(end - pages.exact_begin, kExactTokensPerPage) - static_cast<int64_t>(pages.exact.size()));
     }
   }
   if (!CanLend(loan, lacks)) return false;
   for (int32_t i = 0; i < table.heads(); ++i) {
+    int32_t& room_to = loan.room_to[static_cast<size_t>(i)];
+    if (room_to >= end) continue;
     HeadPages& pages = table.head(i);
     if (pages.sealed) {
-      LendCoded(Tier::kT8, pages.of(Tier::kT8).tokens + rows, loan, pages);
+      const HeadPages::Coded& whole = pages.of(Tier::kT8);
+      LendCoded(Tier::kT8, whole.tokens + rows, loan, pages);
+      room_to = entered - whole.tokens + static_cast<int32_t>(whole.pages.size()) * kernels::TokensPerPage(Tier::kT8, shape_.head_dim);
       continue;
     }
-    const size_t wanted = PagesFor(entered + rows - pages.exact_begin, kExactTokensPerPage);
+    const size_t wanted = PagesFor(end - pages.exact_begin, kExactTokensPerPage);
     while (pages.exact.size() < wanted) pages.exact.push_back(AcquireExact(loan));
+    room_to = pages.exact_begin + static_cast<int32_t>(pages.exact.size()) * kExactTokensPerPage;
   }
   return true;
 }
@@ -126,6 +134,7 @@ void Lender::LendForNotes(int32_t tokens, Loan& loan, HeadPages& pages) {
 }
 
 void Lender::TakeBackEmptied(int32_t sealed, Loan& loan, HeadPages& pages) {
+  loan.room_to.clear();  // of the head, whose tokens and pages are others now; and of all, for which one it is nobody says
   for (int32_t t = 0; t < kernels::kTierCount; ++t) {
     const Tier tier = static_cast<Tier>(t);
     HeadPages::Coded& coded = pages.of(tier);
@@ -139,6 +148,7 @@ void Lender::TakeBackEmptied(int32_t sealed, Loan& loan, HeadPages& pages) {
   if (pages.sealed) TakeBackAll(pages.samples, loan);
 }
 
+// What leaves does so in front, in whole pages: where the next rows have a place stays as it is.
 void Lender::TakeBackLeft(int32_t entered, Loan& loan, PageTable& table) {
   if (shape_.windows.empty()) return;
   for (int32_t i = 0; i < table.heads(); ++i) {
