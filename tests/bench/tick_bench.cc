@@ -77,6 +77,15 @@ int Run(const Flags& flags) {
   options.running_max = flags.batch;
   if (mode->coded) options.workspace_tokens = PrefillWorkspace::ForContext(WorkspaceShape(options.kv), options.context_max);
   options.pool_pages = PageCount(int64_t{flags.batch} * options.kv.heads() * (options.context_max / 16 + 8));
+  constexpr int64_t kPagesMax = int64_t{1} << 28;  // a word each
+  if (options.pool_pages.value() > kPagesMax) {
+    std::fprintf(stderr,
+                 "tick_bench: %d sequences of %d heads and %d tokens take %lld pages, at most %lld do here: lower --batch, --layers, "
+                 "--kv-heads or --prompt\n",
+                 flags.batch, options.kv.heads(), options.context_max, static_cast<long long>(options.pool_pages.value()),
+                 static_cast<long long>(kPagesMax));
+    return 2;
+  }
   EvenStepper stepper;
   ByteTokenizer tokenizer;
   IntakeQueue intake;
