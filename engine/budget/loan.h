@@ -17,7 +17,7 @@ struct Loan {
   WorkspaceRoom workspace;  // coded modes: from the first chunk until the last head is sealed
   // [heads] or empty: the tokens before that position have a place in the head, 0 if that is not known. The Lender's, which else would
   // look at the lists of all heads of all sequences every tick.
-  std::vector<int32_t> room_to;
+  std::vector<int32_t> room_to = {};
 };
 
 }  // namespace spherical::engine

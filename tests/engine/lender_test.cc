@@ -46,7 +46,7 @@ TEST_CASE("the lender gives every list its pages in position order, each page to
   Lender lender(kShape, PageCount(60));
   std::optional<Reservation> room = lender.Reserve(kDefaultTenant, ReservedPages(kShape, TokenCount(40)));
   REQUIRE(room);
-  Loan loan{.tenant = kDefaultTenant, .room = *std::move(room), .workspace = {}, .room_to = {}};
+  Loan loan{.tenant = kDefaultTenant, .room = *std::move(room), .workspace = {}};
   PageTable table(kShape.layers, kShape.kv_heads);
   std::vector<std::vector<PageId>> before(table.heads());
   for (const int64_t tokens : {1, 16, 17, 17, 40}) {
@@ -79,7 +79,7 @@ TEST_CASE("rows of sealed heads always find a place, and never more than the nex
   Lender lender(shape, PageCount(600), PrefillWorkspace::ForContext(WorkspaceShape(shape), 512));
   std::optional<Reservation> room = lender.Reserve(kDefaultTenant, PageCount(400));
   REQUIRE(room);
-  Loan loan{.tenant = kDefaultTenant, .room = *std::move(room), .workspace = {}, .room_to = {}};
+  Loan loan{.tenant = kDefaultTenant, .room = *std::move(room), .workspace = {}};
   REQUIRE(lender.Secure(loan));
   PageTable table(3, 2, {}, windows);
   for (int32_t i = 0; i < table.heads(); ++i) table.head(i).sealed = true;
