@@ -7,11 +7,7 @@
 
 #include <cstdint>
 
-#ifdef __CUDACC__
-#define SPH_HOST_DEVICE __host__ __device__
-#else
-#define SPH_HOST_DEVICE
-#endif
+#include "kernels/cuda/host_device.h"
 
 namespace spherical::kernels::cuda {
 
