@@ -468,8 +468,7 @@ __global__ void __launch_bounds__(32 * AdaWarps(kHeadDim, kHeadTiles), 1) ReadPa
   PageStream<kHeadDim> stream(arguments, ring, begin, end, lane);
   if (arguments.entering && static_cast<Tier>(arguments.parts[begin].tier) == Tier::kT8) arguments.WaitForQueries();  // T8 comes first
   stream.Begin(warp);
-  AdaReader<kHeadDim, kHeadTiles> reader = {{.arguments = arguments, .lane = lane, .g = lane / 4, .t = lane % 4,
-                                             .signs = arguments.signs},
+  AdaReader<kHeadDim, kHeadTiles> reader = {{.arguments = arguments, .lane = lane, .g = lane / 4, .t = lane % 4},
                                             reinterpret_cast<uint32_t*>(exchanges + (2 * pair + warp) * kExchange)};
   if (arguments.prepared != nullptr) {
     if (warp == 1 && lane == 0) arguments.WaitForCount();

@@ -34,7 +34,6 @@ template <int kHeadTiles>
 struct CodeProducts {
   const AdaReadArguments& arguments;
   int lane, g, t;
-  uint32_t signs;  // 0x80808080
 
   // Of the list.
   uint32_t digits_at, entries_at;  // bytes from arguments.digits, from arguments.planes: what this lane reads first
@@ -160,7 +159,7 @@ struct CodeProducts {
   template <uint32_t kMask>
   __device__ __forceinline__ uint32_t Signed(uint32_t word) const {
     uint32_t out;
-    asm("lop3.b32 %0, %1, %2, %3, 0x6a;" : "=r"(out) : "r"(word), "n"(kMask), "r"(signs));  // (word & mask) ^ signs
+    asm("lop3.b32 %0, %1, %2, %3, 0x6a;" : "=r"(out) : "r"(word), "n"(kMask), "r"(arguments.signs));  // (word & mask) ^ signs
     return out;
   }
 
