@@ -1,71 +1,43 @@
-// Warps that bring tiles and groups that use them, in any order that barriers of a device allow: whether each finds the tile it waited for.
-// Needs no device: the rules of mbarriers are the twin here, and what prompt_attention.cu does is written down as lists of actions.
+// Warps that bring tiles and groups that use them: whether each finds the tile it waited for. The actions are prompt_attention.cu's.
 #include "kernels/cuda/tile_turns.h"
 
-#include <algorithm>
 #include <catch2/catch.hpp>
 #include <random>
+#include <utility>
 #include <vector>
+
+#include "tests/kernels/cuda/mbarrier_model.h"
 
 namespace spherical::kernels::cuda {
 namespace {
 
-// A device's mbarrier: a phase ends when all arrivals and all announced copies are there. Waiting sees its parity alone.
-struct Barrier {
-  int32_t arrivals, missing, copies = 0, phase = 0;
-  explicit Barrier(int32_t n) : arrivals(n), missing(n) {}
-  bool Over(int32_t wanted) const { return (phase & 1) != (wanted & 1); }
-  // False: more arrivals than the phase has.
-  bool Arrive() {
-    --missing;
-    return EndIfComplete();
-  }
-  bool EndIfComplete() {
-    if (missing == 0 && copies == 0) {
-      ++phase;
-      missing = arrivals;
-    }
-    return missing >= 0;
-  }
-};
-
-struct Action {
-  enum { kWait, kBring, kUse, kArrive } kind;
-  int32_t barrier, phase, stage, tile;
-  bool values;
-};
-using Actions = std::vector<Action>;
-
-struct Outcome {
-  bool hung = false, wrong = false;  // a stage held another tile than the one that was waited for
-};
-
 // kBarrierGroups: what the barriers are made for; `turns`: whether two groups take turns, or both take all tiles.
 template <int32_t kStages, int32_t kBarrierGroups>
-Outcome Run(int32_t tiles, bool turns, std::mt19937& random) {
+ModelOutcome Run(int32_t tiles, bool turns, std::mt19937& random) {
   using Turns = TileTurns<kStages, kBarrierGroups>;
   constexpr int32_t kBarriers = Turns::kBarriers;
   // Keys here, keys used, values here, values used.
   const int32_t users = turns ? 1 : 2;
-  std::vector<Barrier> barriers;
-  for (const int32_t n : {1, users, 1, users}) barriers.insert(barriers.end(), kBarriers, Barrier(n));
+  std::vector<MbarrierModel> barriers;
+  for (const int32_t n : {1, users, 1, users}) barriers.insert(barriers.end(), kBarriers, MbarrierModel(n));
   const auto here = [](bool values, int32_t tile) { return (values ? 2 : 0) * kBarriers + Turns::BarrierOf(tile); };
   const auto used = [&](bool values, int32_t tile) { return here(values, tile) + kBarriers; };
-  std::vector<Actions> actors(4);
+  const auto stage = [](bool values, int32_t tile) { return (values ? kStages : 0) + Turns::StageOf(tile); };
+  std::vector<std::vector<WarpAction>> warps(4);
   for (const bool values : {false, true}) {  // who brings them
-    Actions& actor = actors[values ? 1 : 0];
+    std::vector<WarpAction>& actions = warps[values ? 1 : 0];
     for (int32_t tile = 0; tile < tiles; ++tile) {
       const int32_t before = Turns::BeforeInStage(tile);
-      if (before >= 0) actor.push_back({Action::kWait, used(values, before), Turns::PhaseOf(before), 0, 0, values});
-      actor.push_back({Action::kBring, here(values, tile), 0, Turns::StageOf(tile), tile, values});
+      if (before >= 0) actions.push_back({WarpAction::kWait, used(values, before), Turns::PhaseOf(before)});
+      actions.push_back({WarpAction::kBring, here(values, tile), 0, stage(values, tile), tile});
     }
   }
   for (int32_t group = 0; group < 2; ++group) {
-    Actions& actor = actors[static_cast<size_t>(2 + group)];
+    std::vector<WarpAction>& actions = warps[static_cast<size_t>(2 + group)];
     const auto use = [&](bool values, int32_t tile) {
-      actor.push_back({Action::kWait, here(values, tile), Turns::PhaseOf(tile), 0, 0, values});
-      actor.push_back({Action::kUse, 0, 0, Turns::StageOf(tile), tile, values});
-      actor.push_back({Action::kArrive, used(values, tile), 0, 0, 0, values});
+      actions.push_back({WarpAction::kWait, here(values, tile), Turns::PhaseOf(tile)});
+      actions.push_back({WarpAction::kUse, 0, 0, stage(values, tile), tile});
+      actions.push_back({WarpAction::kArrive, used(values, tile)});
     };
     const int32_t step = turns ? 2 : 1;
     for (int32_t tile = turns ? group : 0; tile < tiles; tile += step) {
@@ -74,48 +46,7 @@ Outcome Run(int32_t tiles, bool turns, std::mt19937& random) {
       if (tile + step >= tiles) use(true, tile);
     }
   }
-
-  struct Copy {
-    int32_t barrier, stage, tile;
-    bool values;
-  };
-  std::vector<Copy> copies;  // on their way
-  std::vector<int32_t> holds[2] = {std::vector<int32_t>(kStages, -1), std::vector<int32_t>(kStages, -1)};
-  std::vector<size_t> at(actors.size(), 0);
-  for (;;) {
-    std::vector<size_t> ready;
-    bool all_done = true;
-    for (size_t a = 0; a < actors.size(); ++a) {
-      if (at[a] == actors[a].size()) continue;
-      all_done = false;
-      const Action& next = actors[a][at[a]];
-      if (next.kind != Action::kWait || barriers[static_cast<size_t>(next.barrier)].Over(next.phase)) ready.push_back(a);
-    }
-    if (all_done) return {};
-    if (ready.empty() && copies.empty()) return {.hung = true, .wrong = false};
-    // Copies take their time, and one may overtake another.
-    if (ready.empty() || (!copies.empty() && random() % 3 == 0)) {
-      const size_t which = random() % copies.size();
-      const Copy copy = copies[which];
-      copies.erase(copies.begin() + static_cast<long>(which));
-      holds[copy.values ? 1 : 0][static_cast<size_t>(copy.stage)] = copy.tile;
-      Barrier& barrier = barriers[static_cast<size_t>(copy.barrier)];
-      --barrier.copies;
-      if (!barrier.EndIfComplete()) return {.hung = false, .wrong = true};
-      continue;
-    }
-    const size_t a = ready[random() % ready.size()];
-    const Action& action = actors[a][at[a]++];
-    if (action.kind == Action::kBring) {
-      ++barriers[static_cast<size_t>(action.barrier)].copies;
-      copies.push_back({action.barrier, action.stage, action.tile, action.values});
-    }
-    const bool arrives = action.kind == Action::kBring || action.kind == Action::kArrive;
-    if (arrives && !barriers[static_cast<size_t>(action.barrier)].Arrive()) return {.hung = false, .wrong = true};
-    if (action.kind == Action::kUse && holds[action.values ? 1 : 0][static_cast<size_t>(action.stage)] != action.tile) {
-      return {.hung = false, .wrong = true};
-    }
-  }
+  return RunInAnyOrder(warps, std::move(barriers), 2 * kStages, random);
 }
 
 template <int32_t kStages, int32_t kBarrierGroups>
@@ -123,8 +54,7 @@ int32_t Failures(bool turns) {
   int32_t failures = 0;
   for (uint32_t seed = 0; seed < 3000; ++seed) {
     std::mt19937 random(seed);
-    const Outcome outcome = Run<kStages, kBarrierGroups>(1 + static_cast<int32_t>(random() % 17), turns, random);
-    failures += outcome.hung || outcome.wrong ? 1 : 0;
+    failures += Run<kStages, kBarrierGroups>(1 + static_cast<int32_t>(random() % 17), turns, random).ok() ? 0 : 1;
   }
   return failures;
 }
