@@ -129,7 +129,14 @@ int Main(int argc, char** argv) {
     --argc, ++argv;
   }
   const std::string_view model = argc > 1 ? argv[1] : "all";
-  if (model != "all" && model != "llama8b" && model != "smollm2" && model != "gemma3") return WrongUse(argv[1]);
+  const Case small[] = {{1, 128, {}}, {1, 1024, {}}, {1, 1024, Tier::kT4}, {1, 8000, {}}, {16, 1024, {}}, {16, 1024, Tier::kT4}};
+  const Case large[] = {{1, 1024, {}}, {1, 16384, {}}, {1, 16384, Tier::kT4}, {4, 4096, Tier::kT4}, {32, 1024, {}}, {32, 4096, {}},
+                        {32, 4096, Tier::kT4}, {32, 4096, Tier::kT2}, {128, 1024, {}}, {128, 1024, Tier::kT4}};
+  const std::tuple<const char*, TransformerSpec, std::span<const Case>> models[] = {
+      {"smollm2", SmolLM2(), small}, {"gemma3", Gemma3(), small}, {"llama8b", Llama8B(), large}};
+  if (model != "all" && std::ranges::none_of(models, [&](const auto& known) { return model == std::get<0>(known); })) {
+    return WrongUse(argv[1]);
+  }
   if (argc == 3 || argc == 4 || argc > 6) return WrongUse(argv[argc - 1]);
   std::vector<Case> only;
   if (argc > 4) {
@@ -145,12 +152,7 @@ int Main(int argc, char** argv) {
   Require(kernels::cuda::UseDevice(0));
   kernels::cuda::OwnStream stream;
   Require(stream.Create());
-  const Case small[] = {{1, 128, {}}, {1, 1024, {}}, {1, 1024, Tier::kT4}, {1, 8000, {}}, {16, 1024, {}}, {16, 1024, Tier::kT4}};
-  const Case large[] = {{1, 1024, {}}, {1, 16384, {}}, {1, 16384, Tier::kT4}, {4, 4096, Tier::kT4}, {32, 1024, {}}, {32, 4096, {}},
-                        {32, 4096, Tier::kT4}, {32, 4096, Tier::kT2}, {128, 1024, {}}, {128, 1024, Tier::kT4}};
-  for (const auto& [name, spec, cases] : {std::tuple("smollm2", SmolLM2(), std::span<const Case>(small)),
-                                          std::tuple("gemma3", Gemma3(), std::span<const Case>(small)),
-                                          std::tuple("llama8b", Llama8B(), std::span<const Case>(large))}) {
+  for (const auto& [name, spec, cases] : models) {
     if (model != "all" && model != name) continue;
     TransformerSpec cut = spec;
     if (argc > 5) cut.layers = std::atoi(argv[5]);
